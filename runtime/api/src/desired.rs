@@ -1,0 +1,64 @@
+//! What a replica should hold: the whole set, under a version. Never what it holds.
+
+use serde::{Deserialize, Serialize};
+
+/// A version of the desired set. Ordered by `epoch`, then `sequence`.
+///
+/// The epoch grows when the writer changes (a new leader takes the Lease's transition count), the sequence with each
+/// write of one writer: a set written late by a deposed leader is older than any set of its successor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Version {
+    /// The writer's term.
+    pub epoch: u64,
+    /// The writer's count of writes in that term.
+    pub sequence: u64,
+}
+
+/// The whole set of adapters that a replica serves. What is not named here is drained and forgotten, except
+/// adapters that were named on the command line.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DesiredSet {
+    /// Must be newer than the version that the replica has; an equal set under an equal version is accepted again.
+    pub version: Version,
+    /// The adapters, in any order; names are unique.
+    pub adapters: Vec<DesiredAdapter>,
+}
+
+/// One adapter of the desired set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DesiredAdapter {
+    /// The name that requests use as `model`.
+    pub name: String,
+    /// Where its files are: a path below a source root, `https://`, `hf://`, `s3://`.
+    pub source: String,
+    /// The revision of the source, where the source has revisions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// `sha256:<hex>` of the content; anything else is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Keep it resident here: it is loaded ahead of requests and evicted after all that is not placed.
+    #[serde(default)]
+    pub resident: bool,
+    /// Never evict it; the replica is ready only when it is resident.
+    #[serde(default)]
+    pub pinned: bool,
+    /// Of two that could be evicted, the lower goes first.
+    #[serde(default)]
+    pub priority: i32,
+    /// The greatest rank accepted; the replica's own limit when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rank: Option<u32>,
+}
+
+/// The answer to a write: what was taken over, not what is loaded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The replica's process, as in [`crate::ReportedSet::instance`].
+    pub instance: String,
+    /// The version that is now desired.
+    pub version: Version,
+}

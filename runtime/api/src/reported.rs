@@ -1,0 +1,129 @@
+//! What a replica holds, as it says itself. Never what it was asked to hold.
+
+use serde::{Deserialize, Serialize};
+
+use crate::desired::Version;
+use crate::error::ErrorCode;
+
+/// Everything that a replica reports. A writer compares it with what it wants and never assumes that a write took.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReportedSet {
+    /// Made anew by each process: a changed value means that the replica restarted and forgot.
+    pub instance: String,
+    /// Grows with every change of this report; hand it back as `after` to wait for the next.
+    pub report: u64,
+    /// The newest desired set that was accepted; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+    /// The base model.
+    pub base: BaseModel,
+    /// Draining: it finishes what it has and takes nothing new.
+    #[serde(default)]
+    pub draining: bool,
+    /// Bytes in use and allowed, by tier.
+    pub resident: TierBytes,
+    /// As `resident`, of the host tier.
+    pub host: TierBytes,
+    /// Ordered by name.
+    pub adapters: Vec<AdapterReport>,
+}
+
+/// The base model of a replica.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BaseModel {
+    /// The name that requests use as `model`.
+    pub name: String,
+    /// `sha256:<hex>` of its content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// The revision that its source resolved to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// Loaded and serving.
+    pub ready: bool,
+}
+
+/// Bytes of a tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierBytes {
+    /// Bytes that adapters take now.
+    pub used: u64,
+    /// Bytes that they may take.
+    pub budget: u64,
+}
+
+/// Where an adapter's weights are, the nearest copy to the device first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// On the device, ready for the next step.
+    Resident,
+    /// In host memory, checked.
+    Host,
+    /// In the disk cache, its digest known.
+    Disk,
+    /// Only at its source.
+    Remote,
+}
+
+/// What is happening to an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdapterState {
+    /// Known and loadable; the first request loads it.
+    Registered,
+    /// Being fetched, checked or loaded.
+    Loading,
+    /// Serving from the tier that is reported.
+    Ready,
+    /// Refused; `error` says why. Requests are answered with the same error.
+    Failed,
+    /// No longer desired: running requests finish, new ones are refused.
+    Draining,
+}
+
+/// One adapter as a replica holds it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdapterReport {
+    /// The name that requests use.
+    pub name: String,
+    /// The source that this state speaks of.
+    pub source: String,
+    /// What is happening to it.
+    pub state: AdapterState,
+    /// Where its weights are.
+    pub tier: Tier,
+    /// `sha256:<hex>` of the generation that new requests take; absent until it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// The revision that its source resolved to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// The greatest rank of its modules; 0 until it is known.
+    #[serde(default)]
+    pub rank: u32,
+    /// Bytes that its weights take in memory; 0 until it is known.
+    #[serde(default)]
+    pub bytes: u64,
+    /// The modules that it changes, by their last name (`q_proj`), ordered.
+    #[serde(default)]
+    pub target_modules: Vec<String>,
+    /// Requests that run on any generation of it.
+    #[serde(default)]
+    pub running: u32,
+    /// Requests that wait for it.
+    #[serde(default)]
+    pub waiting: u32,
+    /// Why it failed, or why the newest generation was refused while an older one serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+}
+
+/// Why an adapter is not served as desired.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people: the field, what was expected, what came.
+    pub message: String,
+}

@@ -1,0 +1,96 @@
+//! Whose weights a request runs on: a generation, and the pin that keeps it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::adapters::weights::AdapterWeights;
+use crate::digest::Digest;
+
+/// The content of an adapter, by its digest. Two names of one content share a generation; one name before and after a
+/// swap has two. Batches, KV blocks and prefix keys carry this and never a name: two tenants cannot be mixed up.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(Digest);
+
+impl Generation {
+    /// The generation of content with this digest.
+    #[must_use]
+    pub const fn of(digest: Digest) -> Self {
+        Self(digest)
+    }
+
+    /// Its content digest.
+    #[must_use]
+    pub const fn digest(&self) -> Digest {
+        self.0
+    }
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", &self.0.hex()[..12])
+    }
+}
+
+/// A request's hold on one generation: while it lives the weights stay. Given back by `Drop`, wherever that happens.
+pub struct Pin {
+    weights: Arc<AdapterWeights>,
+    count: Arc<PinCount>,
+}
+
+/// How many requests hold a generation. Shared by the store that may evict it and the pins that forbid it.
+#[derive(Default)]
+pub struct PinCount {
+    held: AtomicUsize,
+    /// Rung when the last pin goes.
+    pub(crate) released: tokio::sync::Notify,
+}
+
+impl PinCount {
+    /// Requests that hold it now.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Acquire)
+    }
+}
+
+impl Pin {
+    /// Takes a hold. Called by the store under its own lock, so that an eviction cannot come between.
+    #[must_use]
+    pub fn new(weights: Arc<AdapterWeights>, count: Arc<PinCount>) -> Self {
+        count.held.fetch_add(1, Ordering::AcqRel);
+        Self { weights, count }
+    }
+
+    /// The generation held.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.weights.generation
+    }
+
+    /// Its weights, checked and ready to be made resident.
+    #[must_use]
+    pub fn weights(&self) -> &Arc<AdapterWeights> {
+        &self.weights
+    }
+}
+
+impl Clone for Pin {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.weights), Arc::clone(&self.count))
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        if self.count.held.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.count.released.notify_waiters();
+        }
+    }
+}
+
+impl fmt::Debug for Pin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Pin({:?})", self.generation())
+    }
+}

@@ -1,0 +1,13 @@
+//! One replica of Lorikeet: HTTP -> tokens -> schedule -> batch -> model -> sample.
+//!
+//! Must not know that Kubernetes exists: no `kube`, no custom resources. The map:
+//!
+//! * [`adapters`]: names, generations, tiers and pins of LoRA adapters
+//! * [`engine`]: schedule, run, sample, commit, on one thread
+//! * [`model`]: the base models, over fused linears
+//! * [`digest`]: what content was read
+
+pub mod adapters;
+pub mod digest;
+pub mod engine;
+pub mod model;

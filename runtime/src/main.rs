@@ -1,0 +1,2 @@
+//! The `lorikeet` command: arguments -> configuration -> engine -> faces -> drain.
+fn main() {}

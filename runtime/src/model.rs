@@ -1,0 +1,3 @@
+//! The base models: each family once, over shared layers.
+
+pub mod modules;
