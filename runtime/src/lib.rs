@@ -6,8 +6,10 @@
 //! * [`engine`]: schedule, run, sample, commit, on one thread
 //! * [`model`]: the base models, over fused linears
 //! * [`digest`]: what content was read
+//! * [`safetensors`]: a file format, read strictly
 
 pub mod adapters;
 pub mod digest;
 pub mod engine;
 pub mod model;
+pub mod safetensors;
