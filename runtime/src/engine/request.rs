@@ -1,5 +1,6 @@
 //! What a face asks of the engine and what the engine tells it: token ids in, token ids out. No text, no HTTP.
 
+use std::num::NonZeroU32;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -17,6 +18,9 @@ pub struct Request {
     pub adapter: Option<Pin>,
     /// Whose prefix cache it may share: tenants of different salts share nothing.
     pub salt: u64,
+    /// Its tenant's share of a contended replica, relative to the others; 1 is usual. Requests of one `(salt, adapter)`
+    /// share one account: the last weight counts.
+    pub weight: NonZeroU32,
     /// How to choose tokens.
     pub sampling: Sampling,
     /// When to stop.
@@ -48,7 +52,7 @@ pub struct Sampling {
     pub frequency_penalty: f32,
     /// 1 is none; over prompt and output.
     pub repetition_penalty: f32,
-    /// Added to the logits of these ids.
+    /// Added to the logits of these ids, all below the vocabulary.
     pub logit_bias: Vec<(u32, f32)>,
     /// The stream of random numbers: the same seed and prompt give the same tokens.
     pub seed: u64,
@@ -61,7 +65,7 @@ pub struct Sampling {
 /// When a sequence ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// At most this many tokens.
+    /// At most this many tokens. 0: the prompt alone is run, for its log-probabilities.
     pub max_tokens: u32,
     /// No stop id before this many.
     pub min_tokens: u32,
@@ -137,8 +141,8 @@ pub enum Failure {
     /// The deadline passed.
     #[error("the request's deadline passed")]
     DeadlineExceeded,
-    /// Prompt and output can never fit the KV cache.
-    #[error("prompt: {needed} tokens need more KV blocks than the {available} tokens that the cache holds")]
+    /// The prompt and one token of output can never fit the context (the model's, or the KV cache where that is less).
+    #[error("prompt: {needed} tokens with the first of the output, but the context holds {available}")]
     NeverFits {
         /// Tokens.
         needed: usize,
@@ -156,6 +160,9 @@ pub enum Failure {
     /// The step that this request was in failed, or its logits were not finite.
     #[error("internal: {0}")]
     Internal(String),
+    /// It was asked to be cancelled.
+    #[error("the request was cancelled")]
+    Cancelled,
     /// The engine is gone.
     #[error("the engine has stopped")]
     EngineStopped,
