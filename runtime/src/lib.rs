@@ -6,10 +6,11 @@
 //! * [`engine`]: schedule, run, sample, commit, on one thread
 //! * [`model`]: the base models, over fused linears
 //! * [`digest`]: what content was read
-//! * [`safetensors`]: a file format, read strictly
+//! * [`safetensors`], [`gguf`]: file formats, read strictly
 
 pub mod adapters;
 pub mod digest;
 pub mod engine;
+pub mod gguf;
 pub mod model;
 pub mod safetensors;
