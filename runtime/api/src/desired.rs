@@ -26,6 +26,22 @@ pub struct DesiredSet {
     pub adapters: Vec<DesiredAdapter>,
 }
 
+/// A change of the desired set: with ten thousand adapters a whole set is megabytes, a change is a line.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DesiredChange {
+    /// The version that the replica must have: the change was computed against it.
+    pub base: Version,
+    /// The version that it has then; newer than `base`.
+    pub version: Version,
+    /// Adapters that are new or differ, whole.
+    #[serde(default)]
+    pub set: Vec<DesiredAdapter>,
+    /// Names that are no longer desired.
+    #[serde(default)]
+    pub remove: Vec<String>,
+}
+
 /// One adapter of the desired set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -6,7 +6,9 @@
 //! | call | request | answer |
 //! |---|---|---|
 //! | `PUT /admin/v1/adapters` | [`DesiredSet`] | [`Accepted`]; 409 [`AdminError`] when the version is not newer |
-//! | `GET /admin/v1/adapters?after=N&wait_seconds=S` | | [`ReportedSet`], at once or when its `report` passes `N` |
+//! | `PATCH /admin/v1/adapters` | [`DesiredChange`] | [`Accepted`]; 409 when the replica's version is not `base` |
+//! | `GET /admin/v1/adapters` | | [`ReportedSet`], complete |
+//! | `GET /admin/v1/adapters?instance=I&after=N&wait_seconds=S` | | [`ReportedSet`], when its `report` passes `N` or the wait is over: what changed after `N`, or complete when `I` is not this process |
 //! | `GET /admin/v1/adapters/{name}` | | [`AdapterReport`]; 404 |
 //! | `DELETE /admin/v1/adapters/{name}` | | [`Accepted`]; drains, then forgets; 404 |
 
@@ -14,9 +16,9 @@ mod desired;
 mod error;
 mod reported;
 
-pub use desired::{Accepted, DesiredAdapter, DesiredSet, Version};
+pub use desired::{Accepted, DesiredAdapter, DesiredChange, DesiredSet, Version};
 pub use error::{AdminError, AdminErrorBody, ErrorCode};
 pub use reported::{AdapterReport, AdapterState, BaseModel, Failure, ReportedSet, Tier, TierBytes};
 
-/// The path of the desired set (`PUT`) and of the reported set (`GET`).
+/// The path of the desired set (`PUT`), of a change of it (`PATCH`) and of the reported set (`GET`).
 pub const ADAPTERS_PATH: &str = "/admin/v1/adapters";

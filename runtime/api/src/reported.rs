@@ -24,8 +24,13 @@ pub struct ReportedSet {
     pub resident: TierBytes,
     /// As `resident`, of the host tier.
     pub host: TierBytes,
+    /// True: `adapters` are all there are. False: only those that changed since the report that was asked after.
+    pub complete: bool,
     /// Ordered by name.
     pub adapters: Vec<AdapterReport>,
+    /// Names that are gone since the report that was asked after; empty in a complete report.
+    #[serde(default)]
+    pub removed: Vec<String>,
 }
 
 /// The base model of a replica.
