@@ -1,0 +1,36 @@
+# The recipes of people and of CI are the same. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help run check test walls lint bench clean-cache
+
+MODEL ?= loraland
+LISTEN ?= 127.0.0.1:8080
+ADMIN_LISTEN ?= 127.0.0.1:8081
+SMOLLM2 := .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## build and serve LoRA Land in miniature (MODEL=smollm2: a real model) on 127.0.0.1:8080
+	@if [ $(MODEL) = smollm2 ]; then tests/setup.sh smollm2; fi
+	cargo build --release --package lorikeet-runtime --bin lorikeet
+	@MODEL=$(MODEL) SMOLLM2=$(SMOLLM2) LISTEN=$(LISTEN) ADMIN_LISTEN=$(ADMIN_LISTEN) deploy/loraland/run.sh
+
+check: ## fast: formatting, lints, walls and the unit tests
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	cargo test --workspace --lib --bins --quiet
+	cargo test --package lorikeet-tests --test walls --quiet
+
+test: ## everything: installs what the tests need, lints, all tests, all suites over HTTP
+	tests/setup.sh python smollm2 llama.cpp s3
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo test --workspace --no-fail-fast
+	@echo "make test: all passed"
+
+bench: ## the benchmark table, with the peers llama.cpp and transformers + PEFT beside us (an hour)
+	tests/setup.sh python smollm2 llama.cpp peers
+	cargo build --release --bin lorikeet --bin lorikeet-bench
+	.venv/bin/python tests/bench/compare.py
