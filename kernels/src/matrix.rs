@@ -1,0 +1,136 @@
+//! Weights of a linear, `[n, k]`: `n` outputs of `k` inputs. Packed once, at load, the way the kernels read them.
+//!
+//! [`plain`](self) holds f32, f16 and bf16 in their own width; quantized blocks have their own file.
+
+pub(crate) mod plain;
+
+use plain::Plain;
+
+/// The number format of plain weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    /// IEEE single.
+    F32,
+    /// IEEE half.
+    F16,
+    /// The upper half of a single.
+    Bf16,
+}
+
+impl Dtype {
+    /// Bytes of one number.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::Bf16 => 2,
+        }
+    }
+}
+
+/// Why file data cannot become weights.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MatrixError {
+    /// The data's length is not that of the shape.
+    #[error("weights [{n}, {k}] take {expected} bytes, not {found}")]
+    Length {
+        /// Outputs.
+        n: usize,
+        /// Inputs.
+        k: usize,
+        /// Bytes of the shape; the greatest number where it overflows.
+        expected: usize,
+        /// Bytes that came.
+        found: usize,
+    },
+    /// A dimension is zero.
+    #[error("weights [{n}, {k}] have no elements")]
+    Empty {
+        /// Outputs.
+        n: usize,
+        /// Inputs.
+        k: usize,
+    },
+}
+
+/// Weights `[n, k]` of a linear or of an embedding table, packed for the kernels.
+pub struct Matrix {
+    n: usize,
+    k: usize,
+    pub(crate) storage: Storage,
+}
+
+/// The packed forms, one a kind of kernel.
+pub(crate) enum Storage {
+    /// f32, f16 or bf16 tiles.
+    Plain(Plain),
+}
+
+impl Matrix {
+    /// Packs little-endian row-major numbers `[n, k]`.
+    ///
+    /// # Errors
+    /// When `bytes` is not as long as the shape says, or the shape is empty.
+    pub fn from_plain(dtype: Dtype, n: usize, k: usize, bytes: &[u8]) -> Result<Matrix, MatrixError> {
+        if n == 0 || k == 0 {
+            return Err(MatrixError::Empty { n, k });
+        }
+        let expected = n.checked_mul(k).and_then(|len| len.checked_mul(dtype.bytes())).unwrap_or(usize::MAX);
+        if bytes.len() != expected {
+            return Err(MatrixError::Length { n, k, expected, found: bytes.len() });
+        }
+        Ok(Matrix { n, k, storage: Storage::Plain(Plain::pack(dtype, n, k, bytes)) })
+    }
+
+    /// Outputs.
+    #[must_use]
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Inputs.
+    #[must_use]
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Bytes of memory taken.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match &self.storage {
+            Storage::Plain(plain) => plain.bytes(),
+        }
+    }
+
+    /// Writes the weights of output `i` to `out`, `[k]`.
+    ///
+    /// # Panics
+    /// When `i` is not below `n`, or `out` is not `k` long.
+    pub fn row(&self, i: usize, out: &mut [f32]) {
+        assert!(i < self.n, "row {i} of a matrix of {} rows", self.n);
+        assert_eq!(out.len(), self.k, "a row of a matrix of {} columns", self.k);
+        match &self.storage {
+            Storage::Plain(plain) => plain.row(i, out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_length_is_refused_with_both_lengths() {
+        let error = Matrix::from_plain(Dtype::F16, 2, 3, &[0; 11]).err();
+        assert_eq!(error, Some(MatrixError::Length { n: 2, k: 3, expected: 12, found: 11 }));
+    }
+
+    #[test]
+    fn an_empty_or_overflowing_shape_is_refused() {
+        assert_eq!(Matrix::from_plain(Dtype::F32, 0, 3, &[]).err(), Some(MatrixError::Empty { n: 0, k: 3 }));
+        assert!(matches!(
+            Matrix::from_plain(Dtype::F32, usize::MAX, 3, &[]).err(),
+            Some(MatrixError::Length { expected: usize::MAX, .. })
+        ));
+    }
+}
