@@ -51,7 +51,7 @@ unsafe fn rows_of<F: Form, const R: usize>(job: Job<'_>, sums: &mut [[f32; TILE]
                     let dots = dots::<F>(&weights, x, x_scale);
                     let by = _mm256_set1_ps((*x_scale).scale);
                     for s in 0..spec.scales() {
-                        acc[r] =
+                        *acc =
                             _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[s]), _mm256_mul_ps(scale[s], by), *acc);
                     }
                     if spec.affine {

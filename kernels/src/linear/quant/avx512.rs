@@ -49,7 +49,7 @@ unsafe fn rows_of<F: Form, const R: usize>(job: Job<'_>, sums: &mut [[f32; TILE]
                 let dots = dots::<F>(&weights, x, x_scale);
                 let by = _mm512_set1_ps((*x_scale).scale);
                 for s in 0..spec.scales() {
-                    acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[s]), _mm512_mul_ps(scale[s], by), *acc);
+                    *acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[s]), _mm512_mul_ps(scale[s], by), *acc);
                 }
                 if spec.affine {
                     for s in 0..spec.scales() {
