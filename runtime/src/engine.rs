@@ -3,17 +3,27 @@
 //! * [`request`], [`handle`]: what a face asks and hears
 //! * [`forward`], [`batch`]: the seam to the model
 //! * [`thread`]: commands in, steps, events out
+//! * [`scheduler`]: what runs next, over [`sequence`], [`waiting`], [`blocks`], [`prefix`], [`fairness`], [`residency`]
 //! * [`config`], [`heart`], [`stats`]: limits, pulse, figures
 
 pub mod batch;
+pub mod blocks;
 mod client;
 pub mod config;
+pub mod fairness;
+#[cfg(test)]
+mod fixtures;
 pub mod forward;
 pub mod handle;
 pub mod heart;
+pub mod prefix;
 pub mod request;
+pub mod residency;
+pub mod scheduler;
+pub mod sequence;
 pub mod stats;
 mod thread;
+pub mod waiting;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
