@@ -7,7 +7,7 @@
 mod penalties;
 mod random;
 
-use lorikeet_kernels::sample::{self, Draw};
+use lorikeet_kernels::sample::{self, Draw, DrawScratch};
 use penalties::Penalties;
 
 use crate::engine::request::{Sampling, Token, TokenLogprobs};
@@ -28,6 +28,7 @@ pub struct Sampler {
 #[derive(Debug, Default)]
 pub struct Scratch {
     raw: Vec<f32>,
+    draw: DrawScratch,
 }
 
 impl Sampler {
@@ -50,7 +51,8 @@ impl Sampler {
         scratch: &mut Scratch,
     ) -> Result<Token, NotFinite> {
         check(logits)?;
-        let changes = !forbidden.is_empty() || !self.sampling.logit_bias.is_empty() || self.penalties.is_some();
+        let changes =
+            !forbidden.is_empty() || !self.sampling.logit_bias.is_empty() || self.penalties.is_some();
         if changes && self.sampling.logprobs.is_some() {
             scratch.raw.clear();
             scratch.raw.extend_from_slice(logits);
@@ -66,7 +68,7 @@ impl Sampler {
         if let Some(penalties) = &self.penalties {
             penalties.apply(&self.sampling, logits);
         }
-        let id = self.pick(logits, step);
+        let id = self.pick(logits, step, &mut scratch.draw);
         let raw = if changes { &scratch.raw } else { &*logits };
         let logprobs = self.sampling.logprobs.map(|top| score(raw, id, top));
         if let Some(penalties) = &mut self.penalties {
@@ -75,7 +77,7 @@ impl Sampler {
         Ok(Token { id, logprobs })
     }
 
-    fn pick(&self, logits: &[f32], step: usize) -> u32 {
+    fn pick(&self, logits: &[f32], step: usize, scratch: &mut DrawScratch) -> u32 {
         let sampling = &self.sampling;
         // vLLM's bound: what is colder is greedy.
         if sampling.temperature < 1e-5 {
@@ -87,7 +89,7 @@ impl Sampler {
             top_p: sampling.top_p,
             min_p: sampling.min_p,
         };
-        sample::draw(logits, &how, random::unit(sampling.seed, step as u64))
+        sample::draw(logits, &how, random::unit(sampling.seed, step as u64), scratch)
     }
 
     /// How likely the prompt's token `id` was, where that is asked for.

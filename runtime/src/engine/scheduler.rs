@@ -63,7 +63,7 @@ impl<T> Scheduler<T> {
             pool: BlockPool::new(config.blocks, config.block_size, config.prefix_cache),
             residency: Residency::new(config.resident_bytes),
             fairness: Fairness::default(),
-            waiting: Waiting::new(),
+            waiting: Waiting::default(),
             running: Vec::new(),
             plan: Vec::new(),
             candidates: BinaryHeap::new(),

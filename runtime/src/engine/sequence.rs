@@ -104,6 +104,12 @@ impl<T> Sequence<T> {
         }
     }
 
+    /// Gives back what it holds and lets its adapter go; what was attached stays.
+    #[must_use]
+    pub fn into_client(self) -> T {
+        self.client
+    }
+
     /// Its request.
     #[must_use]
     pub fn id(&self) -> RequestId {

@@ -12,13 +12,13 @@ pub struct Waiting<T> {
     len: usize,
 }
 
-impl<T> Waiting<T> {
-    /// Nobody waits.
-    #[must_use]
-    pub fn new() -> Self {
+impl<T> Default for Waiting<T> {
+    fn default() -> Self {
         Self { queues: HashMap::new(), len: 0 }
     }
+}
 
+impl<T> Waiting<T> {
     /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -93,7 +93,7 @@ mod tests {
     use crate::engine::sequence::Job;
 
     fn waiting(arrivals: &[u64]) -> Waiting<()> {
-        let mut waiting = Waiting::new();
+        let mut waiting = Waiting::default();
         for &arrival in arrivals {
             let mut sequence = Sequence::new(Job { id: RequestId(arrival), ..job(&[1]) }, (), Instant::now());
             sequence.arrival = arrival;

@@ -132,15 +132,14 @@ impl<T> Scheduler<T> {
 
     /// Preempts what keeps a drain from ending. Whether there was any.
     pub(super) fn end_overdue_drains(&mut self, now: Instant) -> bool {
-        let mut any = false;
+        let before = self.running.len();
         while let Some(generation) = self.residency.overdue(now, self.config.drain_for) {
             for index in (0..self.running.len()).rev() {
                 if self.running[index].owner().generation == Some(generation) {
                     self.preempt(index, now);
-                    any = true;
                 }
             }
         }
-        any
+        self.running.len() < before
     }
 }
