@@ -3,6 +3,7 @@
 //! x `[rows, k]`, part p's weights `[nₚ, k]`, bias `[Σ nₚ]`, out `[rows, Σ nₚ]`.
 
 mod plain;
+mod quant;
 
 use crate::device::{Device, Disjoint};
 use crate::matrix::plain::TILE;
@@ -28,19 +29,24 @@ pub fn linear(dev: &Device, x: &Tensor, parts: &[Matrix], bias: Option<&[f32]>, 
     }
     let output = Output { data: Disjoint::new(out.as_mut_slice()), rows, cols };
     let tiles: usize = parts.iter().map(|part| part.n().div_ceil(TILE)).sum();
-    dev.parallel(tiles, |task| {
-        let (mut tile, mut column) = (task, 0);
-        for part in parts {
-            let count = part.n().div_ceil(TILE);
-            if tile < count {
-                match &part.storage {
-                    Storage::Plain(plain) => plain::tile(x, plain, part, tile, column, bias, &output),
+    quant::with_inputs(dev, x, parts, |inputs| {
+        dev.parallel(tiles, |task| {
+            let (mut tile, mut column) = (task, 0);
+            for part in parts {
+                let count = part.n().div_ceil(TILE);
+                if tile < count {
+                    match &part.storage {
+                        Storage::Plain(plain) => plain::tile(x, plain, part, tile, column, bias, &output),
+                        Storage::Blocks(blocks) => {
+                            quant::tiles(dev.isa(), blocks, inputs, tile..tile + 1, column, bias, &output);
+                        }
+                    }
+                    return;
                 }
-                return;
+                tile -= count;
+                column += part.n();
             }
-            tile -= count;
-            column += part.n();
-        }
+        })
     });
 }
 

@@ -1,9 +1,12 @@
 //! Weights of a linear, `[n, k]`: `n` outputs of `k` inputs. Packed once, at load, the way the kernels read them.
 //!
-//! [`plain`](self) holds f32, f16 and bf16 in their own width; quantized blocks have their own file.
+//! [`plain`](self) holds f32, f16 and bf16 in their own width, [`blocks`](self) the quantized types of GGUF.
 
+pub(crate) mod blocks;
 pub(crate) mod plain;
 
+use blocks::BlockMatrix;
+pub use blocks::{BlockError, BlockType};
 use plain::Plain;
 
 /// The number format of plain weights.
@@ -51,6 +54,9 @@ pub enum MatrixError {
         /// Inputs.
         k: usize,
     },
+    /// Quantized blocks are at fault.
+    #[error(transparent)]
+    Blocks(#[from] BlockError),
 }
 
 /// Weights `[n, k]` of a linear or of an embedding table, packed for the kernels.
@@ -64,6 +70,8 @@ pub struct Matrix {
 pub(crate) enum Storage {
     /// f32, f16 or bf16 tiles.
     Plain(Plain),
+    /// Quantized tiles.
+    Blocks(BlockMatrix),
 }
 
 impl Matrix {
@@ -80,6 +88,18 @@ impl Matrix {
             return Err(MatrixError::Length { n, k, expected, found: bytes.len() });
         }
         Ok(Matrix { n, k, storage: Storage::Plain(Plain::pack(dtype, n, k, bytes)) })
+    }
+
+    /// Packs rows of a quantized type, laid out as GGUF does.
+    ///
+    /// # Errors
+    /// When `bytes` is not as long as the shape says, a row is not a whole number of blocks, the shape is empty, or a
+    /// scale is not finite.
+    pub fn from_blocks(kind: BlockType, n: usize, k: usize, bytes: &[u8]) -> Result<Matrix, MatrixError> {
+        if n == 0 || k == 0 {
+            return Err(MatrixError::Empty { n, k });
+        }
+        Ok(Matrix { n, k, storage: Storage::Blocks(BlockMatrix::from_blocks(kind, n, k, bytes)?) })
     }
 
     /// Outputs.
@@ -99,6 +119,7 @@ impl Matrix {
     pub fn bytes(&self) -> usize {
         match &self.storage {
             Storage::Plain(plain) => plain.bytes(),
+            Storage::Blocks(blocks) => blocks.bytes(),
         }
     }
 
@@ -111,6 +132,7 @@ impl Matrix {
         assert_eq!(out.len(), self.k, "a row of a matrix of {} columns", self.k);
         match &self.storage {
             Storage::Plain(plain) => plain.row(i, out),
+            Storage::Blocks(blocks) => blocks.row(i, out),
         }
     }
 }
