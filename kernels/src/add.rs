@@ -1,7 +1,9 @@
 //! The residual: `x += y`. Both `[rows, cols]`.
+#![allow(unsafe_code, reason = "vector kernels")]
 
 use crate::device::Device;
 use crate::tensor::Tensor;
+use crate::vector::{F32x16, Kernel, map_with};
 
 /// `x += y`.
 ///
@@ -10,7 +12,22 @@ use crate::tensor::Tensor;
 pub fn add(dev: &Device, x: &mut Tensor, y: &Tensor) {
     assert_eq!((x.rows(), x.cols()), (y.rows(), y.cols()), "add: the shapes");
     let cost = x.cols() / 4;
-    dev.each_row(x, cost, |i, row| row.iter_mut().zip(y.row(i)).for_each(|(x, y)| *x += y));
+    dev.each_row(x, cost, |i, row| dev.isa().run(Sum { x: row, y: y.row(i) }));
+}
+
+struct Sum<'a> {
+    x: &'a mut [f32],
+    y: &'a [f32],
+}
+
+impl Kernel for Sum<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: F32x16>(self) {
+        // SAFETY: as `Kernel::run`.
+        unsafe { map_with::<V>(self.x, self.y, |x, y| x.add(y)) }
+    }
 }
 
 #[cfg(test)]

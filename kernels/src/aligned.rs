@@ -24,7 +24,8 @@ unsafe impl Number for bf16 {}
 
 const LINE: usize = 64;
 
-/// A fixed-length array of numbers that starts on a 64-byte line.
+/// A fixed-length array of numbers that starts on a 64-byte line and is followed by another readable one, so that
+/// a vector of 16 numbers may be read where only the first of them are within the array.
 ///
 /// Its pages are not touched before they are written (the allocator's zeroed pages), which an aligned allocation would do.
 pub(crate) struct Aligned<T: Number> {
@@ -37,7 +38,7 @@ pub(crate) struct Aligned<T: Number> {
 impl<T: Number> Aligned<T> {
     /// `len` zeros.
     pub(crate) fn zeros(len: usize) -> Aligned<T> {
-        let bytes = vec![0_u8; len * size_of::<T>() + LINE];
+        let bytes = vec![0_u8; len * size_of::<T>() + 2 * LINE];
         let start = bytes.as_ptr().align_offset(LINE);
         Aligned { bytes, start, len, number: PhantomData }
     }

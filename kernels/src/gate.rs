@@ -2,9 +2,12 @@
 //!
 //! silu(x) = x / (1 + e⁻ˣ); gelu(x) = x / 2 (1 + tanh(√(2/π) (x + 0.044715 x³))), the tanh form ("gelu_new" is the same).
 //! x `[rows, 2 f]`, out `[rows, f]`.
+#![allow(unsafe_code, reason = "vector kernels")]
 
 use crate::device::Device;
 use crate::tensor::Tensor;
+use crate::vector::functions::times_sigmoid;
+use crate::vector::{F32x16, Kernel, map, map_with};
 
 /// The function between two linears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,24 +27,77 @@ pub fn gated(dev: &Device, activation: Activation, x: &Tensor, out: &mut Tensor)
     assert_eq!((x.rows(), x.cols()), (out.rows(), 2 * f), "gated: the shapes of gate | up and output");
     dev.each_row(out, f * 4, |i, row| {
         let (gate, up) = x.row(i).split_at(f);
-        for (j, out) in row.iter_mut().enumerate() {
-            *out = apply(activation, gate[j]) * up[j];
-        }
+        row.copy_from_slice(gate);
+        dev.isa().run(Gated { activation, x: row, up });
     });
 }
 
 /// `x = act(x)`.
 pub fn activate(dev: &Device, activation: Activation, x: &mut Tensor) {
     let cost = x.cols() * 4;
-    dev.each_row(x, cost, |_, row| row.iter_mut().for_each(|x| *x = apply(activation, *x)));
+    dev.each_row(x, cost, |_, row| dev.isa().run(Activated { activation, x: row }));
 }
 
-fn apply(activation: Activation, x: f32) -> f32 {
-    /// 2 √(2/π)
+struct Gated<'a> {
+    activation: Activation,
+    x: &'a mut [f32],
+    up: &'a [f32],
+}
+
+impl Kernel for Gated<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: F32x16>(self) {
+        // SAFETY: as `Kernel::run`.
+        unsafe {
+            match self.activation {
+                Activation::Silu => map_with::<V>(self.x, self.up, |x, up| silu(x).mul(up)),
+                Activation::GeluTanh => map_with::<V>(self.x, self.up, |x, up| gelu(x).mul(up)),
+            }
+        }
+    }
+}
+
+struct Activated<'a> {
+    activation: Activation,
+    x: &'a mut [f32],
+}
+
+impl Kernel for Activated<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: F32x16>(self) {
+        // SAFETY: as `Kernel::run`.
+        unsafe {
+            match self.activation {
+                Activation::Silu => map::<V>(self.x, |x| silu(x)),
+                Activation::GeluTanh => map::<V>(self.x, |x| gelu(x)),
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`Kernel::run`].
+#[inline(always)]
+unsafe fn silu<V: F32x16>(x: V) -> V {
+    // SAFETY: the caller's promise.
+    unsafe { times_sigmoid(x, x) }
+}
+
+/// # Safety
+/// As [`Kernel::run`].
+#[inline(always)]
+unsafe fn gelu<V: F32x16>(x: V) -> V {
+    /// 2 √(2/π): (1 + tanh z) / 2 is the sigmoid of 2 z.
     const TWICE: f32 = 1.595_769;
-    match activation {
-        Activation::Silu => x / (1.0 + (-x).exp()),
-        Activation::GeluTanh => x / (1.0 + (-TWICE * (x + 0.044_715 * x * x * x)).exp()),
+    // SAFETY: the caller's promise.
+    unsafe {
+        let cube = x.mul(x).mul(x);
+        let z = cube.fma(V::splat(0.044_715), x).mul(V::splat(TWICE));
+        times_sigmoid(x, z)
     }
 }
 

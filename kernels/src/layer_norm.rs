@@ -1,9 +1,11 @@
 //! Layer normalisation of rows: `out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias`, the variance over `cols`.
 //!
 //! x and out `[rows, cols]`, weight and bias `[cols]`.
+#![allow(unsafe_code, reason = "vector kernels")]
 
 use crate::device::Device;
 use crate::tensor::Tensor;
+use crate::vector::{F32x16, Kernel, fold, map, map_with};
 
 /// `out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias`.
 ///
@@ -17,14 +19,34 @@ pub fn layer_norm(dev: &Device, x: &Tensor, weight: &[f32], bias: &[f32], eps: f
         "layer_norm: the weight's and the bias's length"
     );
     dev.each_row(out, x.cols() * 2, |i, row| {
-        let x = x.row(i);
-        let mean = x.iter().sum::<f32>() / x.len() as f32;
-        let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / x.len() as f32;
-        let scale = 1.0 / (variance + eps).sqrt();
-        for (j, out) in row.iter_mut().enumerate() {
-            *out = (x[j] - mean) * scale * weight[j] + bias[j];
-        }
+        row.copy_from_slice(x.row(i));
+        dev.isa().run(Normalize { x: row, weight, bias, eps });
     });
+}
+
+struct Normalize<'a> {
+    x: &'a mut [f32],
+    weight: &'a [f32],
+    bias: &'a [f32],
+    eps: f32,
+}
+
+impl Kernel for Normalize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: F32x16>(self) {
+        let len = self.x.len() as f32;
+        // SAFETY: as `Kernel::run`.
+        unsafe {
+            let mean = V::splat(fold::<V>(self.x, |x, sum| sum.add(x)) / len);
+            map::<V>(self.x, |x| x.sub(mean));
+            let variance = fold::<V>(self.x, |x, sum| x.fma(x, sum)) / len;
+            let scale = V::splat(1.0 / (variance + self.eps).sqrt());
+            map_with::<V>(self.x, self.weight, |x, w| x.mul(scale).mul(w));
+            map_with::<V>(self.x, self.bias, |x, b| x.add(b));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ pub mod sample;
 pub mod scale;
 pub mod soft_cap;
 pub mod tensor;
+mod tile;
+mod vector;
 
 #[cfg(test)]
 mod reference;

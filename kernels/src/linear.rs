@@ -5,6 +5,8 @@
 mod plain;
 mod quant;
 
+use std::ops::Range;
+
 use crate::device::{Device, Disjoint};
 use crate::matrix::plain::TILE;
 use crate::matrix::{Matrix, Storage};
@@ -28,26 +30,50 @@ pub fn linear(dev: &Device, x: &Tensor, parts: &[Matrix], bias: Option<&[f32]>, 
         return;
     }
     let output = Output { data: Disjoint::new(out.as_mut_slice()), rows, cols };
-    let tiles: usize = parts.iter().map(|part| part.n().div_ceil(TILE)).sum();
+    let cuts = Cuts::new(dev, parts);
     quant::with_inputs(dev, x, parts, |inputs| {
-        dev.parallel(tiles, |task| {
-            let (mut tile, mut column) = (task, 0);
-            for part in parts {
-                let count = part.n().div_ceil(TILE);
-                if tile < count {
-                    match &part.storage {
-                        Storage::Plain(plain) => plain::tile(x, plain, part, tile, column, bias, &output),
-                        Storage::Blocks(blocks) => {
-                            quant::tiles(dev.isa(), blocks, inputs, tile..tile + 1, column, bias, &output);
-                        }
-                    }
-                    return;
+        dev.parallel(cuts.tasks, |task| {
+            let (part, tiles, column) = cuts.of(parts, task);
+            match &part.storage {
+                Storage::Plain(plain) => plain::tiles(dev.isa(), x, plain, tiles, column, bias, &output),
+                Storage::Blocks(blocks) => {
+                    quant::tiles(dev.isa(), blocks, inputs, tiles, column, bias, &output);
                 }
-                tile -= count;
-                column += part.n();
             }
-        })
+        });
     });
+}
+
+/// How the tiles of all parts are cut into tasks: some neighbouring tiles of one part each.
+struct Cuts {
+    /// Tiles of a task.
+    step: usize,
+    tasks: usize,
+}
+
+impl Cuts {
+    fn new(dev: &Device, parts: &[Matrix]) -> Cuts {
+        /// Neighbouring tiles that a plain kernel takes at once for a single row.
+        const TOGETHER: usize = 4;
+        let tiles: usize = parts.iter().map(|part| part.n().div_ceil(TILE)).sum();
+        let step = tiles.div_ceil(6 * dev.threads()).next_multiple_of(TOGETHER).min(64);
+        Cuts { step, tasks: parts.iter().map(|part| part.n().div_ceil(TILE).div_ceil(step)).sum() }
+    }
+
+    /// The part of a task, its tiles of that part, and the part's first column.
+    fn of<'a>(&self, parts: &'a [Matrix], task: usize) -> (&'a Matrix, Range<usize>, usize) {
+        let (mut task, mut column) = (task, 0);
+        for part in parts {
+            let tiles = part.n().div_ceil(TILE);
+            let tasks = tiles.div_ceil(self.step);
+            if task < tasks {
+                return (part, task * self.step..tiles.min((task + 1) * self.step), column);
+            }
+            task -= tasks;
+            column += part.n();
+        }
+        unreachable!("a task beyond the parts")
+    }
 }
 
 fn check(x: &Tensor, parts: &[Matrix], bias: Option<&[f32]>, out: &Tensor) {

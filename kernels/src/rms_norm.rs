@@ -1,11 +1,13 @@
 //! RMS normalisation of rows or of their heads: `out = x / sqrt(mean(x²) + eps) * w`, with `w = 1 + weight` where asked.
 //!
 //! x and out `[rows, cols]`, weight `[cols]` or `[head_dim]`.
+#![allow(unsafe_code, reason = "vector kernels")]
 
 use std::ops::Range;
 
 use crate::device::Device;
 use crate::tensor::Tensor;
+use crate::vector::{F32x16, Kernel, fold, map_with};
 
 /// `out = x / sqrt(mean(x²) + eps) * weight`, or `* (1 + weight)` with `unit_offset`.
 ///
@@ -17,7 +19,7 @@ pub fn rms_norm(dev: &Device, x: &Tensor, weight: &[f32], unit_offset: bool, eps
     let offset = if unit_offset { 1.0 } else { 0.0 };
     dev.each_row(out, x.cols(), |i, row| {
         row.copy_from_slice(x.row(i));
-        normalize(row, weight, offset, eps);
+        dev.isa().run(Normalize { x: row, weight, offset, eps });
     });
 }
 
@@ -41,15 +43,31 @@ pub fn rms_norm_heads(
     assert_eq!(weight.len(), head_dim, "rms_norm_heads: the weight's length");
     dev.each_row(x, columns.len(), |_, row| {
         for head in row[columns.clone()].chunks_exact_mut(head_dim) {
-            normalize(head, weight, 0.0, eps);
+            dev.isa().run(Normalize { x: head, weight, offset: 0.0, eps });
         }
     });
 }
 
-fn normalize(x: &mut [f32], weight: &[f32], offset: f32, eps: f32) {
-    let squares: f32 = x.iter().map(|x| x * x).sum();
-    let scale = 1.0 / (squares / x.len() as f32 + eps).sqrt();
-    x.iter_mut().zip(weight).for_each(|(x, w)| *x = *x * scale * (w + offset));
+struct Normalize<'a> {
+    x: &'a mut [f32],
+    weight: &'a [f32],
+    offset: f32,
+    eps: f32,
+}
+
+impl Kernel for Normalize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: F32x16>(self) {
+        // SAFETY: as `Kernel::run`.
+        unsafe {
+            let squares = fold::<V>(self.x, |x, sum| x.fma(x, sum));
+            let scale = V::splat(1.0 / (squares / self.x.len() as f32 + self.eps).sqrt());
+            let offset = V::splat(self.offset);
+            map_with::<V>(self.x, self.weight, |x, w| x.mul(scale).mul(w.add(offset)));
+        }
+    }
 }
 
 #[cfg(test)]

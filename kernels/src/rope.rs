@@ -1,12 +1,14 @@
 //! Rotary positions: each pair `(x[i], x[i + r/2])` of a head's first `r` columns turns by `position * frequency[i]`.
 //!
 //! x `[rows, cols]`, heads of `head_dim` columns within `columns`, positions `[rows]`, frequencies `[r / 2]`.
+#![allow(unsafe_code, reason = "vector kernels")]
 
 use std::ops::Range;
 use std::sync::OnceLock;
 
 use crate::device::Device;
 use crate::tensor::Tensor;
+use crate::vector::{F32x16, Kernel, LANES};
 
 /// Positions of a page of [`RopeTable`].
 const PAGE: usize = 256;
@@ -129,13 +131,39 @@ pub fn rope(
         let (cos, sin) = table.angles(positions[i]);
         for head in row[columns.clone()].chunks_exact_mut(head_dim) {
             let (low, high) = head.split_at_mut(half);
-            for j in 0..half {
-                let (a, b) = (low[j], high[j]);
-                low[j] = a * cos[j] - b * sin[j];
-                high[j] = b * cos[j] + a * sin[j];
-            }
+            dev.isa().run(Turn { low, high: &mut high[..half], cos, sin });
         }
     });
+}
+
+/// The pairs of one head.
+struct Turn<'a> {
+    low: &'a mut [f32],
+    high: &'a mut [f32],
+    cos: &'a [f32],
+    sin: &'a [f32],
+}
+
+impl Kernel for Turn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: F32x16>(self) {
+        let (low, high) = (self.low.as_mut_ptr(), self.high.as_mut_ptr());
+        let (cos, sin) = (self.cos.as_ptr(), self.sin.as_ptr());
+        let half = self.low.len();
+        assert!(self.high.len() == half && self.cos.len() == half && self.sin.len() == half);
+        for i in (0..half).step_by(LANES) {
+            let count = LANES.min(half - i);
+            // SAFETY: `count` numbers from `i` on are within all four slices.
+            unsafe {
+                let at = |p: *const f32| V::load_first(p.add(i), count);
+                let (a, b, cos, sin) = (at(low), at(high), at(cos), at(sin));
+                a.mul(cos).sub(b.mul(sin)).store_first(low.add(i), count);
+                b.mul(cos).add(a.mul(sin)).store_first(high.add(i), count);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,30 @@
 //! The soft cap of logits: `x = cap * tanh(x / cap)`. x `[rows, cols]`.
+#![allow(unsafe_code, reason = "vector kernels")]
 
 use crate::device::Device;
 use crate::tensor::Tensor;
+use crate::vector::functions::tanh;
+use crate::vector::{F32x16, Kernel, map};
 
 /// `x = cap * tanh(x / cap)`.
 pub fn soft_cap(dev: &Device, x: &mut Tensor, cap: f32) {
     let cost = x.cols() * 4;
-    dev.each_row(x, cost, |_, row| row.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh()));
+    dev.each_row(x, cost, |_, row| dev.isa().run(Cap { x: row, cap }));
+}
+
+struct Cap<'a> {
+    x: &'a mut [f32],
+    cap: f32,
+}
+
+impl Kernel for Cap<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: F32x16>(self) {
+        // SAFETY: as `Kernel::run`.
+        unsafe { map::<V>(self.x, |x| tanh(x.div(V::splat(self.cap))).mul(V::splat(self.cap))) }
+    }
 }
 
 #[cfg(test)]

@@ -19,12 +19,23 @@ impl<'a, T> Disjoint<'a, T> {
         Disjoint { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
-    /// The elements of `range`. No other task of the region may touch them: the crate's operations cut their outputs by
-    /// task index.
+    /// The elements of `range`.
+    ///
+    /// # Safety
+    /// As long as they are used, nothing else may touch them.
     #[allow(clippy::mut_from_ref, reason = "that is its purpose")]
-    pub(crate) fn range(&self, range: Range<usize>) -> &mut [T] {
+    pub(crate) unsafe fn range(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
-        // SAFETY: in bounds of a unique borrow, and disjoint from the other tasks' parts by the caller's cut.
+        // SAFETY: in bounds of a unique borrow, and used by nothing else by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+
+    /// A pointer to element `at`, to be used under the rule of [`Disjoint::range`].
+    ///
+    /// # Safety
+    /// `at` is at most the length.
+    pub(crate) unsafe fn at(&self, at: usize) -> *mut T {
+        // SAFETY: the caller's promise.
+        unsafe { self.start.add(at) }
     }
 }

@@ -193,7 +193,7 @@ impl BlockMatrix {
     }
 
     /// The block type.
-    pub fn kind(&self) -> BlockType {
+    pub(crate) fn kind(&self) -> BlockType {
         self.kind
     }
 

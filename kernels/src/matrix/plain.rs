@@ -13,6 +13,7 @@ pub(crate) const TILE: usize = 16;
 
 /// Packed plain weights.
 pub(crate) struct Plain {
+    pub(crate) n: usize,
     k: usize,
     pub(crate) tiles: Tiles,
 }
@@ -54,7 +55,7 @@ impl Plain {
                 Tiles::Bf16(tiles)
             }
         };
-        Plain { k, tiles }
+        Plain { n, k, tiles }
     }
 
     /// Bytes of memory taken.
