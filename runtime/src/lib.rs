@@ -4,7 +4,7 @@
 //!
 //! * [`adapters`]: names, generations, tiers and pins of LoRA adapters
 //! * [`engine`]: schedule, run, sample, commit, on one thread
-//! * [`model`]: the base models, over fused linears
+//! * [`model`]: the base models, over fused linears; `layers`: what they are built of
 //! * [`digest`]: what content was read
 //! * [`safetensors`], [`gguf`]: file formats, read strictly
 
@@ -12,5 +12,6 @@ pub mod adapters;
 pub mod digest;
 pub mod engine;
 pub mod gguf;
+mod layers;
 pub mod model;
 pub mod safetensors;

@@ -9,6 +9,7 @@ pub(crate) mod gguf;
 pub(crate) mod hugging_face;
 pub(crate) mod rope;
 
+pub use lorikeet_kernels::gate::Activation;
 pub use rope::{RopeConfig, RopeScaling};
 
 /// A base model's description. Everything that the forward pass depends on, apart from the weights.
@@ -78,15 +79,6 @@ pub struct Biases {
     pub output: bool,
     pub mlp: bool,
     pub head: bool,
-}
-
-/// The MLP's function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x * sigmoid(x)`.
-    Silu,
-    /// GELU by its tanh formula.
-    GeluTanh,
 }
 
 /// Why a description is refused. Names the field, what was expected and what came.

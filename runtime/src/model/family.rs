@@ -3,6 +3,7 @@
 use crate::model::config::gguf::Keys;
 use crate::model::config::hugging_face::Fields;
 use crate::model::config::{Activation, ConfigError, ModelConfig, NormKind};
+use crate::model::decoder::{Decoder, LayerParts};
 use crate::model::{gemma, gemma2, llama, mistral, phi, phi3, qwen2, qwen3};
 
 /// A family of base models.
@@ -56,6 +57,8 @@ pub(crate) struct Definition {
     pub configure: fn(&Fields) -> Result<ModelConfig, ConfigError>,
     /// Adds to what all GGUF files share.
     pub configure_gguf: fn(&Keys<'_>, &mut ModelConfig) -> Result<(), ConfigError>,
+    /// Builds the layers.
+    pub decoder: fn(&ModelConfig, Vec<LayerParts>) -> Box<dyn Decoder>,
 }
 
 /// The names of a layer's modules, in Hugging Face's files.

@@ -1,8 +1,16 @@
 //! Gemma 2: norms on both sides of attention and MLP, soft caps, every other layer with a window.
 
+use lorikeet_kernels::add::add;
+
+use crate::layers::attention::Attention;
+use crate::layers::mlp::GatedMlp;
+use crate::layers::norm::Norm;
+use crate::layers::pass::Pass;
+use crate::layers::workspace::Workspace;
 use crate::model::config::gguf::Keys;
 use crate::model::config::hugging_face::Fields;
 use crate::model::config::{Activation, Biases, ConfigError, ModelConfig, NormKind};
+use crate::model::decoder::{Decoder, LayerParts, named};
 use crate::model::family::{Definition, LLAMA_NAMES, Names};
 use crate::model::gemma::embedding_scale;
 
@@ -28,6 +36,7 @@ pub(crate) const DEFINITION: Definition = Definition {
     },
     configure,
     configure_gguf,
+    decoder,
 };
 
 fn configure(fields: &Fields) -> Result<ModelConfig, ConfigError> {
@@ -69,4 +78,44 @@ fn configure_gguf(keys: &Keys<'_>, config: &mut ModelConfig) -> Result<(), Confi
         *place = window.filter(|_| layer % 2 == 0);
     }
     Ok(())
+}
+
+/// The layers of Gemma 2: `x += norm(attention(norm(x))); x += norm(mlp(norm(x)))`.
+struct Gemma2 {
+    layers: Vec<Layer>,
+}
+
+struct Layer {
+    before_attention: Norm,
+    attention: Attention,
+    after_attention: Norm,
+    before_mlp: Norm,
+    mlp: GatedMlp,
+    after_mlp: Norm,
+}
+
+fn decoder(config: &ModelConfig, layers: Vec<LayerParts>) -> Box<dyn Decoder> {
+    let build = |(index, parts): (usize, LayerParts)| {
+        let [before_attention, after_attention, before_mlp, after_mlp] = named(parts.norms);
+        let mlp = GatedMlp { gate_up: parts.gate_up, down: parts.down, activation: config.activation };
+        let attention = Attention::new(config, index, parts.qkv, parts.output, parts.head_norms);
+        Layer { before_attention, attention, after_attention, before_mlp, mlp, after_mlp }
+    };
+    Box::new(Gemma2 { layers: layers.into_iter().enumerate().map(build).collect() })
+}
+
+impl Decoder for Gemma2 {
+    fn forward(&self, pass: &mut Pass<'_>, work: &mut Workspace) {
+        let Workspace { hidden, normed, update, attention, mlp, .. } = work;
+        for layer in &self.layers {
+            layer.before_attention.forward(pass, hidden, normed);
+            layer.attention.forward(pass, normed, attention, update);
+            layer.after_attention.forward(pass, update, normed);
+            add(pass.device, hidden, normed);
+            layer.before_mlp.forward(pass, hidden, normed);
+            layer.mlp.forward(pass, normed, mlp, update);
+            layer.after_mlp.forward(pass, update, normed);
+            add(pass.device, hidden, normed);
+        }
+    }
 }

@@ -4,6 +4,7 @@ use crate::model::config::gguf::Keys;
 use crate::model::config::hugging_face::Fields;
 use crate::model::config::{Activation, ConfigError, ModelConfig, NormKind};
 use crate::model::family::{Definition, LLAMA_NAMES};
+use crate::model::llama;
 
 /// What the family is called and how it is read.
 pub(crate) const DEFINITION: Definition = Definition {
@@ -19,6 +20,7 @@ pub(crate) const DEFINITION: Definition = Definition {
     modules: LLAMA_NAMES,
     configure,
     configure_gguf,
+    decoder: llama::decoder,
 };
 
 /// The window where the file does not speak of one; `null` is none.

@@ -1,8 +1,16 @@
 //! Phi 1, 1.5 and 2: attention and MLP side by side on one LayerNorm, `x += attention(n) + mlp(n)`.
 
+use lorikeet_kernels::add::add;
+
+use crate::layers::attention::Attention;
+use crate::layers::mlp::PlainMlp;
+use crate::layers::norm::Norm;
+use crate::layers::pass::Pass;
+use crate::layers::workspace::Workspace;
 use crate::model::config::gguf::Keys;
 use crate::model::config::hugging_face::Fields;
 use crate::model::config::{Activation, Biases, ConfigError, ModelConfig, NormKind};
+use crate::model::decoder::{Decoder, LayerParts, named};
 use crate::model::family::{Definition, Names};
 
 /// What the family is called and how it is read.
@@ -27,6 +35,7 @@ pub(crate) const DEFINITION: Definition = Definition {
     },
     configure,
     configure_gguf,
+    decoder,
 };
 
 /// Every linear has a bias, the head too.
@@ -46,4 +55,38 @@ fn configure(fields: &Fields) -> Result<ModelConfig, ConfigError> {
 fn configure_gguf(_: &Keys<'_>, config: &mut ModelConfig) -> Result<(), ConfigError> {
     config.biases = BIASES;
     Ok(())
+}
+
+/// The layers of Phi: `n = norm(x); x += attention(n) + mlp(n)`.
+struct Phi {
+    layers: Vec<Layer>,
+}
+
+struct Layer {
+    norm: Norm,
+    attention: Attention,
+    mlp: PlainMlp,
+}
+
+fn decoder(config: &ModelConfig, layers: Vec<LayerParts>) -> Box<dyn Decoder> {
+    let build = |(index, parts): (usize, LayerParts)| {
+        let [norm] = named(parts.norms);
+        let mlp = PlainMlp { up: parts.gate_up, down: parts.down, activation: config.activation };
+        let attention = Attention::new(config, index, parts.qkv, parts.output, parts.head_norms);
+        Layer { norm, attention, mlp }
+    };
+    Box::new(Phi { layers: layers.into_iter().enumerate().map(build).collect() })
+}
+
+impl Decoder for Phi {
+    fn forward(&self, pass: &mut Pass<'_>, work: &mut Workspace) {
+        let Workspace { hidden, normed, update, attention, mlp, .. } = work;
+        for layer in &self.layers {
+            layer.norm.forward(pass, hidden, normed);
+            layer.attention.forward(pass, normed, attention, update);
+            add(pass.device, hidden, update);
+            layer.mlp.forward(pass, normed, mlp, update);
+            add(pass.device, hidden, update);
+        }
+    }
 }

@@ -4,6 +4,7 @@ use crate::model::config::gguf::Keys;
 use crate::model::config::hugging_face::Fields;
 use crate::model::config::{Activation, Biases, ConfigError, ModelConfig, NormKind};
 use crate::model::family::{Definition, LLAMA_NAMES};
+use crate::model::llama;
 use crate::model::qwen2::upper_windows;
 
 /// What the family is called and how it is read.
@@ -20,6 +21,7 @@ pub(crate) const DEFINITION: Definition = Definition {
     modules: LLAMA_NAMES,
     configure,
     configure_gguf,
+    decoder: llama::decoder,
 };
 
 fn configure(fields: &Fields) -> Result<ModelConfig, ConfigError> {
