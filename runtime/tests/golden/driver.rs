@@ -8,6 +8,7 @@ use lorikeet_kernels::device::Device;
 use lorikeet_runtime::adapters::pin::Generation;
 use lorikeet_runtime::engine::batch::{AdapterRows, Batch, Span};
 use lorikeet_runtime::engine::forward::{Forward, Residents};
+use lorikeet_runtime::model::config::ModelConfig;
 use lorikeet_runtime::model::{KvChoice, KvOptions, LoadOptions, Model};
 
 use crate::suite::{Case, GoldenModel};
@@ -65,6 +66,11 @@ impl Driver {
     /// Another form of the golden model, and all its adapters.
     pub fn with(loaded: Model, _golden: &GoldenModel) -> Self {
         Self { model: loaded, residents: Residents::new(), adapters: HashMap::new() }
+    }
+
+    /// The model's description.
+    pub fn config(&self) -> &ModelConfig {
+        self.model.config()
     }
 
     /// The cases whose adapters are loaded.

@@ -6,9 +6,11 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where its own plumbing breaks")]
 
 mod driver;
+mod forms;
 mod suite;
 
 use driver::{Driver, Run};
+use forms::Width;
 use suite::{Case, Suite};
 
 /// Between float32 implementations.
@@ -62,6 +64,32 @@ fn a_mixed_batch_gives_the_tokens_of_one_by_one() {
         let cases = driver.runnable(model.batch());
         for (case, run) in cases.iter().zip(driver.run_together(&cases, 4)) {
             check_greedy(&model.name, case, &run);
+        }
+    }
+}
+
+#[test]
+fn the_gguf_form_of_a_model_answers_as_its_hugging_face_form() {
+    for model in Suite::open().models() {
+        for width in [Width::Single, Width::Half] {
+            let dir = tempfile::tempdir().unwrap();
+            forms::write_hugging_face(&model.dir, width, dir.path());
+            let mut original = Driver::with(driver::load(dir.path()), &model);
+            let gguf = dir.path().join("model.gguf");
+            forms::write_gguf(&model.dir, original.config(), width, &gguf);
+            let mut driver = Driver::with(driver::load(&gguf), &model);
+            for case in driver.runnable(model.cases()) {
+                let (expected, run) =
+                    (original.run_alone(&case, usize::MAX), driver.run_alone(&case, usize::MAX));
+                let place = format!("{} {} as {width:?} GGUF", model.name, case.name);
+                for (position, (got, expected)) in run.prompt.iter().zip(&expected.prompt).enumerate() {
+                    let (difference, _) = greatest_difference(got, expected);
+                    assert!(difference < 1e-4, "{place}: position {position} differs by {difference}");
+                }
+                if width == Width::Single {
+                    check_greedy(&place, &case, &run);
+                }
+            }
         }
     }
 }
