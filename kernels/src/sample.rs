@@ -11,19 +11,27 @@ use std::cmp::Ordering;
 #[must_use]
 pub fn argmax(logits: &[f32]) -> u32 {
     assert!(!logits.is_empty(), "argmax of no logits");
-    let mut best = (0, f32::NEG_INFINITY);
-    for (id, &logit) in logits.iter().enumerate() {
-        if logit > best.1 {
-            best = (id, logit);
+    let greatest = maximum(logits);
+    logits.iter().position(|&logit| logit == greatest).unwrap_or(0) as u32
+}
+
+/// The greatest logit. Lane by lane, so that the compiler makes it vectors; NaNs are passed over.
+fn maximum(logits: &[f32]) -> f32 {
+    let greater = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = logits.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, &logit) in lanes.iter_mut().zip(chunk) {
+            *lane = greater(*lane, logit);
         }
     }
-    best.0 as u32
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, greater)
 }
 
 /// `log Σ e^logit`.
 #[must_use]
 pub fn log_sum_exp(logits: &[f32]) -> f32 {
-    let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let greatest = maximum(logits);
     if greatest == f32::NEG_INFINITY {
         return greatest;
     }
@@ -67,55 +75,106 @@ pub struct Draw {
     pub min_p: f32,
 }
 
-/// Draws a token: temperature, then top-k, top-p and min-p, then the place of `u` (in 0..1) among the cumulated
-/// probabilities of the tokens that are left, likeliest first.
+/// What a draw needs for a while; kept, so that a draw allocates nothing.
+#[derive(Clone, Debug, Default)]
+pub struct DrawScratch {
+    ids: Vec<u32>,
+}
+
+/// Draws a token: temperature, then min-p, top-k, top-p, each over what the ones before have left, then the place of
+/// `u` (in 0..1) among the cumulated probabilities of the tokens that are left. They lie in the order of their ids; with
+/// top-k or top-p, likeliest first.
+///
+/// Without top-k and top-p nothing is sorted; with top-p alone only about as many as it leaves.
 ///
 /// # Panics
 /// When there are no logits.
 #[must_use]
-pub fn draw(logits: &[f32], how: &Draw, u: f32) -> u32 {
-    if how.temperature <= 0.0 || how.top_k == 1 {
+pub fn draw(logits: &[f32], how: &Draw, u: f64, scratch: &mut DrawScratch) -> u32 {
+    let top = maximum(logits);
+    if how.temperature <= 0.0 || how.top_k == 1 || top == f32::NEG_INFINITY {
         return argmax(logits);
     }
-    let vocabulary = logits.len();
-    let count = if how.top_k == 0 { vocabulary } else { how.top_k.min(vocabulary) };
-    let ids = greatest(logits, count);
-    let Some(&likeliest) = ids.first() else { return argmax(logits) };
-    let top = logits[likeliest as usize];
-    let weights: Vec<f64> =
-        ids.iter().map(|&id| f64::from((logits[id as usize] - top) / how.temperature).exp()).collect();
-    let kept = kept(&weights, how);
-    let total: f64 = weights[..kept].iter().sum();
-    let mut rest = f64::from(u) * total;
-    for (&id, weight) in ids[..kept].iter().zip(&weights) {
-        rest -= weight;
-        if rest < 0.0 {
-            return id;
-        }
+    let weigh = Weigh { logits, top, temperature: how.temperature };
+    // As a bound on logits, so that what it drops costs no exponential. A NaN is below every bound.
+    let least =
+        if how.min_p > 0.0 { top + how.temperature * how.min_p.min(1.0).ln() } else { f32::NEG_INFINITY };
+    let ids = &mut scratch.ids;
+    ids.clear();
+    ids.extend((0..logits.len() as u32).filter(|&id| logits[id as usize] >= least));
+    if how.top_k > 0 && how.top_k < ids.len() {
+        ids.select_nth_unstable_by(how.top_k - 1, |a, b| weigh.order(*a, *b));
+        ids.truncate(how.top_k);
+        ids.sort_unstable_by(|a, b| weigh.order(*a, *b));
     }
-    ids[kept - 1]
+    if how.top_p < 1.0 {
+        let reach = f64::from(how.top_p) * weigh.sum(ids);
+        let kept = weigh.likeliest(ids, reach);
+        ids.truncate(kept);
+    }
+    weigh.at(ids, u * weigh.sum(ids))
 }
 
-/// How many of the descending `weights` top-p and min-p leave: at least one.
-fn kept(weights: &[f64], how: &Draw) -> usize {
-    let total: f64 = weights.iter().sum();
-    let mut kept = weights.len();
-    if how.top_p < 1.0 {
-        let mut sum = 0.0;
-        let reach = f64::from(how.top_p) * total;
-        kept = weights
-            .iter()
-            .position(|w| {
-                sum += w;
-                sum >= reach
-            })
-            .map_or(kept, |at| at + 1);
+/// Unnormalized probabilities: 1 for the greatest logit.
+struct Weigh<'a> {
+    logits: &'a [f32],
+    top: f32,
+    temperature: f32,
+}
+
+impl Weigh<'_> {
+    /// Below e^-40 nothing is ever drawn, so it needs no exponential.
+    fn of(&self, id: u32) -> f64 {
+        let power = (self.logits[id as usize] - self.top) / self.temperature;
+        if power < -40.0 { 0.0 } else { f64::from(power.exp()) }
     }
-    if how.min_p > 0.0 {
-        let least = f64::from(how.min_p) * weights[0];
-        kept = kept.min(weights.iter().position(|&w| w < least).unwrap_or(kept));
+
+    fn sum(&self, ids: &[u32]) -> f64 {
+        ids.iter().map(|&id| self.of(id)).sum()
     }
-    kept.max(1)
+
+    /// The id at place `rest` of the cumulated weights.
+    fn at(&self, ids: &[u32], mut rest: f64) -> u32 {
+        let mut last = 0;
+        for &id in ids {
+            let weight = self.of(id);
+            if weight > 0.0 {
+                last = id;
+                rest -= weight;
+                if rest < 0.0 {
+                    break;
+                }
+            }
+        }
+        last
+    }
+
+    /// Likeliest first; of equals the lowest id first.
+    fn order(&self, a: u32, b: u32) -> Ordering {
+        self.logits[b as usize].total_cmp(&self.logits[a as usize]).then(a.cmp(&b))
+    }
+
+    /// Sorts the likeliest ids to the front until their weights reach `reach`. Returns how many: at least one.
+    fn likeliest(&self, ids: &mut [u32], reach: f64) -> usize {
+        let (mut kept, mut sum, mut part) = (0, 0.0, 64);
+        while kept < ids.len() {
+            let rest = &mut ids[kept..];
+            let count = part.min(rest.len());
+            if count < rest.len() {
+                rest.select_nth_unstable_by(count - 1, |a, b| self.order(*a, *b));
+            }
+            rest[..count].sort_unstable_by(|a, b| self.order(*a, *b));
+            for &id in &rest[..count] {
+                kept += 1;
+                sum += self.of(id);
+                if sum >= reach {
+                    return kept;
+                }
+            }
+            part *= 4;
+        }
+        kept
+    }
 }
 
 /// The `count` greatest logits' ids, greatest first, of equals the lowest id first; without NaNs.
@@ -145,7 +204,7 @@ mod tests {
     fn of_equal_logits_the_lowest_id_wins_and_a_nan_never() {
         assert_eq!(argmax(&[1.0, 3.0, f32::NAN, 3.0]), 1);
         assert_eq!(argmax(&[f32::NEG_INFINITY; 3]), 0);
-        assert_eq!(draw(&[f32::NAN, 1.0, 2.0], &ALL, 0.0), 2);
+        assert_eq!(drawn(&[f32::NAN, 1.0, 2.0], &ALL, 0.0), 1);
     }
 
     #[test]
@@ -162,20 +221,55 @@ mod tests {
     fn the_share_of_draws_is_the_probability() {
         let logits = [0.0_f32, 2.0_f32.ln(), 5.0_f32.ln()];
         let mut count = [0; 3];
-        (0..8000).for_each(|i| count[draw(&logits, &ALL, (i as f32 + 0.5) / 8000.0) as usize] += 1);
+        (0..8000).for_each(|i| count[drawn(&logits, &ALL, (f64::from(i) + 0.5) / 8000.0) as usize] += 1);
         assert_eq!(count, [1000, 2000, 5000]);
     }
 
     #[test]
     fn top_k_top_p_and_min_p_leave_the_likeliest() {
         let logits = [0.0_f32, 2.0_f32.ln(), 5.0_f32.ln()];
-        let last = |how: Draw| draw(&logits, &how, 0.999_999);
-        assert_eq!(last(ALL), 0);
+        let first = |how: Draw| drawn(&logits, &how, 0.0);
+        let last = |how: Draw| drawn(&logits, &how, 0.999_999);
+        assert_eq!(first(ALL), 0);
         assert_eq!(last(Draw { top_k: 2, ..ALL }), 1);
+        assert_eq!(first(Draw { top_k: 2, ..ALL }), 2);
         assert_eq!(last(Draw { top_p: 0.7, ..ALL }), 1);
         assert_eq!(last(Draw { top_p: 0.6, ..ALL }), 2);
-        assert_eq!(last(Draw { min_p: 0.3, ..ALL }), 1);
+        assert_eq!(first(Draw { min_p: 0.3, ..ALL }), 1);
         assert_eq!(last(Draw { temperature: 0.0, ..ALL }), 2);
         assert_eq!(last(Draw { top_p: 0.0, ..ALL }), 2);
+    }
+
+    #[test]
+    fn top_p_is_of_what_min_p_and_top_k_leave() {
+        // Probabilities 1/8, 2/8, 5/8; of the last two alone 2/7 and 5/7.
+        let logits = [0.0_f32, 2.0_f32.ln(), 5.0_f32.ln()];
+        let last = |how: Draw| drawn(&logits, &how, 0.999_999);
+        assert_eq!(last(Draw { top_p: 0.7, ..ALL }), 1);
+        assert_eq!(last(Draw { top_p: 0.7, min_p: 0.3, ..ALL }), 2);
+        assert_eq!(last(Draw { top_p: 0.7, top_k: 2, ..ALL }), 2);
+    }
+
+    #[test]
+    fn top_p_leaves_the_same_of_a_big_vocabulary_as_a_full_sort_would() {
+        let logits = Random::new(15).units(5000);
+        let mut ids: Vec<u32> = (0..5000).collect();
+        ids.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+        let all: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
+        for top_p in [0.001_f32, 0.1, 0.5, 0.9, 0.999] {
+            let mut sum = 0.0;
+            let reaches = |&id: &u32| {
+                sum += f64::from(logits[id as usize]).exp() / all;
+                sum >= f64::from(top_p)
+            };
+            let kept = ids.iter().position(reaches).unwrap();
+            let last = drawn(&logits, &Draw { top_p, ..ALL }, 1.0 - 1e-12);
+            let place = ids.iter().position(|&id| id == last).unwrap();
+            assert!(place.abs_diff(kept) <= 1, "{top_p}: {place}, not {kept}");
+        }
+    }
+
+    fn drawn(logits: &[f32], how: &Draw, u: f64) -> u32 {
+        draw(logits, how, u, &mut DrawScratch::default())
     }
 }

@@ -2,18 +2,34 @@
 //!
 //! * [`request`], [`handle`]: what a face asks and hears
 //! * [`forward`], [`batch`]: the seam to the model
-//! * [`thread`]: commands in, steps, events out
+//! * [`thread`]: commands in, events out; [`step`]: one step
+//! * [`scheduler`]: what runs next, over [`sequence`], [`waiting`], [`blocks`], [`prefix`], [`fairness`], [`residency`]
+//! * [`sampler`]: which token
 //! * [`config`], [`heart`], [`stats`]: limits, pulse, figures
 
 pub mod batch;
+pub mod blocks;
 mod client;
 pub mod config;
+pub mod fairness;
+#[cfg(test)]
+mod fixtures;
 pub mod forward;
 pub mod handle;
 pub mod heart;
+pub mod prefix;
+mod report;
 pub mod request;
+pub mod residency;
+pub mod sampler;
+pub mod scheduler;
+#[cfg(test)]
+mod scripted;
+pub mod sequence;
 pub mod stats;
+mod step;
 mod thread;
+pub mod waiting;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -69,3 +85,6 @@ impl Engine {
         Ok(EngineHandle { commands, shared })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,7 +28,7 @@ impl Client {
 
     /// It runs for the first time: its place in the queue is free.
     pub(crate) fn start(&mut self, cached_tokens: usize) {
-        self.place = None;
+        drop(self.place.take());
         self.send(Event::Started { cached_tokens: u32::try_from(cached_tokens).unwrap_or(u32::MAX) });
     }
 

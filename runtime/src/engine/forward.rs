@@ -7,13 +7,14 @@ use crate::adapters::pin::Generation;
 use crate::adapters::weights::AdapterWeights;
 use crate::engine::batch::Batch;
 
-/// The adapters that are resident on the device, by generation.
+/// The adapters that running sequences sit on, by generation.
 pub type Residents = HashMap<Generation, Arc<AdapterWeights>>;
 
 /// One step of a model. Owned by the engine's thread.
 pub trait Forward: Send {
     /// Runs `batch` and returns its logits, `[batch.logits_rows.len()][vocabulary]`, which the sampler may overwrite.
-    /// Keys and values go to `batch.slots`.
+    /// Keys and values go to `batch.slots`. All of a layer's are written before any row of the layer reads: a sequence
+    /// may share blocks that another one fills in this very step.
     ///
     /// A row's logits have the same bits whatever the other rows are.
     ///

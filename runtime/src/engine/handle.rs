@@ -36,6 +36,7 @@ pub(crate) struct Shared {
 pub(crate) enum Command {
     Submit(Box<Submitted>),
     Cancel(RequestId),
+    Refresh,
     Drain { deadline: Instant },
 }
 
@@ -71,9 +72,17 @@ impl EngineHandle {
         let _ = self.commands.send(Command::Cancel(id));
     }
 
+    /// Publishes the gauges anew, when the engine is idle too. For whoever has let go of an adapter's weights: resident
+    /// bytes follow.
+    pub fn refresh(&self) {
+        // An engine that has ended has published its last.
+        let _ = self.commands.send(Command::Refresh);
+    }
+
     /// Takes no new work from now on. The future resolves when what there is has ended: by itself, or with
     /// [`Failure::Draining`] at `deadline`. The drain goes on when the future is dropped.
     pub fn drain(&self, deadline: Instant) -> impl Future<Output = ()> + Send + 'static {
+        self.shared.heart.start_draining();
         // An engine that has ended is drained.
         let _ = self.commands.send(Command::Drain { deadline });
         self.ended()

@@ -78,6 +78,13 @@ impl Heart {
         self.state.store(state as u8, Ordering::Release);
     }
 
+    /// From serving to draining; from no other state.
+    pub(crate) fn start_draining(&self) {
+        let (from, to) = (EngineState::Serving as u8, EngineState::Draining as u8);
+        // Any other state refuses new work already.
+        let _ = self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+    }
+
     pub(crate) fn state(&self) -> EngineState {
         match self.state.load(Ordering::Acquire) {
             0 => EngineState::Serving,

@@ -123,11 +123,11 @@ impl EngineMetrics {
         }
     }
 
-    /// Publishes the load by generation, unless a reader is just there: then says `false`, and the next step tries again.
-    pub(crate) fn publish_adapters(&self, load: Vec<AdapterLoad>) -> bool {
-        let Ok(mut published) = self.adapters.try_lock() else { return false };
-        *published = load.into();
-        true
+    /// Publishes the load by generation. A reader that is just there is waited for with `wait`; without, nothing is
+    /// published then, and `false` says so.
+    pub(crate) fn publish_adapters(&self, load: &[AdapterLoad], wait: bool) -> bool {
+        let published = if wait { self.adapters.lock().ok() } else { self.adapters.try_lock().ok() };
+        published.map(|mut published| *published = load.into()).is_some()
     }
 
     /// Tells the observer of a step.
@@ -152,9 +152,9 @@ mod tests {
     fn the_engine_does_not_wait_for_a_reader_of_the_load() {
         let metrics = EngineMetrics::default();
         let reading = metrics.adapters.lock().unwrap();
-        assert!(!metrics.publish_adapters(Vec::new()));
+        assert!(!metrics.publish_adapters(&[], false));
         drop(reading);
-        assert!(metrics.publish_adapters(vec![AdapterLoad { generation: None, running: 1, waiting: 0 }]));
+        assert!(metrics.publish_adapters(&[AdapterLoad { generation: None, running: 1, waiting: 0 }], false));
         assert_eq!(metrics.snapshot().adapters.len(), 1);
     }
 }
