@@ -29,4 +29,4 @@ announce() {
   printf '  %s\n\n' "${try[@]}"
 }
 announce &
-exec "$binary" serve "${model[@]}" --listen "$LISTEN" --admin-listen "$ADMIN_LISTEN"
+exec "$binary" serve "${model[@]}" --listen "$LISTEN" --admin-listen "$ADMIN_LISTEN" --admin-insecure

@@ -1,0 +1,1 @@
+//! Bodies and headers that are none of the contract.

@@ -1,0 +1,134 @@
+//! The real binary, started for a test on free ports, ready when `start` returns, gone when the value is.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use crate::args;
+use crate::client::Client;
+use crate::metrics::Metrics;
+use crate::process::{Process, free_address};
+
+/// Loading a model of the suites takes less, whatever else the machine does.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Between two looks at a condition.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// One replica.
+pub struct Replica {
+    process: Process,
+    /// The public face.
+    pub public: Client,
+    /// The admin face.
+    pub admin: Client,
+    /// What it keeps on disk; emptied with it.
+    _cache: tempfile::TempDir,
+}
+
+impl Replica {
+    /// Serves `model` with further `flags`, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it ends instead, with its log.
+    pub async fn start(model: &Path, flags: &[&str]) -> Self {
+        let mut replica = Self::spawn(model, flags);
+        replica.until_ready().await;
+        replica
+    }
+
+    /// As [`Self::start`], without waiting.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn spawn(model: &Path, flags: &[&str]) -> Self {
+        let cache = tempfile::tempdir().expect("a folder for the cache");
+        let (listen, admin) = (free_address(), free_address());
+        let mut command = Command::new(binary());
+        command.arg("serve").arg("--model").arg(model);
+        command.args([
+            "--listen",
+            &listen.to_string(),
+            "--admin-listen",
+            &admin.to_string(),
+            "--admin-insecure",
+        ]);
+        command.arg("--cache-dir").arg(cache.path()).args(flags);
+        Self {
+            process: Process::start("lorikeet", &mut command),
+            public: Client::of(format!("http://{listen}")),
+            admin: Client::of(format!("http://{admin}")),
+            _cache: cache,
+        }
+    }
+
+    /// Waits until `/ready` says so.
+    ///
+    /// # Panics
+    /// When it ends instead, or takes forever.
+    pub async fn until_ready(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.process.assert_running();
+            let asked = Client::send(self.public.request(reqwest::Method::GET, "/ready")).await;
+            if asked.is_ok_and(|answer| answer.status == 200) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not ready after {PATIENCE:?}\n{}", self.process.log());
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Its metrics now.
+    pub async fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.public.get("/metrics").await.text)
+    }
+
+    /// Waits until its metrics satisfy `condition`.
+    ///
+    /// # Panics
+    /// When they never do: with `what` and the metrics.
+    pub async fn until(&self, what: &str, condition: impl Fn(&Metrics) -> bool) -> Metrics {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let metrics = self.metrics().await;
+            if condition(&metrics) {
+                return metrics;
+            }
+            assert!(Instant::now() < deadline, "never: {what}\n{metrics}");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// The `lorikeet` of this build. Cargo decides whether it is up to date.
+///
+/// # Panics
+/// When it does not build.
+#[must_use]
+pub fn binary() -> PathBuf {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY
+        .get_or_init(|| {
+            let built = args::built();
+            let mut command = Command::new(env!("CARGO"));
+            command.args(["build", "--quiet", "--package", "lorikeet-runtime", "--bin", "lorikeet"]);
+            command.arg("--target-dir").arg(built.parent().expect("target/PROFILE"));
+            match built.file_name().and_then(|name| name.to_str()) {
+                Some("debug") | None => {}
+                Some(profile) => drop(command.args(["--profile", profile])),
+            }
+            let status = command.current_dir(args::root()).status().expect("cargo runs");
+            assert!(status.success(), "lorikeet does not build");
+            built.join("lorikeet")
+        })
+        .clone()
+}
