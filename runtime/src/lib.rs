@@ -6,12 +6,20 @@
 //! * [`engine`]: schedule, run, sample, commit, on one thread
 //! * [`model`]: the base models, over fused linears; `layers`: what they are built of
 //! * [`digest`]: what content was read
+//! * [`args`], [`config`]: the command line as typed, as checked
+//! * [`http`], [`metrics`], [`telemetry`], [`shutdown`]: the faces of the process
 //! * [`safetensors`], [`gguf`]: file formats, read strictly
 
 pub mod adapters;
+pub mod args;
+pub mod config;
 pub mod digest;
 pub mod engine;
 pub mod gguf;
+pub mod http;
 mod layers;
+pub mod metrics;
 pub mod model;
 pub mod safetensors;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,297 @@
+//! The command line as typed. Its comments are the manual. The only file that reads the environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::size::Size;
+
+/// Serves one base model and hundreds of its LoRA adapters, mixed in one batch.
+///
+/// Clients speak OpenAI's API (`/v1/completions`, `/v1/chat/completions`, the adapter as `model`) or LoRAX's
+/// (`/generate`, the adapter as `adapter_id`).
+#[derive(Debug, Parser)]
+#[command(name = "lorikeet", version, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Load a model, serve it and its adapters, and drain at SIGTERM.
+    Serve(Box<ServeArgs>),
+    /// Print what a model or an adapter is, and why it would be refused.
+    Inspect(InspectArgs),
+}
+
+/// What to look at.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A model or an adapter: a directory, a .gguf file, hf://OWNER/NAME, s3://BUCKET/KEY or https://…
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// The base model that an adapter is checked against.
+    #[arg(long, value_name = "SRC")]
+    pub model: Option<String>,
+    /// Where files from elsewhere are fetched from and kept.
+    #[command(flatten)]
+    pub sources: SourceArgs,
+}
+
+/// What to serve, where, within which bounds.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The base model: a directory in Hugging Face's layout, a .gguf file, hf://OWNER/NAME, s3://BUCKET/KEY or https://…
+    #[arg(long, env = "LORIKEET_MODEL", value_name = "SRC", help_heading = "Model")]
+    pub model: String,
+    /// The name that requests use for the base model. Default: the last part of the source.
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    pub served_name: Option<String>,
+    /// Quantize the weights while loading. GGUF files keep their own types.
+    #[arg(long, value_name = "TYPE", help_heading = "Model")]
+    pub quantize: Option<Quantize>,
+    /// Tokens of a sequence, prompt and output. Default: what the model was trained for, at most 32768.
+    #[arg(long, value_name = "TOKENS", help_heading = "Model")]
+    pub max_model_length: Option<usize>,
+    /// Threads that compute. Default: one a core.
+    #[arg(long, env = "LORIKEET_THREADS", value_name = "N", help_heading = "Model")]
+    pub threads: Option<std::num::NonZeroUsize>,
+
+    /// An adapter under a name. May be given again.
+    #[arg(long = "adapter", value_name = "NAME=SRC", help_heading = "Adapters")]
+    pub adapters: Vec<String>,
+    /// Every directory in this one is an adapter under its own name. One that is refused is reported and does not keep
+    /// the rest from being served.
+    #[arg(long = "adapters", value_name = "DIR", help_heading = "Adapters")]
+    pub adapters_dir: Option<PathBuf>,
+    /// Over the admin API, adapters may be read from paths below this directory, and from no other path. May be given
+    /// again.
+    #[arg(long = "source-root", value_name = "DIR", help_heading = "Adapters")]
+    pub source_roots: Vec<PathBuf>,
+    /// Greatest rank of an adapter.
+    #[arg(long, value_name = "RANK", default_value_t = 256, help_heading = "Adapters")]
+    pub max_rank: u32,
+    /// Where files from elsewhere are fetched from and kept.
+    #[command(flatten)]
+    pub sources: SourceArgs,
+
+    /// The public face: OpenAI's and LoRAX's API.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", help_heading = "Faces")]
+    pub listen: SocketAddr,
+    /// The admin face: adapters are loaded and unloaded here. Absent: there is none.
+    #[arg(long, value_name = "ADDR", help_heading = "Faces")]
+    pub admin_listen: Option<SocketAddr>,
+    /// The admin face's bearer token is this file's content.
+    #[arg(long, value_name = "FILE", help_heading = "Faces", conflicts_with = "admin_insecure")]
+    pub admin_token_file: Option<PathBuf>,
+    /// The admin face's certificate chain (PEM). Needed beyond loopback.
+    #[arg(long, value_name = "FILE", help_heading = "Faces", requires = "admin_tls_key")]
+    pub admin_tls_cert: Option<PathBuf>,
+    /// The admin face's private key (PEM).
+    #[arg(long, value_name = "FILE", help_heading = "Faces", requires = "admin_tls_cert")]
+    pub admin_tls_key: Option<PathBuf>,
+    /// No token and no TLS on the admin face. Only on a loopback address.
+    #[arg(long, help_heading = "Faces")]
+    pub admin_insecure: bool,
+    /// API keys of the public face, one a line, `#` for comments. Read anew when it changes. Each key has a prefix cache
+    /// of its own. Absent: everybody may ask.
+    #[arg(long, value_name = "FILE", help_heading = "Faces")]
+    pub api_keys_file: Option<PathBuf>,
+    /// Ask for a key on the public face's /metrics too: it names adapters.
+    #[arg(long, requires = "api_keys_file", help_heading = "Faces")]
+    pub metrics_need_key: bool,
+
+    /// Memory, queue and batch.
+    #[command(flatten)]
+    pub capacity: CapacityArgs,
+    /// What a caller may ask for.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// How it tells what it does.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Memory, queue and batch.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Capacity")]
+pub struct CapacityArgs {
+    /// Bytes of the KV cache. Default: enough for --max-sequences full sequences, at most a quarter of the memory that is
+    /// free.
+    #[arg(long, value_name = "BYTES")]
+    pub kv_memory: Option<Size>,
+    /// How keys and values are kept. auto: f16 beside quantized weights, else f32.
+    #[arg(long, value_name = "TYPE", default_value = "auto")]
+    pub kv_dtype: KvType,
+    /// Bytes of adapters that are resident for the next step.
+    #[arg(long, value_name = "BYTES", default_value = "8GiB")]
+    pub adapter_memory: Size,
+    /// Bytes of checked adapters in host memory.
+    #[arg(long, value_name = "BYTES", default_value = "16GiB")]
+    pub host_memory: Size,
+    /// Sequences that run at a time.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub max_sequences: usize,
+    /// Requests that wait at a time; one more is answered 429.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub max_queue: usize,
+    /// Tokens of one step: decoding sequences first, prompts in the rest.
+    #[arg(long, value_name = "TOKENS", default_value_t = 256)]
+    pub max_step_tokens: usize,
+    /// Do not share the keys and values of equal prefixes.
+    #[arg(long)]
+    pub no_prefix_cache: bool,
+    /// From SIGTERM: how long requests may still take. Those that take longer end with an error.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub drain_seconds: u64,
+}
+
+/// What a caller may ask for.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// From a request's arrival to its last token; then 504.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub request_timeout: u64,
+    /// Time for a request's head, and between two requests of a connection.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub header_timeout: u64,
+    /// Time for a request's body; then 408.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub body_timeout: u64,
+    /// Bytes of a body; more is 413.
+    #[arg(long, value_name = "BYTES", default_value = "4MiB")]
+    pub max_body: Size,
+    /// Bytes of all headers; more is 431.
+    #[arg(long, value_name = "BYTES", default_value = "32KiB")]
+    pub max_header: Size,
+    /// Number of headers; more is 431.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub max_headers: usize,
+    /// Bytes of the request target; more is 414.
+    #[arg(long, value_name = "BYTES", default_value = "8KiB")]
+    pub max_uri: Size,
+    /// Connections at a time.
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    pub max_connections: usize,
+    /// Choices of a prompt (n).
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub max_choices: u32,
+    /// Prompts of a body.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub max_prompts: usize,
+    /// Stop strings of a body.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub max_stop: usize,
+    /// Log-probabilities of one place.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub max_logprobs: u32,
+    /// Seconds after which a busy engine that makes no step counts as stuck: /health turns 503.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub stuck_after: u64,
+}
+
+/// How it tells what it does.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Logs")]
+pub struct LogArgs {
+    /// The form of a line.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// What is logged: a level, or tracing's directives (lorikeet_runtime::engine=debug,info).
+    #[arg(long, env = "LORIKEET_LOG", value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+/// Where files from elsewhere are fetched from and kept.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Sources")]
+pub struct SourceArgs {
+    /// Where fetched files are kept, by digest. Default: lorikeet in the user's cache directory.
+    #[arg(long, env = "LORIKEET_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Bytes of fetched files that are kept.
+    #[arg(long, value_name = "BYTES", default_value = "50GiB")]
+    pub cache_bytes: Size,
+    /// The Hugging Face hub.
+    #[arg(long, env = "HF_ENDPOINT", value_name = "URL", default_value = "https://huggingface.co")]
+    pub hf_endpoint: String,
+    /// The hub's token. Better from the environment: others can see a command line.
+    #[arg(long, env = "HF_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub hf_token: Option<String>,
+    /// An S3 endpoint other than Amazon's.
+    #[arg(long, env = "AWS_ENDPOINT_URL", value_name = "URL")]
+    pub s3_endpoint: Option<String>,
+    /// The region of s3:// sources.
+    #[arg(long, env = "AWS_REGION", value_name = "REGION")]
+    pub s3_region: Option<String>,
+    /// S3 access key. Better from the environment.
+    #[arg(long, env = "AWS_ACCESS_KEY_ID", hide_env_values = true, value_name = "ID")]
+    pub s3_access_key_id: Option<String>,
+    /// S3 secret. Better from the environment.
+    #[arg(long, env = "AWS_SECRET_ACCESS_KEY", hide_env_values = true, value_name = "SECRET")]
+    pub s3_secret_access_key: Option<String>,
+    /// S3 session token. Better from the environment.
+    #[arg(long, env = "AWS_SESSION_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub s3_session_token: Option<String>,
+    /// The user's cache directory.
+    #[arg(long, env = "XDG_CACHE_HOME", hide = true)]
+    pub xdg_cache_home: Option<PathBuf>,
+    /// The user's home directory.
+    #[arg(long, env = "HOME", hide = true)]
+    pub home: Option<PathBuf>,
+}
+
+/// A type to quantize to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Quantize {
+    /// 8 bits, blocks of 32.
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits, blocks of 256.
+    #[value(name = "q4_k")]
+    Q4K,
+}
+
+/// How keys and values are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KvType {
+    /// f16 beside quantized weights, else f32.
+    Auto,
+    /// 32 bits.
+    F32,
+    /// 16 bits.
+    F16,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_secret_of_the_environment_is_not_shown_by_the_manual() {
+        let help = Cli::command().find_subcommand_mut("serve").unwrap().render_long_help().to_string();
+        assert!(help.contains("[env: HF_TOKEN]"), "{help}");
+    }
+}

@@ -1,0 +1,170 @@
+//! The admin face's own calls: the desired set goes in, the reported set comes out. Types are `lorikeet-api`'s, which
+//! the operator shares.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode};
+use lorikeet_api::{
+    Accepted, AdapterReport, AdminError, AdminErrorBody, DesiredChange, DesiredSet, ErrorCode, ReportedSet,
+};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::error::{ApiError, Problem, shorten};
+use super::{App, body};
+use crate::adapters::store::StoreError;
+
+/// A long poll ends after so long, whatever was asked for: proxies in between have their own patience.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// An answer that is not 2xx.
+#[derive(Debug)]
+pub enum AdminFailure {
+    /// What the store says.
+    Store(ErrorCode, String),
+    /// What HTTP says.
+    Http(ApiError),
+}
+
+impl From<StoreError> for AdminFailure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.code, error.message)
+    }
+}
+
+impl From<Problem> for AdminFailure {
+    fn from(problem: Problem) -> Self {
+        Self::Http(problem.into())
+    }
+}
+
+impl IntoResponse for AdminFailure {
+    fn into_response(self) -> Response {
+        let (code, message) = match self {
+            Self::Http(error) => return error.into_response(),
+            Self::Store(code, message) => (code, message),
+        };
+        let status = status(code);
+        let kind = if status.is_server_error() { "server_error" } else { "invalid_request_error" };
+        let body = AdminError { error: AdminErrorBody { message, kind: kind.into(), param: None, code } };
+        let mut response = (status, Json(body)).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(http::header::RETRY_AFTER, http::HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// The store's codes as statuses.
+pub(super) const fn status(code: ErrorCode) -> StatusCode {
+    match code {
+        ErrorCode::InvalidRequest => StatusCode::BAD_REQUEST,
+        ErrorCode::SourceForbidden => StatusCode::FORBIDDEN,
+        ErrorCode::UnknownAdapter => StatusCode::NOT_FOUND,
+        ErrorCode::StaleVersion | ErrorCode::NameConflict => StatusCode::CONFLICT,
+        ErrorCode::DigestMismatch
+        | ErrorCode::TooLarge
+        | ErrorCode::InvalidConfig
+        | ErrorCode::InvalidWeights
+        | ErrorCode::BaseModelMismatch
+        | ErrorCode::UnsupportedFeature
+        | ErrorCode::RankExceeded
+        | ErrorCode::BudgetExceeded => StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorCode::SourceUnavailable | ErrorCode::SourceUnauthorized => StatusCode::BAD_GATEWAY,
+        ErrorCode::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::Internal | ErrorCode::Unknown => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+async fn typed<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body) -> Result<T, AdminFailure> {
+    let fields = body::json(headers, body, &app.admin_limits).await?;
+    serde_json::from_value(fields.into_rest().into())
+        .map_err(|error| AdminFailure::Store(ErrorCode::InvalidRequest, format!("body: {}", shorten(&error.to_string()))))
+}
+
+/// `PUT /admin/v1/adapters`.
+///
+/// # Errors
+/// 400 for a malformed set, 409 when its version is not newer.
+pub async fn put(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Accepted>, AdminFailure> {
+    let set: DesiredSet = typed(&app, &headers, body).await?;
+    Ok(Json(app.store.apply(set)?))
+}
+
+/// `PATCH /admin/v1/adapters`.
+///
+/// # Errors
+/// 400 for a malformed change, 409 when it was not computed against the version that is held.
+pub async fn patch(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Accepted>, AdminFailure> {
+    let change: DesiredChange = typed(&app, &headers, body).await?;
+    Ok(Json(app.store.change(change)?))
+}
+
+/// What a report is asked after.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct After {
+    instance: Option<String>,
+    after: Option<u64>,
+    wait_seconds: Option<f64>,
+}
+
+/// `GET /admin/v1/adapters`: at once, or when there is something new.
+///
+/// # Errors
+/// 400 for a malformed query.
+pub async fn report(
+    State(app): State<Arc<App>>,
+    query: Result<Query<After>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<ReportedSet>, AdminFailure> {
+    let Query(after) = query.map_err(|error| {
+        AdminFailure::Store(ErrorCode::InvalidRequest, format!("query: {}", shorten(&error.body_text())))
+    })?;
+    let Some(number) = after.after else { return Ok(Json(app.store.report())) };
+    let wait = after.wait_seconds.unwrap_or(0.0);
+    let wait = Duration::try_from_secs_f64(wait).map_err(|_| {
+        let message = format!("wait_seconds: expected a number of seconds, got {wait}");
+        AdminFailure::Store(ErrorCode::InvalidRequest, message)
+    })?;
+    let instance = after.instance.unwrap_or_default();
+    Ok(Json(app.store.report_after(&instance, number, wait.min(LONGEST_WAIT)).await))
+}
+
+/// `GET /admin/v1/adapters/{name}`.
+///
+/// # Errors
+/// 404.
+pub async fn one(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<Json<AdapterReport>, AdminFailure> {
+    app.store.adapter(&name).map(Json).ok_or_else(|| unknown(&name))
+}
+
+/// `DELETE /admin/v1/adapters/{name}`.
+///
+/// # Errors
+/// 404.
+pub async fn remove(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<Json<Accepted>, AdminFailure> {
+    Ok(Json(app.store.remove(&name)?))
+}
+
+fn unknown(name: &str) -> AdminFailure {
+    AdminFailure::Store(ErrorCode::UnknownAdapter, format!("name: no adapter has the name {:?}", shorten(name)))
+}

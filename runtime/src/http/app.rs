@@ -1,0 +1,153 @@
+//! What handlers share: the engine, the adapters, the model's words. Must not know a route.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::chat::Turn;
+use super::error::{self, ApiError, Problem};
+use super::fields::invalid;
+use super::limits::Limits;
+use super::models::ModelCard;
+use super::parameters::Bounds;
+use super::target::Target;
+use crate::adapters::pin::Pin;
+use crate::adapters::store::AdapterStore;
+use crate::engine::request::Failure;
+use crate::generate::Generator;
+use crate::metrics::sequence::Watch;
+use crate::metrics::{Metrics, TierFigures};
+use crate::text::{ChatTemplate, GenerationDefaults, Tokenizer};
+
+/// Texts of more bytes are tokenized beside the threads that answer.
+const INLINE: usize = 8 << 10;
+
+/// Everything that handlers share.
+pub struct App {
+    /// Starts sequences.
+    pub generator: Generator,
+    /// The adapters.
+    pub store: AdapterStore,
+    /// The base model's chat template.
+    pub template: Option<ChatTemplate>,
+    /// What the model's `generation_config.json` says.
+    pub defaults: GenerationDefaults,
+    /// The base model.
+    pub card: ModelCard,
+    /// The figures.
+    pub metrics: Arc<Metrics>,
+    /// What a caller of the public face may ask for.
+    pub limits: Limits,
+    /// The same of the admin face.
+    pub admin_limits: Limits,
+    /// A busy engine that begins no step for so long is stuck.
+    pub stuck_after: Duration,
+    /// Set when the replica takes no new work.
+    pub draining: AtomicBool,
+}
+
+impl App {
+    /// The tokenizer.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        self.generator.tokenizer()
+    }
+
+    /// Tokens of a sequence, prompt and output.
+    #[must_use]
+    pub fn context(&self) -> usize {
+        self.generator.engine().context()
+    }
+
+    /// Token ids are below this.
+    #[must_use]
+    pub fn vocabulary(&self) -> usize {
+        self.generator.engine().vocabulary()
+    }
+
+    /// What parameters are checked against.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds<'_> {
+        Bounds { limits: &self.limits, defaults: &self.defaults, vocabulary: self.vocabulary() }
+    }
+
+    /// The ids of a text.
+    ///
+    /// # Errors
+    /// 400 when the tokenizer cannot take it.
+    pub async fn encode(&self, text: String, add_special: bool) -> Result<Vec<u32>, ApiError> {
+        let tokenizer = self.tokenizer().clone();
+        let large = text.len() > INLINE;
+        let encode = move || tokenizer.encode(&text, add_special).map_err(|error| error.to_string());
+        beside(large, encode).await?.map_err(|error| invalid("prompt", &error).into())
+    }
+
+    /// The prompt of a chat.
+    ///
+    /// # Errors
+    /// 400 when the model has no template, or its template refuses the messages.
+    pub async fn render(&self, messages: Vec<Value>, turn: Turn) -> Result<String, ApiError> {
+        let Some(template) = self.template.clone() else {
+            let what = "the model has no chat template: use /v1/completions";
+            return Err(invalid("messages", what).into());
+        };
+        let texts = messages.iter().filter_map(|message| message.get("content")?.as_str());
+        let large = texts.map(str::len).sum::<usize>() > INLINE;
+        let render = move || {
+            template
+                .render(&messages, turn.add_generation_prompt, turn.continue_final_message)
+                .map_err(|error| error::shorten(&error.to_string()))
+        };
+        beside(large, render).await?.map_err(|error| invalid("messages", &error).into())
+    }
+
+    /// The adapter's weights, held; cold ones are waited for until `deadline`.
+    pub(crate) async fn pin(
+        &self,
+        target: &Target,
+        deadline: Instant,
+        watches: &[Watch],
+    ) -> Result<Option<Pin>, ApiError> {
+        let Target::Adapter(name) = target else { return Ok(None) };
+        if let Some(pin) = self.store.try_pin(name) {
+            return Ok(Some(pin));
+        }
+        watches.iter().for_each(Watch::cold_start);
+        match tokio::time::timeout_at(deadline.into(), self.store.pin(name)).await {
+            Ok(Ok(pin)) => Ok(Some(pin)),
+            Ok(Err(error)) => Err(Problem::from(error).into()),
+            Err(_) => Err(Failure::DeadlineExceeded.into()),
+        }
+    }
+
+    /// The engine's refusal, with an honest time to come back.
+    #[must_use]
+    pub fn busy(&self, failure: Failure) -> ApiError {
+        ApiError::from(failure).after(self.metrics.retry_after())
+    }
+
+    /// Figures of the adapters' tiers.
+    #[must_use]
+    pub fn tiers(&self) -> TierFigures {
+        TierFigures::default()
+    }
+}
+
+/// Runs `work` here, or beside the threads that answer where it is large. A panic in it fails this request alone.
+async fn beside<T: Send + 'static>(
+    large: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = if large {
+        tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
+    } else {
+        catch_unwind(AssertUnwindSafe(work)).map_err(|_| "panicked".to_owned())
+    };
+    done.map_err(|error| {
+        tracing::error!(error, "the tokenizer or the template failed");
+        Problem::Internal.into()
+    })
+}

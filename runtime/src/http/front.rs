@@ -1,0 +1,173 @@
+//! What every request passes on its way in and out: its id, the bounds of its head, a net under its handler, the log
+//! line. Never logs a body, a header's value or a query.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use futures::FutureExt as _;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
+
+use super::App;
+use super::auth::{Caller, Keys};
+use super::error::{ApiError, Code, Problem};
+use super::limits::Limits;
+
+/// The header that carries a request's id, in and out.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const LONGEST_ID: usize = 128;
+
+/// Who asks, and under which number: every handler may take it.
+#[derive(Clone, Debug, Default)]
+pub struct Asker {
+    /// The request's id, its own or made here.
+    pub request_id: Arc<str>,
+    /// Whose key it was.
+    pub caller: Caller,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Asker {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(|| Problem::Internal.into())
+    }
+}
+
+/// The outermost layer of both faces.
+pub async fn pass(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let request_id = request_id(request.headers());
+    let route = request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
+    let method = request.method().clone();
+    request.extensions_mut().insert(Asker { request_id: Arc::clone(&request_id), caller: Caller::default() });
+    let mut response = match check_head(request.uri(), request.headers(), &app.limits) {
+        Err(problem) => ApiError::from(problem).into_response(),
+        Ok(()) => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+            Ok(response) => response,
+            Err(_) => {
+                tracing::error!(%request_id, route, "a handler panicked; only its request failed");
+                ApiError::from(Problem::Internal).into_response()
+            }
+        },
+    };
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    app.metrics.answered(&route, response.status().as_u16());
+    log(&method, &route, &request_id, &response, begun);
+    response
+}
+
+/// Refuses whoever has no key, and notes whose key it is.
+pub async fn with_key(State(keys): State<Keys>, mut request: Request, next: Next) -> Response {
+    match keys.caller(request.headers()) {
+        Ok(caller) => {
+            if let Some(asker) = request.extensions_mut().get_mut::<Asker>() {
+                asker.caller = caller;
+            }
+            next.run(request).await
+        }
+        Err(problem) => ApiError::from(problem).into_response(),
+    }
+}
+
+/// Refuses what a browser was made to send: another site's page (`Origin`), or one whose name was bound to this
+/// address (`Host`). For a face that asks for no token.
+pub async fn from_loopback(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let host = headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if headers.contains_key(http::header::ORIGIN) || !loopback(host) {
+        let message = "host: expected a loopback address and no Origin: this face is open to local programs alone";
+        return ApiError::from(Problem::Forbidden(message.into())).into_response();
+    }
+    next.run(request).await
+}
+
+fn loopback(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || address.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+}
+
+fn check_head(uri: &Uri, headers: &HeaderMap, limits: &Limits) -> Result<(), Problem> {
+    let target = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
+    if target > limits.uri_bytes {
+        return Err(Problem::UriTooLong(limits.uri_bytes));
+    }
+    if headers.len() > limits.headers {
+        let message = format!("headers: expected at most {}, got {}", limits.headers, headers.len());
+        return Err(Problem::HeadersTooLarge(message));
+    }
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if bytes > limits.header_bytes {
+        let message = format!("headers: expected at most {} bytes, got {bytes}", limits.header_bytes);
+        return Err(Problem::HeadersTooLarge(message));
+    }
+    Ok(())
+}
+
+/// The caller's id where it is short and plain, else one of our own.
+fn request_id(headers: &HeaderMap) -> Arc<str> {
+    let plain = |id: &&str| {
+        (1..=LONGEST_ID).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte))
+    };
+    match headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(plain) {
+        Some(id) => id.into(),
+        None => {
+            use std::hash::BuildHasher as _;
+            let random = std::collections::hash_map::RandomState::new();
+            format!("{:016x}{:016x}", random.hash_one(0), random.hash_one(1)).into()
+        }
+    }
+}
+
+fn log(method: &http::Method, route: &str, request_id: &str, response: &Response, begun: Instant) {
+    let status = response.status().as_u16();
+    let millis = begun.elapsed().as_millis();
+    let code = response.extensions().get::<Code>().map_or("", |code| code.0);
+    let quiet = matches!(route, "/health" | "/ready" | "/ping" | "/metrics");
+    match response.status() {
+        status_code if status_code.is_server_error() && status_code != StatusCode::SERVICE_UNAVAILABLE => {
+            tracing::error!(%method, route, request_id, status, code, millis, "answered");
+        }
+        _ if quiet => tracing::debug!(%method, route, request_id, status, code, millis, "answered"),
+        _ => tracing::info!(%method, route, request_id, status, code, millis, "answered"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_id_is_kept_only_where_it_is_short_and_plain() {
+        let id = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_static(value));
+            request_id(&headers)
+        };
+        assert_eq!(&*id("trace-1:a.b_c"), "trace-1:a.b_c");
+        for odd in ["", "a b", "a\"b", "<script>"] {
+            assert_eq!(id(odd).len(), 32, "{odd}");
+        }
+    }
+
+    #[test]
+    fn only_names_of_this_machine_are_loopback() {
+        for host in ["localhost", "localhost:8081", "127.0.0.1:8081", "[::1]:8081", "[::1]"] {
+            assert!(loopback(host), "{host}");
+        }
+        for host in ["", "evil.example", "localhost.evil.example:80", "127.0.0.1.evil.example", "10.0.0.1:8081"] {
+            assert!(!loopback(host), "{host}");
+        }
+    }
+}
