@@ -9,6 +9,7 @@
 //! * [`args`], [`config`]: the command line as typed, as checked
 //! * [`http`], [`metrics`], [`telemetry`], [`shutdown`]: the faces of the process
 //! * [`safetensors`], [`gguf`]: file formats, read strictly
+//! * [`text`]: text and tokens: tokenizer, chat template, stop strings
 
 pub mod adapters;
 pub mod args;
@@ -23,3 +24,4 @@ pub mod model;
 pub mod safetensors;
 pub mod shutdown;
 pub mod telemetry;
+pub mod text;
