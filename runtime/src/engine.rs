@@ -9,6 +9,8 @@
 
 pub mod batch;
 pub mod blocks;
+#[cfg(test)]
+mod chaos;
 mod client;
 pub mod config;
 pub mod fairness;

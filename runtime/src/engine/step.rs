@@ -103,6 +103,11 @@ impl Core {
         self.scheduler.is_empty()
     }
 
+    #[cfg(test)]
+    pub(crate) fn scheduler(&self) -> &Scheduler<Live> {
+        &self.scheduler
+    }
+
     /// Publishes the figures; with `wait` surely, else unless a reader is in the way.
     pub(crate) fn report(&mut self, wait: bool) {
         self.reporter.report(&self.scheduler, wait);
