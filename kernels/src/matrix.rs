@@ -9,6 +9,8 @@ use blocks::BlockMatrix;
 pub use blocks::{BlockError, BlockType};
 use plain::Plain;
 
+use crate::device::Device;
+
 /// The number format of plain weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
@@ -100,6 +102,15 @@ impl Matrix {
             return Err(MatrixError::Empty { n, k });
         }
         Ok(Matrix { n, k, storage: Storage::Blocks(BlockMatrix::from_blocks(kind, n, k, bytes)?) })
+    }
+
+    /// The same weights as Q8_0 or Q4_K, with the quality of llama.cpp's. Q4_K takes rows of any multiple of 32 here.
+    ///
+    /// # Errors
+    /// When `kind` is another type, `k` is no multiple of 32, or a weight is not finite or beyond f16's range.
+    pub fn quantize(&self, dev: &Device, kind: BlockType) -> Result<Matrix, MatrixError> {
+        let blocks = BlockMatrix::quantize(dev, kind, (self.n, self.k), |i, out| self.row(i, out))?;
+        Ok(Matrix { n: self.n, k: self.k, storage: Storage::Blocks(blocks) })
     }
 
     /// Outputs.

@@ -6,11 +6,15 @@
 //! that is exact. The last tile is filled up with zero scales. This file must not know how a product is computed.
 
 mod decode;
+mod encode;
 mod pack;
 #[cfg(test)]
 mod tests;
 
+use std::sync::{Mutex, PoisonError};
+
 use crate::aligned::Aligned;
+use crate::device::Device;
 
 pub(crate) use pack::{Spec, TILE, quant, scale};
 
@@ -132,7 +136,7 @@ pub enum BlockError {
         got: usize,
     },
     /// A scale or minimum is infinite or not a number.
-    #[error("{kind}: row {row}, values from {column}: the scale or minimum is not finite")]
+    #[error("{kind}: row {row}, values from {column}: a scale, minimum or value is not finite")]
     NotFinite {
         /// The block type.
         kind: BlockType,
@@ -140,6 +144,12 @@ pub enum BlockError {
         row: usize,
         /// The first value of the block.
         column: usize,
+    },
+    /// Only Q8_0 and Q4_K are made here.
+    #[error("{kind}: weights are quantized to Q8_0 or Q4_K only")]
+    NoEncoder {
+        /// The block type.
+        kind: BlockType,
     },
     /// The shape does not fit the address space.
     #[error("{kind}: a matrix of {n} x {k} is larger than memory")]
@@ -185,11 +195,53 @@ impl BlockMatrix {
         }
         let mut matrix = BlockMatrix::zeros(kind, n, k)?;
         let mut decoded = vec![decode::Decoded::default(); k / BLOCK];
-        for (row, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
-            decode::row(kind, bytes, &mut decoded);
-            matrix.put_row(row, &decoded)?;
+        for (tile, (bytes, (quants, scales))) in
+            bytes.chunks(TILE * row_bytes).zip(matrix.tiles_mut()).enumerate()
+        {
+            for (lane, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
+                decode::row(kind, bytes, &mut decoded);
+                pack::put(kind, TILE * tile + lane, &decoded, (quants, scales))?;
+            }
         }
         Ok(matrix)
+    }
+
+    /// Quantizes `n` rows of `k` values, a multiple of 32, to Q8_0 or Q4_K; `read` writes a row.
+    ///
+    /// # Errors
+    /// Another type, a `k` that is no multiple of 32, a row whose values are not finite or whose scale is beyond f16.
+    pub(crate) fn quantize(
+        dev: &Device,
+        kind: BlockType,
+        (n, k): (usize, usize),
+        read: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<BlockMatrix, BlockError> {
+        if !matches!(kind, BlockType::Q8_0 | BlockType::Q4K) {
+            return Err(BlockError::NoEncoder { kind });
+        }
+        if !k.is_multiple_of(BLOCK) || k == 0 {
+            return Err(BlockError::Ragged { kind, k, block: BLOCK });
+        }
+        let mut matrix = BlockMatrix::zeros(kind, n, k)?;
+        let tiles: Vec<_> = matrix.tiles_mut().map(Mutex::new).collect();
+        let failed = Mutex::new(None);
+        dev.parallel(tiles.len(), |tile| {
+            let mut bytes = tiles[tile].lock().unwrap_or_else(PoisonError::into_inner);
+            let (quants, scales) = &mut *bytes;
+            let (mut x, mut decoded) = (vec![0.0; k], vec![decode::Decoded::default(); k / BLOCK]);
+            for row in TILE * tile..n.min(TILE * (tile + 1)) {
+                read(row, &mut x);
+                encode::row(kind, &x, &mut decoded);
+                if let Err(error) = pack::put(kind, row, &decoded, (quants, scales)) {
+                    failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                }
+            }
+        });
+        drop(tiles);
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(matrix),
+        }
     }
 
     /// The block type.

@@ -67,11 +67,11 @@ fn the_product_is_that_of_the_values_within_the_rounding_of_the_inputs() {
             let mut weights = vec![0.0; k];
             let parts = [matrix];
             let out = product(&portable(), &x, &parts, Some(&bias));
-            for o in 0..n {
+            for (o, bias) in bias.iter().enumerate() {
                 parts[0].row(o, &mut weights);
                 let size = weights.iter().map(|w| w * w).sum::<f32>().sqrt();
                 for r in 0..3 {
-                    let expected = dot(x.row(r), &weights) + f64::from(bias[o]);
+                    let expected = dot(x.row(r), &weights) + f64::from(*bias);
                     let error = (f64::from(out.row(r)[o]) - expected).abs();
                     assert!(
                         error <= 0.02 * f64::from(size),

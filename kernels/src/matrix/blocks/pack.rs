@@ -86,26 +86,11 @@ impl BlockMatrix {
         Ok(BlockMatrix { kind, n, k, quants: Aligned::zeros(quants), scales: Aligned::zeros(scales) })
     }
 
-    /// Packs one row of decoded blocks.
-    pub(super) fn put_row(&mut self, row: usize, decoded: &[Decoded]) -> Result<(), BlockError> {
-        let (spec, lane) = (self.kind.spec(), row % TILE);
-        let first = row / TILE * self.blocks();
-        for (b, block) in decoded.iter().enumerate() {
-            let used = spec.scales();
-            if !block.scales[..used].iter().chain(&block.minima[..used]).all(|v| v.is_finite()) {
-                return Err(BlockError::NotFinite { kind: self.kind, row, column: b * BLOCK });
-            }
-            let quants = &mut self.quants[(first + b) * spec.quant_bytes()..][..spec.quant_bytes()];
-            put_quants(spec, lane, &block.quants, quants);
-            let scales = &mut self.scales[(first + b) * spec.scale_bytes()..][..spec.scale_bytes()];
-            for s in 0..used {
-                put_scale(spec, s, lane, block.scales[s], scales);
-                if spec.affine {
-                    put_scale(spec, used + s, lane, block.minima[s], scales);
-                }
-            }
-        }
-        Ok(())
+    /// Cuts the matrix into its tiles, to be filled with [`put`]: the integers and the scales of each.
+    pub(super) fn tiles_mut(&mut self) -> impl Iterator<Item = (&mut [u8], &mut [u8])> {
+        let (spec, blocks) = (self.kind.spec(), self.blocks());
+        let quants = self.quants.chunks_exact_mut(blocks * spec.quant_bytes());
+        quants.zip(self.scales.chunks_exact_mut(blocks * spec.scale_bytes()))
     }
 
     /// Row `row` as f32, exactly as the type defines its values.
@@ -127,6 +112,35 @@ impl BlockMatrix {
             }
         }
     }
+}
+
+/// Packs the decoded blocks of row `row` into its tile.
+///
+/// # Errors
+/// A scale or minimum is not finite.
+pub(super) fn put(
+    kind: BlockType,
+    row: usize,
+    decoded: &[Decoded],
+    (quants, scales): (&mut [u8], &mut [u8]),
+) -> Result<(), BlockError> {
+    let (spec, lane) = (kind.spec(), row % TILE);
+    let used = spec.scales();
+    let quants = quants.chunks_exact_mut(spec.quant_bytes());
+    let scales = scales.chunks_exact_mut(spec.scale_bytes());
+    for (b, ((block, quants), scales)) in decoded.iter().zip(quants).zip(scales).enumerate() {
+        if !block.scales[..used].iter().chain(&block.minima[..used]).all(|v| v.is_finite()) {
+            return Err(BlockError::NotFinite { kind, row, column: b * BLOCK });
+        }
+        put_quants(spec, lane, &block.quants, quants);
+        for s in 0..used {
+            put_scale(spec, s, lane, block.scales[s], scales);
+            if spec.affine {
+                put_scale(spec, used + s, lane, block.minima[s], scales);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn put_quants(spec: Spec, lane: usize, values: &[u8; BLOCK], tile: &mut [u8]) {
