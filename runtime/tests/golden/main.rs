@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where its own plumbing breaks")]
 
 mod driver;
+mod engine;
 mod forms;
 mod suite;
 
