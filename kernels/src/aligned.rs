@@ -10,17 +10,29 @@ use half::{bf16, f16};
 ///
 /// # Safety
 /// Implementors are plain numbers: no padding, no invalid bit pattern, alignment at most 64.
-pub(crate) unsafe trait Number: Copy + Send + Sync + 'static {}
+pub(crate) unsafe trait Number: Copy + Send + Sync + 'static {
+    const ZERO: Self;
+}
 // SAFETY: primitive numbers.
-unsafe impl Number for u8 {}
+unsafe impl Number for u8 {
+    const ZERO: u8 = 0;
+}
 // SAFETY: primitive numbers.
-unsafe impl Number for i8 {}
+unsafe impl Number for i8 {
+    const ZERO: i8 = 0;
+}
 // SAFETY: primitive numbers.
-unsafe impl Number for f32 {}
+unsafe impl Number for f32 {
+    const ZERO: f32 = 0.0;
+}
 // SAFETY: a transparent u16.
-unsafe impl Number for f16 {}
+unsafe impl Number for f16 {
+    const ZERO: f16 = f16::ZERO;
+}
 // SAFETY: a transparent u16.
-unsafe impl Number for bf16 {}
+unsafe impl Number for bf16 {
+    const ZERO: bf16 = bf16::ZERO;
+}
 
 const LINE: usize = 64;
 

@@ -3,7 +3,7 @@
 //! table `[vocabulary, cols]`, out and y `[rows, cols]`, ids `[rows]`.
 
 use crate::device::Device;
-use crate::low_rank::Segment;
+use crate::low_rank::{self, Segment};
 use crate::matrix::Matrix;
 use crate::tensor::Tensor;
 
@@ -26,13 +26,8 @@ pub fn embed(dev: &Device, table: &Matrix, ids: &[u32], scale: f32, out: &mut Te
 /// When the shapes do not fit, segments overlap, or an id is not below the update's inputs.
 pub fn embed_low_rank(dev: &Device, ids: &[u32], segments: &[Segment<'_>], scale: f32, y: &mut Tensor) {
     assert_eq!(y.rows(), ids.len(), "embed_low_rank: one id a row");
-    crate::low_rank::check_segments(segments, y);
-    for segment in segments {
-        for row in segment.rows.clone() {
-            segment.update.add_column(ids[row] as usize, scale, y.row_mut(row));
-        }
-    }
-    let _ = dev;
+    low_rank::check_segments(segments, y);
+    low_rank::apply_columns(dev, ids, scale, segments, y);
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! x `[rows, inputs]`, A `[rank, inputs]`, B `[n, rank]` (kept as `[rank, n]`), y `[rows, outputs]`; `n = p.columns.len()`.
 //! Ranks are exact: rank 8 costs rank 8. Rows of no segment are never touched.
 
+mod product;
+
 use std::ops::Range;
 
 use half::{bf16, f16};
@@ -12,6 +14,8 @@ use crate::aligned::Aligned;
 use crate::device::Device;
 use crate::matrix::Dtype;
 use crate::tensor::Tensor;
+
+pub(crate) use product::apply_columns;
 
 /// Little-endian row-major numbers, as a file has them.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +78,8 @@ pub enum LowRankError {
 pub struct LowRank {
     inputs: usize,
     outputs: usize,
+    /// The ranks of all pieces.
+    rank: usize,
     pieces: Vec<Packed>,
 }
 
@@ -81,6 +87,8 @@ pub struct LowRank {
 struct Packed {
     columns: Range<usize>,
     rank: usize,
+    /// The ranks of the pieces before it.
+    before: usize,
     /// `[rank, inputs]`.
     a: Weights,
     /// `[rank, columns.len()]`.
@@ -120,7 +128,14 @@ impl LowRank {
                 return Err(LowRankError::Overlap(other.columns.clone(), piece.columns.clone()));
             }
         }
-        Ok(LowRank { inputs, outputs, pieces: pieces.into_iter().map(|piece| pack(inputs, piece)).collect() })
+        let mut rank = 0;
+        let pack = |piece: Piece<'_>| {
+            let packed = pack(inputs, piece, rank);
+            rank += packed.rank;
+            packed
+        };
+        let pieces: Vec<Packed> = pieces.into_iter().map(pack).collect();
+        Ok(LowRank { inputs, outputs, rank, pieces })
     }
 
     /// The length of an input row.
@@ -141,33 +156,6 @@ impl LowRank {
         let vector = |v: &Option<Vec<f32>>| v.as_ref().map_or(0, |v| v.len() * 4);
         let piece = |p: &Packed| p.a.bytes() + p.b.bytes() + vector(&p.bias) + vector(&p.magnitude);
         size_of::<LowRank>() + self.pieces.iter().map(|p| size_of::<Packed>() + piece(p)).sum::<usize>()
-    }
-
-    /// `y += scale * s * B A[:, column]`.
-    pub(crate) fn add_column(&self, column: usize, scale: f32, y: &mut [f32]) {
-        assert!(column < self.inputs, "column {column} of an update of {} inputs", self.inputs);
-        for piece in &self.pieces {
-            let u: Vec<f32> = (0..piece.rank).map(|r| piece.a.get(r * self.inputs + column)).collect();
-            piece.expand(&u, scale, None, y);
-        }
-    }
-}
-
-impl Packed {
-    /// Adds `scale * s * (B u + bias)` to the piece's columns of `y`.
-    fn expand(&self, u: &[f32], scale: f32, base_bias: Option<&[f32]>, y: &mut [f32]) {
-        let n = self.columns.len();
-        for (i, column) in self.columns.clone().enumerate() {
-            let sum: f32 = u.iter().enumerate().map(|(r, u)| u * self.b.get(r * n + i)).sum();
-            let delta = scale * (sum * self.scale + self.bias.as_ref().map_or(0.0, |bias| bias[i]));
-            y[column] = match &self.magnitude {
-                None => y[column] + delta,
-                Some(magnitude) => {
-                    let base = base_bias.map_or(0.0, |bias| bias[column]);
-                    base + magnitude[i] * ((y[column] - base) + delta)
-                }
-            };
-        }
     }
 }
 
@@ -191,14 +179,6 @@ impl Weights {
                 out.iter_mut().zip(pairs).for_each(|(x, b)| *x = bf16::from_le_bytes(*b));
                 Weights::Bf16(out)
             }
-        }
-    }
-
-    fn get(&self, i: usize) -> f32 {
-        match self {
-            Weights::F32(w) => w[i],
-            Weights::F16(w) => w[i].to_f32(),
-            Weights::Bf16(w) => w[i].to_f32(),
         }
     }
 
@@ -237,7 +217,7 @@ fn check_piece(inputs: usize, outputs: usize, piece: &Piece<'_>) -> Result<(), L
     Ok(())
 }
 
-fn pack(inputs: usize, piece: Piece<'_>) -> Packed {
+fn pack(inputs: usize, piece: Piece<'_>, before: usize) -> Packed {
     debug_assert_eq!(piece.a.bytes.len(), inputs * piece.rank * piece.a.dtype.bytes());
     let (n, rank, width) = (piece.columns.len(), piece.rank, piece.b.dtype.bytes());
     let mut transposed = vec![0_u8; piece.b.bytes.len()];
@@ -250,6 +230,7 @@ fn pack(inputs: usize, piece: Piece<'_>) -> Packed {
     Packed {
         columns: piece.columns,
         rank,
+        before,
         a: Weights::read(piece.a),
         b: Weights::read(Numbers { dtype: piece.b.dtype, bytes: &transposed }),
         scale: piece.scale,
@@ -289,20 +270,10 @@ pub fn low_rank(
     if let Some(bias) = base_bias {
         assert_eq!(bias.len(), y.cols(), "low_rank: the base bias's length");
     }
-    for segment in segments {
-        let update = segment.update;
+    for Segment { update, .. } in segments {
         assert_eq!(update.inputs, x.cols(), "low_rank: an update's inputs and the input's columns");
-        for row in segment.rows.clone() {
-            for piece in &update.pieces {
-                let shrink = |r: usize| -> f32 {
-                    x.row(row).iter().enumerate().map(|(j, x)| x * piece.a.get(r * update.inputs + j)).sum()
-                };
-                let u: Vec<f32> = (0..piece.rank).map(shrink).collect();
-                piece.expand(&u, 1.0, base_bias, y.row_mut(row));
-            }
-        }
     }
-    let _ = dev;
+    product::apply(dev, x, base_bias, segments, y);
 }
 
 #[cfg(test)]
