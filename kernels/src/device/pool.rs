@@ -164,7 +164,7 @@ impl Shared {
         let mut waiting = Waiting::new();
         loop {
             let state = self.state.0.load(SeqCst);
-            if state & OPEN != 0 && state / REGION != last {
+            if is_new(state, last) {
                 if self.state.0.compare_exchange_weak(state, state + WORKER, SeqCst, Relaxed).is_ok() {
                     return Some(state / REGION);
                 }
@@ -178,8 +178,7 @@ impl Shared {
             }
             self.asleep[index].store(true, SeqCst);
             // Looked at once more after the flag: a caller either sees the flag or is seen here.
-            let state = self.state.0.load(SeqCst);
-            if !(state & OPEN != 0 && state / REGION != last) && !self.stop.load(SeqCst) {
+            if !is_new(self.state.0.load(SeqCst), last) && !self.stop.load(SeqCst) {
                 thread::park();
             }
             self.asleep[index].store(false, SeqCst);
@@ -225,6 +224,11 @@ impl Shared {
     }
 }
 
+/// Whether a region is open that is not the `last`.
+fn is_new(state: u64, last: u64) -> bool {
+    state & OPEN != 0 && state / REGION != last
+}
+
 /// The first microseconds of a wait.
 struct Waiting {
     turns: u32,
@@ -239,7 +243,7 @@ impl Waiting {
     /// Waits a moment; `false` when it is time to sleep.
     fn spin(&mut self) -> bool {
         self.turns += 1;
-        if self.turns % 16 != 0 {
+        if !self.turns.is_multiple_of(16) {
             std::hint::spin_loop();
             return true;
         }

@@ -159,9 +159,9 @@ impl F32x16 for Portable {
     #[inline(always)]
     unsafe fn where_less(self, a: Self, b: Self, other: Self) -> Self {
         let mut out = other.0;
-        for i in 0..LANES {
+        for (i, out) in out.iter_mut().enumerate() {
             if a.0[i] < b.0[i] {
-                out[i] = self.0[i];
+                *out = self.0[i];
             }
         }
         Portable(out)
