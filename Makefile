@@ -33,4 +33,4 @@ test: ## everything: installs what the tests need, lints, all tests, all suites 
 bench: ## the benchmark table, with the peers llama.cpp and transformers + PEFT beside us (an hour)
 	tests/setup.sh python smollm2 llama.cpp peers
 	cargo build --release --bin lorikeet --bin lorikeet-bench
-	.venv/bin/python tests/bench/compare.py
+	.venv/bin/python tests/bench/compare

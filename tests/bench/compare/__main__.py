@@ -1,0 +1,160 @@
+"""Lorikeet beside llama.cpp's server and transformers + PEFT: the same model, the same adapters, the same cores, one run.
+
+usage: python tests/bench/compare [--quick] [--models q4_1,bf16] [--peers llama.cpp,peft] [--repeats 3] [--json FILE]
+Prints one table of medians, tokens a second of all users together unless the column says otherwise, and writes JSON.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+import cold
+import files
+import servers
+
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../../.."))
+SMOLLM2 = os.path.join(ROOT, ".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf")
+WORDS = os.path.join(ROOT, "tests/bench/src/words.txt")
+BASE, QV, MIXED, IDLE = "base only", "rank 8 on q, v", "ranks 8-64 on all linear", "idle"
+CASES = [(BASE, 1), (BASE, 8), (BASE, 25), (QV, 1), (QV, 25), (MIXED, 1), (MIXED, 25), (IDLE, 25)]
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one repeat, a third of the requests")
+    parser.add_argument("--models", default="q4_1,bf16")
+    parser.add_argument("--peers", default="llama.cpp,peft")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--target", default=os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")))
+    parser.add_argument("--json", default=os.path.join(ROOT, ".cache/bench/compare.json"))
+    options = parser.parse_args()
+    options.repeats = 1 if options.quick else options.repeats
+    options.peers = [peer for peer in options.peers.split(",") if peer]
+    return options
+
+
+class Comparison:
+    """Runs cases and keeps what was measured."""
+
+    def __init__(self, options):
+        self.options = options
+        self.folder = os.path.join(ROOT, ".cache/bench")
+        self.log = os.path.join(self.folder, "servers.log")
+        os.makedirs(self.folder, exist_ok=True)
+        self.lorikeet = os.path.join(options.target, "release/lorikeet")
+        self.bench = os.path.join(options.target, "release/lorikeet-bench")
+        self.llama = os.path.join(ROOT, ".cache/llama.cpp/bin/llama-server")
+        self.sets = {BASE: [], **files.adapters(self.folder)}
+        self.rows = []
+
+    def model(self, kind):
+        """(for Lorikeet, for llama.cpp, for transformers)"""
+        needs_torch = kind == "bf16" or "peft" in self.options.peers
+        folder = os.path.join(self.folder, "smollm2-bf16")
+        original = files.hugging_face(SMOLLM2, folder) if needs_torch else None
+        if kind == "q4_1":
+            return SMOLLM2, SMOLLM2, original
+        return original, files.bf16_gguf(SMOLLM2, os.path.join(self.folder, "smollm2-bf16.gguf")), original
+
+    def requests(self, users):
+        return users * (1 if self.options.quick else 3) + (4 if users == 1 else 0)
+
+    def ours(self, model, case, users, seed):
+        asked = [] if case == IDLE else self.sets[case]
+        with servers.lorikeet(self.lorikeet, model, self.sets[case], self.options.threads, self.log) as server:
+            if case == IDLE:  # each is asked once, so that all are loaded
+                servers.load(self.bench, server, "completions", self.sets[case], 1, 1, seed)
+            return servers.load(self.bench, server, "completions", asked, users, self.requests(users), seed)
+
+    def llama_cpp(self, model, case, users, seed):
+        adapters = self.sets[case]
+        with servers.llama_cpp(self.llama, model, adapters, users, self.options.threads, self.log) as server:
+            return servers.load(self.bench, server, "llama-cpp", adapters, users, self.requests(users), seed)
+
+    def peft(self, model, case, users):
+        job = {
+            "model": model, "adapters": [(name, peft) for name, peft, _, _ in self.sets[case]], "users": users,
+            "threads": self.options.threads, "repeats": self.options.repeats, "seed": 1, "words": WORDS, "dtype": "float32",
+        }
+        program = os.path.join(os.path.dirname(__file__), "peft_batch.py")
+        with open(self.log, "ab") as log:
+            ended = subprocess.run([sys.executable, program], input=json.dumps(job), stdout=subprocess.PIPE, stderr=log, text=True)
+        if ended.returncode != 0:
+            raise SystemExit(f"peft_batch.py ended; see {self.log}")
+        return json.loads(ended.stdout)
+
+    def case(self, kind, models, case, users):
+        """Repeats of a case, ours and the peer's in turn."""
+        ours, theirs = [], []
+        for seed in range(1, self.options.repeats + 1):
+            ours.append(self.ours(models[0], case, users, seed))
+            if "llama.cpp" in self.options.peers and case != IDLE:
+                theirs.append(self.llama_cpp(models[1], case, users, seed))
+        peft = self.peft(models[2], case, users) if "peft" in self.options.peers and case != IDLE and users != 8 else []
+        row = {"model": kind, "case": case, "users": users, "lorikeet": ours, "llama.cpp": theirs, "peft": peft}
+        self.rows.append(row)
+        print(" | ".join(cells(row)), file=sys.stderr, flush=True)
+
+
+def median(reports, *path):
+    values = []
+    for report in reports:
+        for name in path:
+            report = report[name] if report else None
+        if report is not None:
+            values.append(report)
+    return statistics.median(values) if values else None
+
+
+HEAD = ["model", "adapters", "users", "lorikeet tok/s", "TTFT p50", "ITL p50", "llama.cpp tok/s", "x", "PEFT tok/s", "x"]
+
+
+def cells(row):
+    speed = median(row["lorikeet"], "output_tokens_per_second")
+    first = median(row["lorikeet"], "time_to_first_token_ms", "p50")
+    gap = median(row["lorikeet"], "inter_token_ms", "p50")
+    llama = median(row["llama.cpp"], "output_tokens_per_second")
+    peft = statistics.median(row["peft"]) if row["peft"] else None
+    text = lambda value, form: "-" if value is None else format(value, form)
+    ratio = lambda peer: "-" if not peer else f"{speed / peer:.2f}"
+    return [
+        row["model"], row["case"], str(row["users"]), text(speed, ".1f"), text(first, ".0f") + " ms", text(gap, ".1f") + " ms",
+        text(llama, ".1f"), ratio(llama), text(peft, ".1f"), ratio(peft),
+    ]
+
+
+def table(rows):
+    lines = [HEAD, ["-" * len(name) for name in HEAD], *map(cells, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
+    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines)
+
+
+def main():
+    options = arguments()
+    comparison = Comparison(options)
+    began = time.time()
+    results = {"cpu": servers.cpu_name(), "threads": options.threads, "repeats": options.repeats, "cold": {}}
+    for kind in options.models.split(","):
+        models = comparison.model(kind)
+        for case, users in CASES:
+            comparison.case(kind, models, case, users)
+        log, threads = comparison.log, options.threads
+        results["cold"][kind] = cold.measure(comparison.lorikeet, models[0], comparison.sets[MIXED][:8], threads, log)
+    results |= {"rows": comparison.rows, "seconds": time.time() - began}
+    with open(options.json, "w") as out:
+        json.dump(results, out, indent=1)
+    print(f"{results['cpu']}; {options.threads} threads a server, the load generator beside it; prompts of 20-60 words, 64 tokens")
+    print("each; medians of " + str(options.repeats) + "\n\n" + table(comparison.rows) + "\n")
+    for kind, what in results["cold"].items():
+        print(f"{kind}: a cold adapter adds {what['added_ms']:.1f} ms to the first token (median of {what['count']}); the longest")
+        print(f"  gap of a running stream was {what['gap_ms']:.1f} ms beside loads, {what['quiet_gap_ms']:.1f} ms without")
+    print(f"\n{(time.time() - began) / 60:.0f} minutes; all figures in {os.path.relpath(options.json, ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
