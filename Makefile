@@ -31,6 +31,6 @@ test: ## everything: installs what the tests need, lints, all tests, all suites 
 	@echo "make test: all passed"
 
 bench: ## the benchmark table, with the peers llama.cpp and transformers + PEFT beside us (an hour)
-	tests/setup.sh python smollm2 llama.cpp peers
-	cargo build --release --bin lorikeet --bin lorikeet-bench
-	.venv/bin/python tests/bench/compare
+	tests/setup.sh smollm2 llama.cpp peers
+	cargo build --release --package lorikeet-runtime --package lorikeet-bench
+	.cache/peers/bin/python tests/bench/compare

