@@ -10,6 +10,7 @@
 //! * [`http`], [`metrics`], [`telemetry`], [`shutdown`]: the faces of the process
 //! * [`safetensors`], [`gguf`]: file formats, read strictly
 //! * [`text`]: text and tokens: tokenizer, chat template, stop strings
+//! * [`source`]: where files are, and how they come here
 
 pub mod adapters;
 pub mod args;
@@ -23,5 +24,6 @@ pub mod metrics;
 pub mod model;
 pub mod safetensors;
 pub mod shutdown;
+pub mod source;
 pub mod telemetry;
 pub mod text;

@@ -50,6 +50,8 @@ pub enum ErrorCode {
     RankExceeded,
     /// It does not fit the byte budget even alone.
     BudgetExceeded,
+    /// It would fit the byte budget, but requests hold what is there: worth another try.
+    NoRoom,
     /// The desired set is not newer than the one that is held.
     StaleVersion,
     /// Two adapters, or an adapter and the base, have one name.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::sync::Notify;
+
 use crate::adapters::weights::AdapterWeights;
 use crate::digest::Digest;
 
@@ -36,21 +38,40 @@ impl fmt::Debug for Generation {
 pub struct Pin {
     weights: Arc<AdapterWeights>,
     count: Arc<PinCount>,
+    /// The requests of the name that it was asked for under, where it has one.
+    of_name: Option<Arc<PinCount>>,
 }
 
-/// How many requests hold a generation. Shared by the store that may evict it and the pins that forbid it.
+/// How many requests hold something. Shared by the store that may free it and the pins that forbid it.
 #[derive(Default)]
 pub struct PinCount {
     held: AtomicUsize,
     /// Rung when the last pin goes.
-    pub(crate) released: tokio::sync::Notify,
+    bell: Option<Arc<Notify>>,
 }
 
 impl PinCount {
+    /// A count that rings `bell` when the last pin goes.
+    #[must_use]
+    pub(crate) fn ringing(bell: &Arc<Notify>) -> Self {
+        Self { held: AtomicUsize::new(0), bell: Some(Arc::clone(bell)) }
+    }
+
     /// Requests that hold it now.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.load(Ordering::Acquire)
+    }
+
+    fn take(&self) {
+        self.held.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn give_back(&self) {
+        if self.held.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // A permit stays in the bell when nobody listens just now.
+            self.bell.iter().for_each(|bell| bell.notify_one());
+        }
     }
 }
 
@@ -58,8 +79,18 @@ impl Pin {
     /// Takes a hold. Called by the store under its own lock, so that an eviction cannot come between.
     #[must_use]
     pub fn new(weights: Arc<AdapterWeights>, count: Arc<PinCount>) -> Self {
-        count.held.fetch_add(1, Ordering::AcqRel);
-        Self { weights, count }
+        count.take();
+        Self { weights, count, of_name: None }
+    }
+
+    /// The same hold, counted under a name too.
+    #[must_use]
+    pub(crate) fn under(mut self, name: &Arc<PinCount>) -> Self {
+        name.take();
+        if let Some(other) = self.of_name.replace(Arc::clone(name)) {
+            other.give_back();
+        }
+        self
     }
 
     /// The generation held.
@@ -77,15 +108,18 @@ impl Pin {
 
 impl Clone for Pin {
     fn clone(&self) -> Self {
-        Self::new(Arc::clone(&self.weights), Arc::clone(&self.count))
+        let pin = Self::new(Arc::clone(&self.weights), Arc::clone(&self.count));
+        match &self.of_name {
+            Some(name) => pin.under(name),
+            None => pin,
+        }
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        if self.count.held.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.count.released.notify_waiters();
-        }
+        self.count.give_back();
+        self.of_name.iter().for_each(|name| name.give_back());
     }
 }
 

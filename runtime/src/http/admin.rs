@@ -76,7 +76,7 @@ pub(super) const fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::RankExceeded
         | ErrorCode::BudgetExceeded => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::SourceUnavailable | ErrorCode::SourceUnauthorized => StatusCode::BAD_GATEWAY,
-        ErrorCode::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::Draining | ErrorCode::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::Internal | ErrorCode::Unknown => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

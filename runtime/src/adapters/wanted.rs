@@ -1,0 +1,97 @@
+//! What somebody wants under a name: which content, and where it is kept. Values only.
+
+use std::sync::Arc;
+
+use lorikeet_api::{DesiredAdapter, ErrorCode};
+
+use crate::adapters::failure::LoadFailure;
+use crate::digest::Digest;
+use crate::source::{Source, Trust};
+
+/// Which content: equal ones are one load.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    /// Where it is.
+    pub source: Source,
+    /// Who named the source.
+    pub trust: Trust,
+    /// What its content must be.
+    pub digest: Option<Digest>,
+    /// The greatest rank accepted; the replica's own limit when absent.
+    pub max_rank: Option<u32>,
+}
+
+impl Wanted {
+    /// Another read may find another content.
+    #[must_use]
+    pub fn is_mutable(&self) -> bool {
+        self.digest.is_none() && self.source.is_mutable()
+    }
+}
+
+/// How dearly an adapter is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Placement {
+    /// Never evicted.
+    pub pinned: bool,
+    /// Loaded ahead of requests and evicted after all that is not placed.
+    pub resident: bool,
+    /// Of two that are alike in the above, the lower goes first.
+    pub priority: i32,
+}
+
+impl Placement {
+    /// It is loaded ahead of requests.
+    #[must_use]
+    pub const fn is_ahead(self) -> bool {
+        self.pinned || self.resident
+    }
+}
+
+/// One name's content and placement. What cannot be wanted (a source that is none) is kept with the reason, so that it
+/// is reported under its name and does not keep the rest of a set from being taken.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Desire {
+    pub(crate) wanted: Result<Arc<Wanted>, Refused>,
+    pub(crate) placement: Placement,
+}
+
+/// What was written, and why it cannot be wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Refused {
+    pub(crate) source: String,
+    pub(crate) failure: LoadFailure,
+}
+
+impl Desire {
+    /// A source alone.
+    pub(crate) fn of_source(source: &str, trust: Trust, placement: Placement) -> Self {
+        let desired = DesiredAdapter { source: source.to_owned(), ..DesiredAdapter::default() };
+        Self { placement, ..Self::of(&desired, trust) }
+    }
+
+    /// What a desired set says of a name.
+    pub(crate) fn of(desired: &DesiredAdapter, trust: Trust) -> Self {
+        let placement =
+            Placement { pinned: desired.pinned, resident: desired.resident, priority: desired.priority };
+        let wanted = wanted(desired, trust)
+            .map(Arc::new)
+            .map_err(|failure| Refused { source: desired.source.chars().take(200).collect(), failure });
+        Self { wanted, placement }
+    }
+
+    /// The source as reports show it.
+    pub(crate) fn source(&self) -> String {
+        match &self.wanted {
+            Ok(wanted) => wanted.source.to_string(),
+            Err(refused) => refused.source.clone(),
+        }
+    }
+}
+
+fn wanted(desired: &DesiredAdapter, trust: Trust) -> Result<Wanted, LoadFailure> {
+    let source = Source::parse(&desired.source, desired.revision.as_deref())?;
+    let digest = desired.digest.as_deref().map(str::parse).transpose();
+    let digest = digest.map_err(|error| LoadFailure::new(ErrorCode::InvalidRequest, error))?;
+    Ok(Wanted { source, trust, digest, max_rank: desired.max_rank })
+}
