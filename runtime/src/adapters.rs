@@ -3,12 +3,17 @@
 //! * [`store`]: what the rest of the replica holds: pins, desired sets, reports. Owns every task and every wait
 //! * `ledger`, `host`: names and memory, decided without clock or I/O
 //! * [`loader`]: the seam to what brings weights into memory
+//! * [`files`], [`peft`], [`tensors`], [`build`]: two files become checked weights; no step trusts what it reads
 
+pub mod build;
+mod dora;
 pub mod failure;
 mod host;
 mod ledger;
 pub mod loader;
+pub mod peft;
 pub mod pin;
 pub mod store;
+pub mod tensors;
 pub mod wanted;
 pub mod weights;

@@ -39,4 +39,22 @@ impl AdapterWeights {
             Site::Head => self.head.as_ref(),
         }
     }
+
+    /// Puts the update of `site` in its place.
+    pub(super) fn place(&mut self, layer: Option<usize>, site: Site, update: LowRank) {
+        let of_layer = |index: usize| layer.map(|layer| (layer, index));
+        let at = match site {
+            Site::Qkv => of_layer(0),
+            Site::Output => of_layer(1),
+            Site::GateUp => of_layer(2),
+            Site::Down => of_layer(3),
+            Site::Embedding => return self.embedding = Some(update),
+            Site::Head => return self.head = Some(update),
+        };
+        if let Some((layer, index)) = at
+            && let Some(sites) = self.layers.get_mut(layer)
+        {
+            sites[index] = Some(update);
+        }
+    }
 }
