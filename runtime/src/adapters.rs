@@ -8,6 +8,7 @@
 pub mod build;
 mod dora;
 pub mod failure;
+pub mod files;
 mod host;
 mod ledger;
 pub mod loader;

@@ -8,11 +8,11 @@ use lorikeet_api::ErrorCode;
 use lorikeet_kernels::low_rank::{LowRank, LowRankError, Numbers, Piece};
 use lorikeet_kernels::matrix::Dtype;
 
+use crate::adapters::dora;
 use crate::adapters::peft::{Peft, PeftError};
 use crate::adapters::pin::Generation;
 use crate::adapters::tensors::{Parts, Tensor, TensorsError, by_module, shown};
 use crate::adapters::weights::AdapterWeights;
-use crate::adapters::dora;
 use crate::digest::Digest;
 use crate::model::modules::{BaseRows, ModelShape, Module, Site};
 use crate::safetensors::{Header, Limits, TensorDtype};
@@ -88,7 +88,13 @@ pub fn build(
         generation: Generation::of(digest(config, weights)),
         rank: updates.iter().map(|update| update.rank).max().unwrap_or(0),
         bytes: 0,
-        target_modules: updates.iter().map(|update| update.module.name()).collect::<BTreeSet<_>>().into_iter().map(str::to_owned).collect(),
+        target_modules: updates
+            .iter()
+            .map(|update| update.module.name())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
         layers: (0..shape.layers).map(|_| Default::default()).collect(),
         embedding: None,
         head: None,
@@ -119,7 +125,8 @@ fn check<'a>(
     weights: &[u8],
     shape: &'a ModelShape,
 ) -> Result<Vec<Update<'a>>, TensorsError> {
-    let by_path: HashMap<&str, &Module> = shape.modules.iter().map(|module| (module.path.as_str(), module)).collect();
+    let by_path: HashMap<&str, &Module> =
+        shape.modules.iter().map(|module| (module.path.as_str(), module)).collect();
     let targeted = |module: &Module| peft.modules.target(&module.path, module.site == Site::Head);
     if !shape.modules.iter().any(targeted) {
         let paths: Vec<&str> = by_path.keys().copied().collect();
@@ -156,15 +163,27 @@ fn check_module<'a>(
         return Err(TensorsError::Bias { module: path(), found: found(parts.bias), flag: peft.lora_bias });
     }
     if parts.magnitude.is_some() != peft.dora {
-        return Err(TensorsError::Magnitude { module: path(), found: found(parts.magnitude), flag: peft.dora });
+        return Err(TensorsError::Magnitude {
+            module: path(),
+            found: found(parts.magnitude),
+            flag: peft.dora,
+        });
     }
     if peft.dora && module.site == Site::Embedding {
         return Err(TensorsError::EmbeddingDora { module: path() });
     }
     let (rank, outputs) = (peft.rank_of(&module.path), module.outputs());
-    let why = format!("rank {rank} by adapter_config.json, {} inputs and {outputs} outputs by the base model", module.inputs);
+    let why = format!(
+        "rank {rank} by adapter_config.json, {} inputs and {outputs} outputs by the base model",
+        module.inputs
+    );
     let vector = [Some(outputs)];
-    for (tensor, expected) in [(Some(a), [Some(rank), Some(module.inputs)].as_slice()), (Some(b), &[Some(outputs), Some(rank)]), (parts.bias, &vector), (parts.magnitude, &vector)] {
+    for (tensor, expected) in [
+        (Some(a), [Some(rank), Some(module.inputs)].as_slice()),
+        (Some(b), &[Some(outputs), Some(rank)]),
+        (parts.bias, &vector),
+        (parts.magnitude, &vector),
+    ] {
         if let Some(tensor) = tensor {
             check_shape(tensor, expected, &why)?;
             check_finite(tensor, weights)?;
@@ -207,7 +226,10 @@ fn check_finite(tensor: Tensor<'_>, weights: &[u8]) -> Result<(), TensorsError> 
 
 /// A path that the base model has not: of a layer that it has not, or of no module at all.
 fn unknown(path: &str, shape: &ModelShape) -> TensorsError {
-    let layer = path.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()).and_then(|number| number.parse().ok());
+    let layer = path
+        .strip_prefix("model.layers.")
+        .and_then(|rest| rest.split('.').next())
+        .and_then(|number| number.parse().ok());
     match layer {
         Some(layer) if layer >= shape.layers as u64 => {
             TensorsError::NoSuchLayer { module: shown(path), layer, layers: shape.layers }
@@ -269,8 +291,12 @@ pub(super) fn numbers<'a>(tensor: Tensor<'_>, weights: &'a [u8]) -> Box<dyn Iter
     let bytes = bytes(tensor, weights);
     match dtype(tensor) {
         Some(Dtype::F32) => Box::new(bytes.as_chunks().0.iter().map(|word| f32::from_le_bytes(*word))),
-        Some(Dtype::F16) => Box::new(bytes.as_chunks().0.iter().map(|word| f16::from_le_bytes(*word).to_f32())),
-        Some(Dtype::Bf16) => Box::new(bytes.as_chunks().0.iter().map(|word| bf16::from_le_bytes(*word).to_f32())),
+        Some(Dtype::F16) => {
+            Box::new(bytes.as_chunks().0.iter().map(|word| f16::from_le_bytes(*word).to_f32()))
+        }
+        Some(Dtype::Bf16) => {
+            Box::new(bytes.as_chunks().0.iter().map(|word| bf16::from_le_bytes(*word).to_f32()))
+        }
         None => Box::new(std::iter::empty()),
     }
 }

@@ -5,7 +5,12 @@ use crate::adapters::tensors::Tensor;
 use crate::model::modules::BaseRows;
 
 /// `[outputs]` what each output of `update` is multiplied by. Needs one row of W at a time, never W whole.
-pub(super) fn factors(update: &Update<'_>, magnitude: Tensor<'_>, weights: &[u8], base: &dyn BaseRows) -> Vec<f32> {
+pub(super) fn factors(
+    update: &Update<'_>,
+    magnitude: Tensor<'_>,
+    weights: &[u8],
+    base: &dyn BaseRows,
+) -> Vec<f32> {
     let a: Vec<f32> = numbers(update.a, weights).collect();
     let b: Vec<f32> = numbers(update.b, weights).collect();
     let inputs = update.module.inputs;

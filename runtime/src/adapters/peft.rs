@@ -95,7 +95,8 @@ impl Peft {
         if json.len() > MAX_CONFIG_BYTES {
             return Err(PeftError::TooLong { bytes: json.len() });
         }
-        let value: Value = serde_json::from_slice(json).map_err(|error| PeftError::Json(error.to_string()))?;
+        let value: Value =
+            serde_json::from_slice(json).map_err(|error| PeftError::Json(error.to_string()))?;
         let Value::Object(config) = value else {
             return Err(PeftError::NotAnObject(kind(&value)));
         };
@@ -142,7 +143,9 @@ fn first<T: Copy>(patterns: &[(Pattern, T)], path: &str) -> Option<T> {
 fn alpha(field: &str, value: &Value) -> Result<f64, PeftError> {
     let number = value.as_f64().filter(|_| value.is_number());
     // A scale is a 32-bit float in the kernels.
-    number.filter(|alpha| (*alpha as f32).is_finite()).ok_or_else(|| PeftError::invalid(field, "a finite 32-bit number", value))
+    number
+        .filter(|alpha| (*alpha as f32).is_finite())
+        .ok_or_else(|| PeftError::invalid(field, "a finite 32-bit number", value))
 }
 
 const fn kind(value: &Value) -> &'static str {

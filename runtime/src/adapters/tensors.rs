@@ -42,7 +42,9 @@ pub enum TensorsError {
     TooLarge(String),
     #[error("adapter_model.safetensors: it has no LoRA tensor")]
     Empty,
-    #[error("tensor {0:?}: not a part of a LoRA update that is supported (lora_A, lora_B, lora_embedding_A, lora_embedding_B, lora_magnitude_vector)")]
+    #[error(
+        "tensor {0:?}: not a part of a LoRA update that is supported (lora_A, lora_B, lora_embedding_A, lora_embedding_B, lora_magnitude_vector)"
+    )]
     UnknownPart(String),
     #[error("tensor {tensor:?}: a second {part} of module {module}: duplicate")]
     Duplicate { tensor: String, part: &'static str, module: String },
@@ -64,7 +66,9 @@ pub enum TensorsError {
     NoSuchTarget { name: String, known: String },
     #[error("module {module}: the file has tensors for it, but target_modules does not target it")]
     NotTargeted { module: String },
-    #[error("module {module}: targeted by target_modules, but its tensors are missing in the file (layer or module left out)")]
+    #[error(
+        "module {module}: targeted by target_modules, but its tensors are missing in the file (layer or module left out)"
+    )]
     Missing { module: String },
     #[error("module {module}: lora_B.bias {found}, but lora_bias is {flag} in adapter_config.json")]
     Bias { module: String, found: &'static str, flag: bool },
@@ -80,9 +84,10 @@ impl TensorsError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::TooLarge(_) => ErrorCode::TooLarge,
-            Self::Shape { .. } | Self::NoSuchLayer { .. } | Self::NoSuchModule { .. } | Self::NoSuchTarget { .. } => {
-                ErrorCode::BaseModelMismatch
-            }
+            Self::Shape { .. }
+            | Self::NoSuchLayer { .. }
+            | Self::NoSuchModule { .. }
+            | Self::NoSuchTarget { .. } => ErrorCode::BaseModelMismatch,
             Self::UnknownPart(_) | Self::EmbeddingDora { .. } => ErrorCode::UnsupportedFeature,
             _ => ErrorCode::InvalidWeights,
         }
@@ -111,7 +116,11 @@ pub fn by_module(header: &Header) -> Result<BTreeMap<String, Parts<'_>>, Tensors
         let parts = modules.entry(module.to_owned()).or_default();
         let (place, label) = parts.place(part);
         if place.replace(Tensor { name, info }).is_some() {
-            return Err(TensorsError::Duplicate { tensor: shown(name), part: label, module: module.to_owned() });
+            return Err(TensorsError::Duplicate {
+                tensor: shown(name),
+                part: label,
+                module: module.to_owned(),
+            });
         }
     }
     modules.retain(|_, parts| parts.copy.is_none() || parts.a.is_some() || parts.b.is_some());

@@ -3,19 +3,30 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 
 use lorikeet_kernels::device::Device;
+use lorikeet_runtime::adapters::build::{AdapterLimits, build};
+use lorikeet_runtime::adapters::files;
 use lorikeet_runtime::adapters::pin::Generation;
+use lorikeet_runtime::adapters::weights::AdapterWeights;
 use lorikeet_runtime::engine::batch::{AdapterRows, Batch, Span};
 use lorikeet_runtime::engine::forward::{Forward, Residents};
 use lorikeet_runtime::model::config::ModelConfig;
 use lorikeet_runtime::model::{KvChoice, KvOptions, LoadOptions, Model};
+use lorikeet_runtime::safetensors::Limits;
 
 use crate::suite::{Case, GoldenModel};
 
 /// No power of two, and no divisor of a window.
 const BLOCK_SIZE: usize = 5;
 const BLOCKS: usize = 4096;
+
+/// What an adapter of the suite may ask for.
+pub const LIMITS: AdapterLimits = AdapterLimits {
+    rank: 128,
+    file: Limits { file_bytes: 16 << 20, header_bytes: 1 << 20, tensors: 10_000 },
+};
 
 /// A model and its adapters.
 pub struct Driver {
@@ -57,6 +68,13 @@ pub fn load(path: &Path) -> Model {
     Model::load(path, options).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// Builds the adapter in `dir` for `model`.
+pub fn adapter(dir: &Path, model: &Model) -> Result<AdapterWeights, String> {
+    let files = files::read(dir, LIMITS.file.file_bytes).map_err(|error| error.to_string())?;
+    build(&files.config, &files.weights, &model.shape(), &*model.weights(), &LIMITS)
+        .map_err(|error| error.to_string())
+}
+
 impl Driver {
     /// The golden model and all its adapters.
     pub fn of(model: &GoldenModel) -> Self {
@@ -64,8 +82,18 @@ impl Driver {
     }
 
     /// Another form of the golden model, and all its adapters.
-    pub fn with(loaded: Model, _golden: &GoldenModel) -> Self {
-        Self { model: loaded, residents: Residents::new(), adapters: HashMap::new() }
+    pub fn with(model: Model, golden: &GoldenModel) -> Self {
+        let (mut residents, mut adapters) = (Residents::new(), HashMap::new());
+        for name in golden.adapters() {
+            match adapter(&golden.adapter_dir(&name), &model) {
+                Ok(weights) => {
+                    adapters.insert(name, weights.generation);
+                    residents.insert(weights.generation, Arc::new(weights));
+                }
+                Err(error) => assert!(golden.may_be_refused(&name), "{}: {name}: {error}", golden.name),
+            }
+        }
+        Self { model, residents, adapters }
     }
 
     /// The model's description.

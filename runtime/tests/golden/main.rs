@@ -70,6 +70,29 @@ fn a_mixed_batch_gives_the_tokens_of_one_by_one() {
 }
 
 #[test]
+fn every_invalid_adapter_is_refused_with_a_clear_error() {
+    let suite = Suite::open();
+    let models = suite.models();
+    for bad in suite.bad() {
+        let golden = models.iter().find(|model| model.name == bad.base).unwrap();
+        let model = driver::load(&golden.dir);
+        let place = bad.dir.file_name().unwrap().to_string_lossy().into_owned();
+        match driver::adapter(&bad.dir, &model) {
+            Ok(_) => assert_ne!(bad.expect, "error", "{place} loads"),
+            Err(error) => {
+                let message = error.to_lowercase();
+                assert_ne!(bad.expect, "ok", "{place}: {message}");
+                assert!(
+                    bad.words.iter().any(|word| message.contains(word)),
+                    "{place}: {message}: {:?}",
+                    bad.words
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn the_gguf_form_of_a_model_answers_as_its_hugging_face_form() {
     for model in Suite::open().models() {
         for width in [Width::Single, Width::Half] {

@@ -19,6 +19,14 @@ pub struct GoldenModel {
     batch: Value,
 }
 
+/// An invalid adapter, and what is expected of it.
+pub struct Bad {
+    pub dir: PathBuf,
+    pub base: String,
+    pub expect: String,
+    pub words: Vec<String>,
+}
+
 /// One request and what is expected of it.
 #[derive(Clone)]
 pub struct Case {
@@ -60,6 +68,24 @@ impl Suite {
         Self { manifest: read(&root.join("suite.json")), root }
     }
 
+    /// Invalid adapters: directory, base model, expectation and words of which the message has at least one; none where
+    /// the suite has no such part.
+    pub fn bad(&self) -> Vec<Bad> {
+        let dir = self.root.join("bad");
+        if !dir.is_dir() {
+            return Vec::new();
+        }
+        let words = |value: &Value| list(value, |word| word.as_str().map(str::to_lowercase));
+        list(&read(&dir.join("README.json"))["adapters"], |bad| {
+            Some(Bad {
+                dir: dir.join(bad["dir"].as_str()?),
+                base: bad["base_model"].as_str()?.to_owned(),
+                expect: bad["expect"].as_str()?.to_owned(),
+                words: words(&bad["error_should_mention"]),
+            })
+        })
+    }
+
     /// Its models.
     pub fn models(&self) -> Vec<GoldenModel> {
         let model = |model: &Value| {
@@ -89,6 +115,11 @@ impl GoldenModel {
     /// The requests that are submitted together.
     pub fn batch(&self) -> Vec<Case> {
         list(&self.batch["requests"], |request| Case::read(request, format!("batch/{}", request["id"])))
+    }
+
+    /// The names of its adapters.
+    pub fn adapters(&self) -> Vec<String> {
+        self.cases["adapters"].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()
     }
 
     /// Where an adapter's files lie.

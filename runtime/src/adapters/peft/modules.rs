@@ -35,7 +35,8 @@ impl Pattern {
         if text.len() > MAX_PATTERN_LENGTH {
             return Err(invalid());
         }
-        let limits = Regex::config().nfa_size_limit(Some(MAX_REGEX_BYTES)).hybrid_cache_capacity(MAX_REGEX_BYTES);
+        let limits =
+            Regex::config().nfa_size_limit(Some(MAX_REGEX_BYTES)).hybrid_cache_capacity(MAX_REGEX_BYTES);
         Regex::builder().configure(limits).build(regex).map(Self).map_err(|_| invalid())
     }
 
@@ -89,14 +90,22 @@ impl Modules {
         let targets = match config.get("target_modules").unwrap_or(&Value::Null) {
             Value::String(text) if text == "all-linear" => Targets::AllLinear,
             value => Targets::Named(names("target_modules", value)?.ok_or_else(|| {
-                PeftError::invalid("target_modules", "a list of names, a regular expression or \"all-linear\"", value)
+                PeftError::invalid(
+                    "target_modules",
+                    "a list of names, a regular expression or \"all-linear\"",
+                    value,
+                )
             })?),
         };
         let excluded = names("exclude_modules", config.get("exclude_modules").unwrap_or(&Value::Null))?;
         let layers = Layers::parse(config)?;
         let by_regex = matches!(targets, Targets::Named(Names::Whole(_)));
         if let (true, Some(_), Some(value)) = (by_regex, &layers, config.get("layers_to_transform")) {
-            return Err(PeftError::invalid("layers_to_transform", "null where target_modules is a regular expression", value));
+            return Err(PeftError::invalid(
+                "layers_to_transform",
+                "null where target_modules is a regular expression",
+                value,
+            ));
         }
         Ok(Self { targets, excluded: excluded.unwrap_or(Names::List(Vec::new())), layers })
     }
@@ -153,9 +162,11 @@ impl Layers {
             Value::Array(list) => list.iter().map(|one| one.as_str().map(str::to_owned)).collect(),
             _ => None,
         };
-        let is_name = |text: &String| text.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+        let is_name =
+            |text: &String| text.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
         let patterns = patterns.filter(|all| all.iter().all(is_name));
-        let patterns = patterns.ok_or_else(|| PeftError::invalid("layers_pattern", "a name or a list of names", value))?;
+        let patterns = patterns
+            .ok_or_else(|| PeftError::invalid("layers_pattern", "a name or a list of names", value))?;
         Ok(Some(Self { numbers, patterns }))
     }
 
@@ -163,10 +174,15 @@ impl Layers {
     fn contain(&self, path: &str) -> bool {
         let parts: Vec<&str> = path.split('.').collect();
         // The number is between two names, and a name comes before its container.
-        let number = |at: usize| (at >= 2 && at + 1 < parts.len()).then(|| parts[at].parse::<u64>().ok()).flatten();
-        let of_container = |at: usize| self.patterns.is_empty() || self.patterns.iter().any(|name| name == parts[at - 1]);
+        let number =
+            |at: usize| (at >= 2 && at + 1 < parts.len()).then(|| parts[at].parse::<u64>().ok()).flatten();
+        let of_container =
+            |at: usize| self.patterns.is_empty() || self.patterns.iter().any(|name| name == parts[at - 1]);
         // PEFT's expressions are greedy: the last such number counts.
-        (0..parts.len()).rev().filter(|at| number(*at).is_some() && of_container(*at)).find_map(number)
+        (0..parts.len())
+            .rev()
+            .filter(|at| number(*at).is_some() && of_container(*at))
+            .find_map(number)
             .is_some_and(|layer| self.numbers.contains(&layer))
     }
 }
@@ -184,10 +200,17 @@ fn names(field: &str, value: &Value) -> Result<Option<Names>, PeftError> {
         Value::String(text) => Ok(Some(Names::Whole(Pattern::whole(field, text)?))),
         Value::Array(list) if list.is_empty() => Ok(None),
         Value::Array(list) if list.len() <= MAX_ENTRIES => {
-            let one = |item: &Value| item.as_str().filter(|name| !name.is_empty() && name.len() <= MAX_PATTERN_LENGTH).map(str::to_owned);
+            let one = |item: &Value| {
+                item.as_str()
+                    .filter(|name| !name.is_empty() && name.len() <= MAX_PATTERN_LENGTH)
+                    .map(str::to_owned)
+            };
             let all: Option<Vec<String>> = list.iter().map(one).collect();
-            all.map(|all| Some(Names::List(all))).ok_or_else(|| PeftError::invalid(field, "a list of names", value))
+            all.map(|all| Some(Names::List(all)))
+                .ok_or_else(|| PeftError::invalid(field, "a list of names", value))
         }
-        other => Err(PeftError::invalid(field, "a list of at most 4096 names or a regular expression", other)),
+        other => {
+            Err(PeftError::invalid(field, "a list of at most 4096 names or a regular expression", other))
+        }
     }
 }

@@ -6,13 +6,37 @@ use super::{PeftError, shown};
 
 /// Settings that another file of this folder reads, or that do not touch inference.
 const KNOWN: [&str; 29] = [
-    "peft_type", "base_model_name_or_path", "r", "lora_alpha", "use_rslora", "use_dora", "lora_bias", "rank_pattern",
-    "alpha_pattern", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+    "peft_type",
+    "base_model_name_or_path",
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "use_dora",
+    "lora_bias",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
     // Of training, of bookkeeping, or of a parallelism that this runtime does not use.
-    "inference_mode", "lora_dropout", "revision", "auto_mapping", "peft_version", "megatron_core",
-    "qalora_group_size", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config",
+    "inference_mode",
+    "lora_dropout",
+    "revision",
+    "auto_mapping",
+    "peft_version",
+    "megatron_core",
+    "qalora_group_size",
+    "loftq_config",
+    "eva_config",
+    "corda_config",
+    "lora_ga_config",
+    "runtime_config",
     // PEFT itself sets it to false for a linear layer, which is all that there is here.
-    "fan_in_fan_out", "bias", "init_lora_weights", "task_type",
+    "fan_in_fan_out",
+    "bias",
+    "init_lora_weights",
+    "task_type",
 ];
 
 /// Settings that change answers when they are set, and what a user can do.
@@ -66,9 +90,15 @@ fn check_bias(config: &Map<String, Value>) -> Result<(), PeftError> {
 
 fn check_initialisation(config: &Map<String, Value>) -> Result<(), PeftError> {
     let value = config.get("init_lora_weights").unwrap_or(&Value::Null);
-    let changes = value.as_str().is_some_and(|name| CHANGES_BASE.iter().any(|prefix| name.to_lowercase().starts_with(prefix)));
+    let changes = value
+        .as_str()
+        .is_some_and(|name| CHANGES_BASE.iter().any(|prefix| name.to_lowercase().starts_with(prefix)));
     if changes {
-        return Err(unsupported("init_lora_weights", value, "save it with path_initial_model_for_weight_conversion"));
+        return Err(unsupported(
+            "init_lora_weights",
+            value,
+            "save it with path_initial_model_for_weight_conversion",
+        ));
     }
     Ok(())
 }

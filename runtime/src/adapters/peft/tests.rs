@@ -48,7 +48,9 @@ fn an_expression_targets_whole_paths_alone() {
 
 #[test]
 fn layers_limit_a_list_of_names() {
-    for (layers, expected) in [(json!([1]), [false, true]), (json!(0), [true, false]), (json!([]), [true, true])] {
+    for (layers, expected) in
+        [(json!([1]), [false, true]), (json!(0), [true, false]), (json!([]), [true, true])]
+    {
         let modules = with("layers_to_transform", layers).unwrap().modules;
         for (layer, expected) in expected.into_iter().enumerate() {
             assert_eq!(modules.target(&format!("model.layers.{layer}.self_attn.q_proj"), false), expected);
