@@ -16,7 +16,7 @@ use crate::model::modules::ModelShape;
 use crate::model::names::{self, Place};
 use crate::model::options::LoadOptions;
 use crate::model::plan::{Role, Wanted, plan};
-use crate::model::tensors::{Loaded, convert};
+use crate::model::tensors::{Loaded, Quantizing, convert};
 use crate::safetensors::SafetensorsError;
 
 /// Why a model is not loaded.
@@ -206,9 +206,10 @@ impl Sink for Loading<'_> {
         let (Some(wanted), Some(stored)) = (self.by_tensor.get(name), self.tensors.get(name)) else {
             return Ok(());
         };
+        let quantizing = Quantizing { quantize: self.options.quantize, device: &self.options.device };
         for index in wanted {
             let (wanted, place) = &self.plan[*index];
-            let loaded = convert(wanted, place, stored, bytes, self.config.head_dim, self.options.quantize)?;
+            let loaded = convert(wanted, place, stored, bytes, self.config.head_dim, &quantizing)?;
             self.loaded[*index] = Some(loaded);
         }
         Ok(())
@@ -219,3 +220,6 @@ impl Sink for Loading<'_> {
         (self.options.progress)(self.done, self.total);
     }
 }
+
+#[cfg(test)]
+mod tests;

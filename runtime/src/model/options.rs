@@ -2,6 +2,7 @@
 
 use lorikeet_kernels::device::Device;
 use lorikeet_kernels::kv_cache::KvDtype;
+use lorikeet_kernels::matrix::BlockType;
 
 /// How a model is loaded.
 pub struct LoadOptions<'a> {
@@ -17,14 +18,23 @@ pub struct LoadOptions<'a> {
     pub progress: &'a dyn Fn(u64, u64),
 }
 
-/// A quantization at load. Matrices whose rows are no multiple of its block take the next finer one that fits: `q4_k`
-/// (256), `q8_0` (32), as they are.
+/// A quantization at load, of plain matrices whose rows are a multiple of 32; others stay as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quantize {
     /// 8 bits and a scale per 32.
     Q8_0,
-    /// 4 bits with scales and minima per 32 in blocks of 256.
+    /// 4 bits with scales and minima per 32.
     Q4K,
+}
+
+impl Quantize {
+    /// The kernels' name of it.
+    pub(crate) fn block_type(self) -> BlockType {
+        match self {
+            Self::Q8_0 => BlockType::Q8_0,
+            Self::Q4K => BlockType::Q4K,
+        }
+    }
 }
 
 /// The KV cache.

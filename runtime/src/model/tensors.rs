@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use half::{bf16, f16};
+use lorikeet_kernels::device::Device;
 use lorikeet_kernels::matrix::{Dtype, Matrix};
 
 use crate::model::checkpoint::{Encoding, Stored};
@@ -17,6 +18,16 @@ pub(crate) enum Loaded {
     Vector(Vec<f32>),
 }
 
+/// Rows of a multiple of this are quantized; others stay as they are.
+const QUANTIZED: usize = 32;
+
+/// Whether and on what plain matrices are quantized.
+#[derive(Clone, Copy)]
+pub(crate) struct Quantizing<'a> {
+    pub quantize: Option<Quantize>,
+    pub device: &'a Device,
+}
+
 /// Converts what `place` picks of a stored tensor.
 pub(crate) fn convert(
     wanted: &Wanted,
@@ -24,7 +35,7 @@ pub(crate) fn convert(
     stored: &Stored,
     bytes: &[u8],
     head_dim: usize,
-    quantize: Option<Quantize>,
+    how: &Quantizing<'_>,
 ) -> Result<Loaded, LoadError> {
     // A vector's elements are its rows.
     let inputs = wanted.shape.get(1).copied().unwrap_or(1);
@@ -36,7 +47,14 @@ pub(crate) fn convert(
         (_, Encoding::Plain(dtype)) => Matrix::from_plain(dtype, outputs, inputs, &bytes),
         (_, Encoding::Blocks(kind)) => Matrix::from_blocks(kind, outputs, inputs, &bytes),
     };
-    loaded.map(Loaded::Matrix).map_err(|error| LoadError::Matrix { tensor: place.tensor.clone(), error })
+    let in_tensor = |error| LoadError::Matrix { tensor: place.tensor.clone(), error };
+    let matrix = loaded.map_err(in_tensor)?;
+    let plain = matches!(stored.encoding, Encoding::Plain(_));
+    match how.quantize.filter(|_| plain && inputs.is_multiple_of(QUANTIZED)) {
+        Some(quantize) => matrix.quantize(how.device, quantize.block_type()).map_err(in_tensor),
+        None => Ok(matrix),
+    }
+    .map(Loaded::Matrix)
 }
 
 /// The bytes of the rows that `place` picks, in the order of the Hugging Face form. Rows move whole: blocks stay valid.
