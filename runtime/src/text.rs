@@ -11,14 +11,18 @@
 //! * [`special`]: what `tokenizer_config.json` says
 //! * [`bundle`]: all of it, of one model
 
+pub mod bundle;
 pub mod defaults;
 pub mod detokenizer;
 pub mod special;
 pub mod stop;
+pub mod template;
 pub mod tokenizer;
 mod utf8;
 
+pub use bundle::{Text, TextError};
 pub use defaults::GenerationDefaults;
 pub use detokenizer::Detokenizer;
 pub use stop::StopStrings;
+pub use template::ChatTemplate;
 pub use tokenizer::Tokenizer;

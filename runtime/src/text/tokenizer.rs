@@ -1,7 +1,9 @@
 //! One model's tokenizer: text -> ids -> text. Must not know where its file came from, nor panic on what is in it.
 
+pub(crate) mod gguf;
 mod load;
 mod pieces;
+mod split;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,6 +14,7 @@ pub(crate) use pieces::{Decoding, Piece, PieceKind};
 
 use super::detokenizer::Detokenizer;
 use super::special::SpecialTokens;
+use crate::gguf::Metadata;
 
 /// A tokenizer; cheap to clone.
 #[derive(Clone)]
@@ -66,6 +69,14 @@ impl Tokenizer {
     /// What is wrong with the file.
     pub fn from_json(bytes: &[u8], special: &SpecialTokens) -> Result<Self, TokenizerError> {
         load::from_json(bytes, special)
+    }
+
+    /// From the metadata of a GGUF file, with the special tokens that it names.
+    ///
+    /// # Errors
+    /// The key that is missing or wrong; a kind of tokenizer that is not supported, by name.
+    pub fn from_gguf(metadata: &Metadata) -> Result<(Self, SpecialTokens), TokenizerError> {
+        gguf::from_gguf(metadata)
     }
 
     /// The ids of `text`. With `add_special_tokens` the model's beginning (and end) tokens are added as it was trained with;
