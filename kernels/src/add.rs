@@ -26,7 +26,7 @@ impl Kernel for Sum<'_> {
     #[inline(always)]
     unsafe fn run<V: F32x16>(self) {
         // SAFETY: as `Kernel::run`.
-        unsafe { map_with::<V>(self.x, self.y, |x, y| x.add(y)) }
+        unsafe { map_with!(V, self.x, self.y, |x, y| x.add(y)) }
     }
 }
 

@@ -52,8 +52,8 @@ impl Kernel for Gated<'_> {
         // SAFETY: as `Kernel::run`.
         unsafe {
             match self.activation {
-                Activation::Silu => map_with::<V>(self.x, self.up, |x, up| silu(x).mul(up)),
-                Activation::GeluTanh => map_with::<V>(self.x, self.up, |x, up| gelu(x).mul(up)),
+                Activation::Silu => map_with!(V, self.x, self.up, |x, up| silu(x).mul(up)),
+                Activation::GeluTanh => map_with!(V, self.x, self.up, |x, up| gelu(x).mul(up)),
             }
         }
     }
@@ -72,8 +72,8 @@ impl Kernel for Activated<'_> {
         // SAFETY: as `Kernel::run`.
         unsafe {
             match self.activation {
-                Activation::Silu => map::<V>(self.x, |x| silu(x)),
-                Activation::GeluTanh => map::<V>(self.x, |x| gelu(x)),
+                Activation::Silu => map!(V, self.x, |x| silu(x)),
+                Activation::GeluTanh => map!(V, self.x, |x| gelu(x)),
             }
         }
     }

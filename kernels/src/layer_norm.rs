@@ -39,12 +39,12 @@ impl Kernel for Normalize<'_> {
         let len = self.x.len() as f32;
         // SAFETY: as `Kernel::run`.
         unsafe {
-            let mean = V::splat(fold::<V>(self.x, |x, sum| sum.add(x)) / len);
-            map::<V>(self.x, |x| x.sub(mean));
-            let variance = fold::<V>(self.x, |x, sum| x.fma(x, sum)) / len;
+            let mean = V::splat(fold!(V, self.x, |x, sum| sum.add(x)) / len);
+            map!(V, self.x, |x| x.sub(mean));
+            let variance = fold!(V, self.x, |x, sum| x.fma(x, sum)) / len;
             let scale = V::splat(1.0 / (variance + self.eps).sqrt());
-            map_with::<V>(self.x, self.weight, |x, w| x.mul(scale).mul(w));
-            map_with::<V>(self.x, self.bias, |x, b| x.add(b));
+            map_with!(V, self.x, self.weight, |x, w| x.mul(scale).mul(w));
+            map_with!(V, self.x, self.bias, |x, b| x.add(b));
         }
     }
 }

@@ -160,6 +160,15 @@ impl LowRank {
 }
 
 impl Weights {
+    /// See [`Aligned::prefetch`].
+    fn prefetch(&self) {
+        match self {
+            Weights::F32(w) => w.prefetch(),
+            Weights::F16(w) => w.prefetch(),
+            Weights::Bf16(w) => w.prefetch(),
+        }
+    }
+
     fn read(numbers: Numbers<'_>) -> Weights {
         let count = numbers.bytes.len() / numbers.dtype.bytes();
         let (pairs, quads) = (numbers.bytes.as_chunks::<2>().0, numbers.bytes.as_chunks::<4>().0);

@@ -62,10 +62,10 @@ impl Kernel for Normalize<'_> {
     unsafe fn run<V: F32x16>(self) {
         // SAFETY: as `Kernel::run`.
         unsafe {
-            let squares = fold::<V>(self.x, |x, sum| x.fma(x, sum));
+            let squares = fold!(V, self.x, |x, sum| x.fma(x, sum));
             let scale = V::splat(1.0 / (squares / self.x.len() as f32 + self.eps).sqrt());
             let offset = V::splat(self.offset);
-            map_with::<V>(self.x, self.weight, |x, w| x.mul(scale).mul(w.add(offset)));
+            map_with!(V, self.x, self.weight, |x, w| x.mul(scale).mul(w.add(offset)));
         }
     }
 }

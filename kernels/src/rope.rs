@@ -153,14 +153,21 @@ impl Kernel for Turn<'_> {
         let (cos, sin) = (self.cos.as_ptr(), self.sin.as_ptr());
         let half = self.low.len();
         assert!(self.high.len() == half && self.cos.len() == half && self.sin.len() == half);
-        for i in (0..half).step_by(LANES) {
-            let count = LANES.min(half - i);
-            // SAFETY: `count` numbers from `i` on are within all four slices.
-            unsafe {
-                let at = |p: *const f32| V::load_first(p.add(i), count);
-                let (a, b, cos, sin) = (at(low), at(high), at(cos), at(sin));
-                a.mul(cos).sub(b.mul(sin)).store_first(low.add(i), count);
-                b.mul(cos).add(a.mul(sin)).store_first(high.add(i), count);
+        let whole = half - half % LANES;
+        // SAFETY: all places are within the four slices, which are of one length.
+        unsafe {
+            for i in (0..whole).step_by(LANES) {
+                let (a, b) = (V::load(low.add(i)), V::load(high.add(i)));
+                let (c, s) = (V::load(cos.add(i)), V::load(sin.add(i)));
+                a.mul(c).sub(b.mul(s)).store(low.add(i));
+                b.mul(c).add(a.mul(s)).store(high.add(i));
+            }
+            if whole < half {
+                let (i, count) = (whole, half - whole);
+                let (a, b) = (V::load_first(low.add(i), count), V::load_first(high.add(i), count));
+                let (c, s) = (V::load_first(cos.add(i), count), V::load_first(sin.add(i), count));
+                a.mul(c).sub(b.mul(s)).store_first(low.add(i), count);
+                b.mul(c).add(a.mul(s)).store_first(high.add(i), count);
             }
         }
     }

@@ -22,7 +22,7 @@ impl Kernel for Times<'_> {
     #[inline(always)]
     unsafe fn run<V: F32x16>(self) {
         // SAFETY: as `Kernel::run`.
-        unsafe { map::<V>(self.x, |x| x.mul(V::splat(self.factor))) }
+        unsafe { map!(V, self.x, |x| x.mul(V::splat(self.factor))) }
     }
 }
 

@@ -23,7 +23,7 @@ impl Kernel for Cap<'_> {
     #[inline(always)]
     unsafe fn run<V: F32x16>(self) {
         // SAFETY: as `Kernel::run`.
-        unsafe { map::<V>(self.x, |x| tanh(x.div(V::splat(self.cap))).mul(V::splat(self.cap))) }
+        unsafe { map!(V, self.x, |x| tanh(x.div(V::splat(self.cap))).mul(V::splat(self.cap))) }
     }
 }
 

@@ -120,67 +120,63 @@ unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     unsafe { kernel.run::<avx512::Avx512>() }
 }
 
-/// `x = f(x)` for every number.
-///
-/// # Safety
-/// As [`Kernel::run`].
-#[inline(always)]
-pub(crate) unsafe fn map<V: F32x16>(x: &mut [f32], f: impl Fn(V) -> V) {
-    let (start, len) = (x.as_mut_ptr(), x.len());
-    let whole = len - len % LANES;
-    // SAFETY: all places are within `x`; the instruction set is the caller's promise.
-    unsafe {
-        for i in (0..whole).step_by(LANES) {
-            f(V::load(start.add(i))).store(start.add(i));
+/// `x = f(x)` for every number of a slice: `map!(V, x, |x| f(x))`. A macro, as a closure would be compiled without the vectors'
+/// instruction set where it is not inlined. Within an unsafe block, as all of `V`.
+macro_rules! map {
+    ($vector:ty, $slice:expr, |$x:ident| $f:expr) => {{
+        let slice: &mut [f32] = $slice;
+        let (start, len) = (slice.as_mut_ptr(), slice.len());
+        let whole = len - len % crate::vector::LANES;
+        for i in (0..whole).step_by(crate::vector::LANES) {
+            let $x = <$vector>::load(start.add(i));
+            ($f).store(start.add(i));
         }
         if whole < len {
-            f(V::load_first(start.add(whole), len - whole)).store_first(start.add(whole), len - whole);
+            let $x = <$vector>::load_first(start.add(whole), len - whole);
+            ($f).store_first(start.add(whole), len - whole);
         }
-    }
+    }};
 }
 
-/// `x = f(x, y)` for every pair of numbers.
-///
-/// # Safety
-/// As [`Kernel::run`].
-#[inline(always)]
-pub(crate) unsafe fn map_with<V: F32x16>(x: &mut [f32], y: &[f32], f: impl Fn(V, V) -> V) {
-    assert_eq!(x.len(), y.len());
-    let (to, from, len) = (x.as_mut_ptr(), y.as_ptr(), x.len());
-    let whole = len - len % LANES;
-    // SAFETY: all places are within `x` and `y`, which are of one length; the instruction set is the caller's promise.
-    unsafe {
-        for i in (0..whole).step_by(LANES) {
-            f(V::load(to.add(i)), V::load(from.add(i))).store(to.add(i));
+/// `x = f(x, y)` for every pair of numbers of two slices of one length: `map_with!(V, x, y, |x, y| f(x, y))`; as [`map`].
+macro_rules! map_with {
+    ($vector:ty, $to:expr, $from:expr, |$x:pat_param, $y:ident| $f:expr) => {{
+        let (to, from): (&mut [f32], &[f32]) = ($to, $from);
+        assert_eq!(to.len(), from.len());
+        let (to, from, len) = (to.as_mut_ptr(), from.as_ptr(), to.len());
+        let whole = len - len % crate::vector::LANES;
+        for i in (0..whole).step_by(crate::vector::LANES) {
+            let ($x, $y) = (<$vector>::load(to.add(i)), <$vector>::load(from.add(i)));
+            ($f).store(to.add(i));
         }
         if whole < len {
-            let (rest, count) = (to.add(whole), len - whole);
-            f(V::load_first(rest, count), V::load_first(from.add(whole), count)).store_first(rest, count);
+            let (to, from, count) = (to.add(whole), from.add(whole), len - whole);
+            let ($x, $y) = (<$vector>::load_first(to, count), <$vector>::load_first(from, count));
+            ($f).store_first(to, count);
         }
-    }
+    }};
 }
 
-/// The sum of `sum = f(x, sum)` lane by lane, in order, then [`F32x16::sum`]. A zero must add nothing: the last vector is filled
-/// up with zeros.
-///
-/// # Safety
-/// As [`Kernel::run`].
-#[inline(always)]
-pub(crate) unsafe fn fold<V: F32x16>(x: &[f32], f: impl Fn(V, V) -> V) -> f32 {
-    let (start, len) = (x.as_ptr(), x.len());
-    let whole = len - len % LANES;
-    // SAFETY: all places are within `x`; the instruction set is the caller's promise.
-    unsafe {
-        let mut sum = V::splat(0.0);
-        for i in (0..whole).step_by(LANES) {
-            sum = f(V::load(start.add(i)), sum);
+/// `sum = f(x, sum)` lane by lane, in order, from 0, then [`F32x16::sum`]: `fold!(V, x, |x, sum| f(x, sum))`; as [`map`]. A zero must add
+/// nothing: the last vector is filled up with zeros.
+macro_rules! fold {
+    ($vector:ty, $slice:expr, |$x:ident, $sum:ident| $f:expr) => {{
+        let slice: &[f32] = $slice;
+        let (start, len) = (slice.as_ptr(), slice.len());
+        let whole = len - len % crate::vector::LANES;
+        let mut $sum = <$vector>::splat(0.0);
+        for i in (0..whole).step_by(crate::vector::LANES) {
+            let $x = <$vector>::load(start.add(i));
+            $sum = $f;
         }
         if whole < len {
-            sum = f(V::load_first(start.add(whole), len - whole), sum);
+            let $x = <$vector>::load_first(start.add(whole), len - whole);
+            $sum = $f;
         }
-        sum.sum()
-    }
+        $sum.sum()
+    }};
 }
+pub(crate) use {fold, map, map_with};
 
 #[cfg(test)]
 mod tests;

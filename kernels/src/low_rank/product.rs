@@ -55,12 +55,7 @@ pub(super) fn apply(
             let tasks = units.len().min(work.div_ceil(GRAIN));
             dev.parallel(tasks, |task| {
                 let (first, count) = even_block(units.len(), tasks, task);
-                for unit in &units[first..first + count] {
-                    for piece in &unit.update.pieces {
-                        call.shrink(x, unit, piece, 0..piece.rank);
-                        call.expand(unit, piece, 0..piece.columns.len());
-                    }
-                }
+                call.run(x, &units[first..first + count]);
             });
             return;
         }
@@ -132,6 +127,22 @@ impl Unit<'_> {
 }
 
 impl Call<'_> {
+    /// All of some units. Small matrices end before the memory's own look-ahead has begun: the next one is asked for early.
+    fn run(&self, x: &Tensor, units: &[Unit<'_>]) {
+        let mut pieces = units
+            .iter()
+            .flat_map(|unit| unit.update.pieces.iter().map(move |piece| (unit, piece)))
+            .peekable();
+        while let Some((unit, piece)) = pieces.next() {
+            piece.b.prefetch();
+            self.shrink(x, unit, piece, 0..piece.rank);
+            if let Some((_, next)) = pieces.peek() {
+                next.a.prefetch();
+            }
+            self.expand(unit, piece, 0..piece.columns.len());
+        }
+    }
+
     /// `u[:, ranks] = s x A[ranks]ᵀ` for the unit's rows.
     fn shrink(&self, x: &Tensor, unit: &Unit<'_>, piece: &Packed, ranks: Range<usize>) {
         let k = x.cols();
@@ -376,14 +387,19 @@ impl<F: Format<Number: Number>> ExpandBy<'_, F> {
             for t in 0..T {
                 let at = column + t * LANES;
                 let width = LANES.min(job.columns.end - at);
-                let part =
-                    |of: &Option<Vec<f32>>| of.as_ref().map(|v| V::load_first(v.as_ptr().add(at), width));
-                let (bias, magnitude) = (part(&job.piece.bias), part(&job.piece.magnitude));
-                let base = job.base_bias.map_or(V::splat(0.0), |b| V::load_first(b.as_ptr().add(at), width));
+                let bias = first_of::<V>(job.piece.bias.as_deref(), at, width);
+                let magnitude = first_of::<V>(job.piece.magnitude.as_deref(), at, width);
+                let base = match first_of::<V>(job.base_bias, at, width) {
+                    Some(base) => base,
+                    None => V::splat(0.0),
+                };
                 for (r, sums) in sums.iter().enumerate() {
                     let y = job.y.add((row + r) * job.y_stride + at);
-                    let delta = bias.map_or(sums[t], |bias| sums[t].add(bias));
-                    let old = V::load_first(y, width);
+                    let delta = match bias {
+                        None => sums[t],
+                        Some(bias) => sums[t].add(bias),
+                    };
+                    let old = if width == LANES { V::load(y) } else { V::load_first(y, width) };
                     let new = match magnitude {
                         None => old.add(delta),
                         Some(magnitude) => old.sub(base).add(delta).fma(magnitude, base),
@@ -392,5 +408,18 @@ impl<F: Format<Number: Number>> ExpandBy<'_, F> {
                 }
             }
         }
+    }
+}
+
+/// `width` numbers of `of` from `at` on.
+///
+/// # Safety
+/// As [`Kernel::run`]; they are there.
+#[inline(always)]
+unsafe fn first_of<V: F32x16>(of: Option<&[f32]>, at: usize, width: usize) -> Option<V> {
+    match of {
+        None => None,
+        // SAFETY: the caller's promise.
+        Some(of) => Some(unsafe { V::load_first(of.as_ptr().add(at), width) }),
     }
 }

@@ -82,11 +82,10 @@ impl Kernel for Merge<'_, '_, '_> {
             let values = query * total.dim..(query + 1) * total.dim;
             // SAFETY: as `Kernel::run`.
             unsafe {
-                let factor = |x: f32| exp(V::splat(x - most));
-                let (keep, take) = (factor(old), factor(new));
+                let (keep, take) = (exp(V::splat(old - most)), exp(V::splat(new - most)));
                 let sums = V::splat(total.sums[query]).mul(keep);
                 V::splat(later.sums[query]).fma(take, sums).store_first(&raw mut total.sums[query], 1);
-                map_with::<V>(&mut total.values[values.clone()], &later.values[values], |old, new| {
+                map_with!(V, &mut total.values[values.clone()], &later.values[values], |old, new| {
                     new.fma(take, old.mul(keep))
                 });
             }
@@ -202,8 +201,8 @@ unsafe fn softmax<V: F32x16>(scores: &mut [f32]) -> (f32, f32) {
             return (greatest, 0.0);
         }
         let most = V::splat(greatest);
-        map::<V>(scores, |score| exp(score.sub(most)));
-        (greatest, fold::<V>(scores, |x, sum| sum.add(x)))
+        map!(V, scores, |score| exp(score.sub(most)));
+        (greatest, fold!(V, scores, |x, sum| sum.add(x)))
     }
 }
 
@@ -227,7 +226,7 @@ impl<F: Format<Number: Number>> Stage<'_, F> {
             unsafe {
                 let from =
                     std::slice::from_raw_parts(self.chunk.queries.add(row * self.chunk.q_stride), row_len);
-                map_with::<V>(to, from, |_, q| q.mul(V::splat(self.chunk.params.scale)));
+                map_with!(V, to, from, |_, q| q.mul(V::splat(self.chunk.params.scale)));
             }
         }
     }
@@ -381,7 +380,7 @@ impl<F: Format<Number: Number>> Stage<'_, F> {
                 for (t, sum) in sums.iter().enumerate() {
                     let at = d + t * LANES;
                     let to = values[(query + r) * dim + at..(query + r + 1) * dim].as_mut_ptr();
-                    sum.store_first(to, LANES.min(dim - at));
+                    if at + LANES <= dim { sum.store(to) } else { sum.store_first(to, dim - at) }
                 }
             }
         }

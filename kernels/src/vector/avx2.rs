@@ -21,8 +21,8 @@ static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 
 unsafe fn masks(count: usize) -> (__m256i, __m256i) {
     let (low, high) = (count.min(8), count.saturating_sub(8).min(8));
     unsafe {
-        let at = |count: usize| _mm256_loadu_si256(MASKS.as_ptr().add(8 - count).cast());
-        (at(low), at(high))
+        let masks = MASKS.as_ptr();
+        (_mm256_loadu_si256(masks.add(8 - low).cast()), _mm256_loadu_si256(masks.add(8 - high).cast()))
     }
 }
 
@@ -30,6 +30,15 @@ unsafe fn masks(count: usize) -> (__m256i, __m256i) {
 #[inline(always)]
 unsafe fn widen(x: __m128i) -> __m256 {
     unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(x))) }
+}
+
+/// `2^x` for whole `x`.
+#[inline(always)]
+unsafe fn power(x: __m256) -> __m256 {
+    unsafe {
+        let biased = _mm256_add_epi32(_mm256_cvtps_epi32(x), _mm256_set1_epi32(127));
+        _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+    }
 }
 
 /// Applies `f` to both halves.
@@ -70,8 +79,10 @@ impl F32x16 for Avx2 {
     #[inline(always)]
     unsafe fn load_f16(from: *const f16) -> Self {
         unsafe {
-            let at = |i: usize| _mm256_cvtph_ps(_mm_loadu_si128(from.add(i).cast()));
-            Avx2(at(0), at(8))
+            Avx2(
+                _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast())),
+            )
         }
     }
 
@@ -84,10 +95,13 @@ impl F32x16 for Avx2 {
     unsafe fn load_bf16_pairs(from: *const bf16) -> (Self, Self) {
         unsafe {
             let (low, high) = (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(16).cast()));
-            let even = |x: __m256i| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x));
             let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-            let odd = |x: __m256i| _mm256_castsi256_ps(_mm256_and_si256(x, upper));
-            (Avx2(even(low), even(high)), Avx2(odd(low), odd(high)))
+            let even = (_mm256_slli_epi32::<16>(low), _mm256_slli_epi32::<16>(high));
+            let odd = (_mm256_and_si256(low, upper), _mm256_and_si256(high, upper));
+            (
+                Avx2(_mm256_castsi256_ps(even.0), _mm256_castsi256_ps(even.1)),
+                Avx2(_mm256_castsi256_ps(odd.0), _mm256_castsi256_ps(odd.1)),
+            )
         }
     }
 
@@ -172,22 +186,15 @@ impl F32x16 for Avx2 {
 
     #[inline(always)]
     unsafe fn exp2_whole(self) -> Self {
-        unsafe {
-            let power = |x: __m256| {
-                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(x), _mm256_set1_epi32(127));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
-            };
-            Avx2(power(self.0), power(self.1))
-        }
+        unsafe { Avx2(power(self.0), power(self.1)) }
     }
 
     #[inline(always)]
     unsafe fn where_less(self, a: Self, b: Self, other: Self) -> Self {
         unsafe {
-            let less = |a: __m256, b: __m256| _mm256_cmp_ps::<_CMP_LT_OQ>(a, b);
             Avx2(
-                _mm256_blendv_ps(other.0, self.0, less(a.0, b.0)),
-                _mm256_blendv_ps(other.1, self.1, less(a.1, b.1)),
+                _mm256_blendv_ps(other.0, self.0, _mm256_cmp_ps::<_CMP_LT_OQ>(a.0, b.0)),
+                _mm256_blendv_ps(other.1, self.1, _mm256_cmp_ps::<_CMP_LT_OQ>(a.1, b.1)),
             )
         }
     }

@@ -47,8 +47,7 @@ pub(crate) unsafe fn times_sigmoid<V: F32x16>(x: V, z: V) -> V {
 /// As [`crate::vector::Kernel::run`].
 #[inline(always)]
 pub(crate) unsafe fn tanh<V: F32x16>(x: V) -> V {
-    const POLYNOMIAL: [f32; 5] =
-        [-5.704_989e-3, 2.063_908_9e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_84];
+    const POLYNOMIAL: [f32; 5] = [-5.704_989e-3, 2.063_909e-2, -5.373_972e-2, 0.133_314_42, -0.333_332_84];
     unsafe {
         let magnitude = x.abs();
         let square = x.mul(x);

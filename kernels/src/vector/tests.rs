@@ -19,7 +19,7 @@ impl<F: Function> Kernel for Apply<'_, F> {
     #[inline(always)]
     unsafe fn run<V: F32x16>(self) {
         // SAFETY: as `Kernel::run`.
-        unsafe { map::<V>(self.0, |x| self.1.apply(x)) }
+        unsafe { map!(V, self.0, |x| self.1.apply(x)) }
     }
 }
 
