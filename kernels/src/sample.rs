@@ -1,8 +1,14 @@
-//! From a row of logits to a token: greedy, log-probabilities, and a draw. Everything in one fixed order: no randomness is made here.
+//! From a row of logits to a token: greedy, log-probabilities, and a draw. Everything in one fixed order, the same bits on
+//! every machine: no randomness is made here.
 //!
-//! logits `[vocabulary]`. Ties go to the lowest id. A NaN is never chosen.
+//! logits `[vocabulary]`. Ties go to the lowest id. A NaN is never chosen. Passes over the whole row are written lane by
+//! lane, so that the compiler makes them vectors; nothing sorts more than it must.
+
+mod exponential;
 
 use std::cmp::Ordering;
+
+use exponential::exponential;
 
 /// The greatest logit's id; of equals the lowest. 0 where all are NaN.
 ///
@@ -15,7 +21,20 @@ pub fn argmax(logits: &[f32]) -> u32 {
     logits.iter().position(|&logit| logit == greatest).unwrap_or(0) as u32
 }
 
-/// The greatest logit. Lane by lane, so that the compiler makes it vectors; NaNs are passed over.
+/// Whether every logit is a finite number.
+#[must_use]
+pub fn all_finite(logits: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    !logits.iter().fold(false, |odd, logit| odd | (logit.to_bits() & EXPONENT == EXPONENT))
+}
+
+/// How many logits are greater than `bound`.
+#[must_use]
+pub fn count_above(logits: &[f32], bound: f32) -> u32 {
+    logits.iter().map(|&logit| u32::from(logit > bound)).sum()
+}
+
+/// The greatest logit; NaNs are passed over.
 fn maximum(logits: &[f32]) -> f32 {
     let greater = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [f32::NEG_INFINITY; 16];
@@ -35,7 +54,15 @@ pub fn log_sum_exp(logits: &[f32]) -> f32 {
     if greatest == f32::NEG_INFINITY {
         return greatest;
     }
-    let sum: f64 = logits.iter().map(|&logit| f64::from((logit - greatest).exp())).sum();
+    let mut powers = [0.0; CHUNK];
+    let mut sum = 0.0;
+    for chunk in logits.chunks(CHUNK) {
+        let powers = &mut powers[..chunk.len()];
+        for (power, &logit) in powers.iter_mut().zip(chunk) {
+            *power = exponential(logit - greatest);
+        }
+        sum += lanes(powers);
+    }
     greatest + sum.ln() as f32
 }
 
@@ -55,10 +82,11 @@ pub struct LogProbability {
 #[must_use]
 pub fn log_probabilities(logits: &[f32], id: u32, top: usize) -> (f32, Vec<LogProbability>) {
     let all = log_sum_exp(logits);
-    let likeliest = greatest(logits, top)
-        .into_iter()
-        .map(|id| LogProbability { id, value: logits[id as usize] - all })
-        .collect();
+    let row = Row { logits, least: f32::NEG_INFINITY };
+    let mut ids = Vec::new();
+    row.likeliest(top, &mut ids, &mut Vec::new());
+    let likeliest =
+        ids.into_iter().map(|id| LogProbability { id, value: logits[id as usize] - all }).collect();
     (logits[id as usize] - all, likeliest)
 }
 
@@ -78,14 +106,17 @@ pub struct Draw {
 /// What a draw needs for a while; kept, so that a draw allocates nothing.
 #[derive(Clone, Debug, Default)]
 pub struct DrawScratch {
+    weights: Vec<f32>,
     ids: Vec<u32>,
+    of_ids: Vec<f32>,
+    maxima: Vec<f32>,
 }
 
 /// Draws a token: temperature, then min-p, top-k, top-p, each over what the ones before have left, then the place of
 /// `u` (in 0..1) among the cumulated probabilities of the tokens that are left. They lie in the order of their ids; with
 /// top-k or top-p, likeliest first.
 ///
-/// Without top-k and top-p nothing is sorted; with top-p alone only about as many as it leaves.
+/// Without top-k and top-p nothing is sorted; with them about as many as they leave.
 ///
 /// # Panics
 /// When there are no logits.
@@ -95,104 +126,146 @@ pub fn draw(logits: &[f32], how: &Draw, u: f64, scratch: &mut DrawScratch) -> u3
     if how.temperature <= 0.0 || how.top_k == 1 || top == f32::NEG_INFINITY {
         return argmax(logits);
     }
-    let weigh = Weigh { logits, top, temperature: how.temperature };
-    // As a bound on logits, so that what it drops costs no exponential. A NaN is below every bound.
+    // As a bound on logits, so that what it drops costs no exponential.
     let least =
         if how.min_p > 0.0 { top + how.temperature * how.min_p.min(1.0).ln() } else { f32::NEG_INFINITY };
-    let ids = &mut scratch.ids;
-    ids.clear();
-    ids.extend((0..logits.len() as u32).filter(|&id| logits[id as usize] >= least));
-    if how.top_k > 0 && how.top_k < ids.len() {
-        ids.select_nth_unstable_by(how.top_k - 1, |a, b| weigh.order(*a, *b));
-        ids.truncate(how.top_k);
-        ids.sort_unstable_by(|a, b| weigh.order(*a, *b));
+    let row = Row { logits, least };
+    let weigh = |logit: f32| exponential((logit - top) / how.temperature);
+    let DrawScratch { weights, ids, of_ids, maxima } = scratch;
+    if how.top_k > 0 && how.top_k < logits.len() {
+        row.likeliest(how.top_k, ids, maxima);
+        of_ids.clear();
+        of_ids.extend(ids.iter().map(|&id| weigh(logits[id as usize])));
+        let kept = reach(of_ids, how.top_p, sum(of_ids));
+        return ids[place(&of_ids[..kept], u)];
     }
-    if how.top_p < 1.0 {
-        let reach = f64::from(how.top_p) * weigh.sum(ids);
-        let kept = weigh.likeliest(ids, reach);
-        ids.truncate(kept);
+    weights.resize(logits.len(), 0.0);
+    for (weight, &logit) in weights.iter_mut().zip(logits) {
+        // Computed for all, so that there is no branch; a NaN is not at least anything.
+        let of_logit = weigh(logit);
+        *weight = if logit >= least { of_logit } else { 0.0 };
     }
-    weigh.at(ids, u * weigh.sum(ids))
+    if how.top_p >= 1.0 {
+        return place(weights, u) as u32;
+    }
+    let total = sum(weights);
+    let mut count = 64;
+    loop {
+        row.likeliest(count, ids, maxima);
+        of_ids.clear();
+        of_ids.extend(ids.iter().map(|&id| weights[id as usize]));
+        if sum(of_ids) >= f64::from(how.top_p) * total || count >= logits.len() {
+            let kept = reach(of_ids, how.top_p, total);
+            return ids[place(&of_ids[..kept], u)];
+        }
+        count *= 8;
+    }
 }
 
-/// Unnormalized probabilities: 1 for the greatest logit.
-struct Weigh<'a> {
-    logits: &'a [f32],
-    top: f32,
-    temperature: f32,
+/// Values that are added in `f32`; their sums are added in `f64`.
+const CHUNK: usize = 256;
+
+fn sum(weights: &[f32]) -> f64 {
+    weights.chunks(CHUNK).map(lanes).sum()
 }
 
-impl Weigh<'_> {
-    /// Below e^-40 nothing is ever drawn, so it needs no exponential.
-    fn of(&self, id: u32) -> f64 {
-        let power = (self.logits[id as usize] - self.top) / self.temperature;
-        if power < -40.0 { 0.0 } else { f64::from(power.exp()) }
+/// The sum of a chunk: 16 sums side by side, then those in order.
+fn lanes(chunk: &[f32]) -> f64 {
+    let mut lanes = [0.0_f32; 16];
+    let (whole, rest) = chunk.as_chunks::<16>();
+    for values in whole {
+        for (lane, &x) in lanes.iter_mut().zip(values) {
+            *lane += x;
+        }
     }
+    let rest: f64 = rest.iter().map(|&x| f64::from(x)).sum();
+    lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>() + rest
+}
 
-    fn sum(&self, ids: &[u32]) -> f64 {
-        ids.iter().map(|&id| self.of(id)).sum()
+/// How many of the descending `weights` it takes to reach `top_p` of `total`: at least one.
+fn reach(weights: &[f32], top_p: f32, total: f64) -> usize {
+    if top_p >= 1.0 {
+        return weights.len();
     }
+    let (mut left, mut kept) = (f64::from(top_p) * total, 0);
+    while kept < weights.len() {
+        left -= f64::from(weights[kept]);
+        kept += 1;
+        if left <= 0.0 {
+            break;
+        }
+    }
+    kept.max(1)
+}
 
-    /// The id at place `rest` of the cumulated weights.
-    fn at(&self, ids: &[u32], mut rest: f64) -> u32 {
-        let mut last = 0;
-        for &id in ids {
-            let weight = self.of(id);
-            if weight > 0.0 {
-                last = id;
-                rest -= weight;
-                if rest < 0.0 {
-                    break;
-                }
+/// Where `u` of the cumulated weights falls: never on one that is 0.
+fn place(weights: &[f32], u: f64) -> usize {
+    let mut rest = u * sum(weights);
+    let mut last = 0;
+    for (chunk, first) in weights.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
+        let of_chunk = sum(chunk);
+        if of_chunk <= 0.0 {
+            continue;
+        }
+        // Where rounding leaves `rest` beyond the end, the last one that is not 0 is it.
+        last = first + within(chunk, rest);
+        if rest < of_chunk {
+            break;
+        }
+        rest -= of_chunk;
+    }
+    last
+}
+
+fn within(chunk: &[f32], mut rest: f64) -> usize {
+    let mut last = 0;
+    for (index, &weight) in chunk.iter().enumerate() {
+        if weight > 0.0 {
+            last = index;
+            rest -= f64::from(weight);
+            if rest < 0.0 {
+                break;
             }
         }
-        last
+    }
+    last
+}
+
+/// The logits of a row that are at least a bound.
+struct Row<'a> {
+    logits: &'a [f32],
+    least: f32,
+}
+
+impl Row<'_> {
+    /// The `count` greatest logits' ids into `ids`, greatest first, of equals the lowest id first; without NaNs.
+    ///
+    /// The count-th greatest of the chunks' maxima has at least `count` logits at or above it: what is below is not
+    /// among the wanted, and mostly little is not below.
+    fn likeliest(&self, count: usize, ids: &mut Vec<u32>, maxima: &mut Vec<f32>) {
+        ids.clear();
+        if count == 0 {
+            return;
+        }
+        maxima.clear();
+        maxima.extend(self.logits.chunks(32).map(maximum));
+        let mut bound = self.least;
+        if count <= maxima.len() {
+            let (_, of_maxima, _) = maxima.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a));
+            bound = bound.max(*of_maxima);
+        }
+        ids.extend((0..).zip(self.logits).filter(|&(_, &logit)| logit >= bound).map(|(id, _)| id));
+        if count < ids.len() {
+            ids.select_nth_unstable_by(count - 1, |a, b| self.order(*a, *b));
+            ids.truncate(count);
+        }
+        ids.sort_unstable_by(|a, b| self.order(*a, *b));
     }
 
-    /// Likeliest first; of equals the lowest id first.
     fn order(&self, a: u32, b: u32) -> Ordering {
         self.logits[b as usize].total_cmp(&self.logits[a as usize]).then(a.cmp(&b))
     }
-
-    /// Sorts the likeliest ids to the front until their weights reach `reach`. Returns how many: at least one.
-    fn likeliest(&self, ids: &mut [u32], reach: f64) -> usize {
-        let (mut kept, mut sum, mut part) = (0, 0.0, 64);
-        while kept < ids.len() {
-            let rest = &mut ids[kept..];
-            let count = part.min(rest.len());
-            if count < rest.len() {
-                rest.select_nth_unstable_by(count - 1, |a, b| self.order(*a, *b));
-            }
-            rest[..count].sort_unstable_by(|a, b| self.order(*a, *b));
-            for &id in &rest[..count] {
-                kept += 1;
-                sum += self.of(id);
-                if sum >= reach {
-                    return kept;
-                }
-            }
-            part *= 4;
-        }
-        kept
-    }
 }
-
-/// The `count` greatest logits' ids, greatest first, of equals the lowest id first; without NaNs.
-fn greatest(logits: &[f32], count: usize) -> Vec<u32> {
-    let order =
-        |a: &u32, b: &u32| -> Ordering { logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)) };
-    let mut ids: Vec<u32> = (0..logits.len() as u32).filter(|&id| !logits[id as usize].is_nan()).collect();
-    if count == 0 {
-        return Vec::new();
-    }
-    if count < ids.len() {
-        ids.select_nth_unstable_by(count - 1, order);
-        ids.truncate(count);
-    }
-    ids.sort_unstable_by(order);
-    ids
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
