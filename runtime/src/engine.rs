@@ -28,6 +28,8 @@ pub mod scheduler;
 #[cfg(test)]
 mod scripted;
 pub mod sequence;
+#[cfg(test)]
+mod speed;
 pub mod stats;
 mod step;
 mod thread;

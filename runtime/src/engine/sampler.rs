@@ -104,17 +104,13 @@ impl Sampler {
 
 fn score(logits: &[f32], id: u32, top: u32) -> TokenLogprobs {
     let (logprob, likeliest) = sample::log_probabilities(logits, id, (top as usize).min(logits.len()));
-    let of_id = logits[id as usize];
-    let above = logits.iter().map(|&logit| u32::from(logit > of_id)).sum::<u32>();
+    let above = sample::count_above(logits, logits[id as usize]);
     let top = likeliest.iter().map(|likely| (likely.id, likely.value)).collect();
     TokenLogprobs { id, logprob, rank: above + 1, top }
 }
 
-/// Integers, so that the compiler makes it a few instructions a vector.
 fn check(logits: &[f32]) -> Result<(), NotFinite> {
-    const EXPONENT: u32 = 0x7f80_0000;
-    let odd = logits.iter().fold(false, |odd, logit| odd | (logit.to_bits() & EXPONENT == EXPONENT));
-    if odd { Err(NotFinite) } else { Ok(()) }
+    if sample::all_finite(logits) { Ok(()) } else { Err(NotFinite) }
 }
 
 #[cfg(test)]
