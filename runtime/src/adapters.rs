@@ -2,7 +2,7 @@
 //!
 //! * [`store`]: what the rest of the replica holds: pins, desired sets, reports. Owns every task and every wait
 //! * `ledger`, `host`: names and memory, decided without clock or I/O
-//! * [`loader`]: the seam to what brings weights into memory
+//! * [`loader`]: the seam to what brings weights into memory; [`load`]: what does
 //! * [`files`], [`peft`], [`tensors`], [`build`]: two files become checked weights; no step trusts what it reads
 
 pub mod build;
@@ -11,6 +11,7 @@ pub mod failure;
 pub mod files;
 mod host;
 mod ledger;
+pub mod load;
 pub mod loader;
 pub mod peft;
 pub mod pin;

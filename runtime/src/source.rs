@@ -13,6 +13,11 @@ use std::path::PathBuf;
 
 use reqwest::Url;
 
+pub mod address;
+pub mod error;
+pub mod fetch;
+pub mod folder;
+
 /// The longest text that is taken for a source.
 const MAX_LENGTH: usize = 2048;
 

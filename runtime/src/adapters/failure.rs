@@ -5,6 +5,7 @@ use std::time::Duration;
 use lorikeet_api::ErrorCode;
 
 use crate::source::InvalidSource;
+use crate::source::error::FetchError;
 
 /// Why a load failed. The message names the file or field, what was expected and what came.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +63,12 @@ impl LoadFailure {
 impl From<InvalidSource> for LoadFailure {
     fn from(error: InvalidSource) -> Self {
         Self::new(ErrorCode::SourceForbidden, error)
+    }
+}
+
+impl From<FetchError> for LoadFailure {
+    fn from(error: FetchError) -> Self {
+        Self::new(error.code(), error)
     }
 }
 
