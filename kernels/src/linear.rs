@@ -95,35 +95,4 @@ fn check(x: &Tensor, parts: &[Matrix], bias: Option<&[f32]>, out: &Tensor) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::matrix::Dtype;
-    use crate::reference::{Random, assert_close, devices, dot};
-
-    #[test]
-    fn parts_of_every_dtype_lie_side_by_side() {
-        let mut random = Random::new(1);
-        for dev in devices() {
-            for (rows, k, widths) in
-                [(1, 1, vec![1]), (3, 7, vec![16, 5]), (13, 33, vec![40, 17, 1]), (0, 4, vec![3])]
-            {
-                for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
-                    let x = random.tensor(rows, k);
-                    let (parts, values): (Vec<_>, Vec<_>) =
-                        widths.iter().map(|&n| random.matrix(dtype, n, k)).unzip();
-                    let values = values.concat();
-                    let n = values.len() / k;
-                    let bias = random.units(n);
-                    let mut out = Tensor::zeros(rows, n);
-                    linear(&dev, &x, &parts, Some(&bias), &mut out);
-                    for row in 0..rows {
-                        let expected: Vec<f64> = (0..n)
-                            .map(|i| dot(x.row(row), &values[i * k..(i + 1) * k]) + f64::from(bias[i]))
-                            .collect();
-                        assert_close(out.row(row), &expected, 1e-5);
-                    }
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -346,4 +346,13 @@ mod tests {
         });
         assert_eq!(count.load(Relaxed), 2000);
     }
+
+    #[test]
+    fn dropping_it_ends_its_threads() {
+        let pool = Pool::new(3);
+        let shared = Arc::downgrade(&pool.shared);
+        pool.run(8, &|_| {});
+        drop(pool);
+        assert!(shared.upgrade().is_none());
+    }
 }

@@ -416,6 +416,7 @@ impl<F: Format<Number: Number>> ExpandBy<'_, F> {
 /// # Safety
 /// As [`Kernel::run`]; they are there.
 #[inline(always)]
+#[allow(clippy::manual_map, reason = "a closure would be compiled without the vectors' instruction set")]
 unsafe fn first_of<V: F32x16>(of: Option<&[f32]>, at: usize, width: usize) -> Option<V> {
     match of {
         None => None,

@@ -1,5 +1,7 @@
 //! Low-rank updates against the naive meaning.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::reference::{Random, assert_close, devices, dot};
 
@@ -125,4 +127,53 @@ fn a_piece_that_does_not_fit_is_refused_with_its_numbers() {
     assert_eq!(refused(vec![piece(0..2, 2, 12, 8), piece(1..4, 2, 12, 12)]), "columns 0..2 and 1..4 overlap");
     let with_bias = Piece { bias: Some(vec![0.0; 3]), ..piece(0..2, 2, 12, 8) };
     assert_eq!(refused(vec![with_bias]), "bias: 2 bytes or numbers expected, 3 found");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn a_row_has_the_same_bits_alone_in_a_long_segment_and_on_any_threads(
+        rows in 1..60_usize, inputs in 1..700_usize, rank in 1..70_usize, width in 1..200_usize,
+        dtype in 0..3_usize, seed in any::<u64>(),
+    ) {
+        let mut random = Random::new(seed);
+        let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][dtype];
+        let outputs = width + 5;
+        let bias = random.below(2) == 1;
+        let plan = [(5..outputs, rank, bias, !bias), (1..3, 2, false, false)];
+        let (update, pieces) = update(&mut random, dtype, inputs, outputs, &plan);
+        let (x, y) = (random.tensor(rows, inputs), random.tensor(rows, outputs));
+        let base_bias = random.units(outputs);
+        let mut first: Option<(crate::device::Isa, Tensor)> = None;
+        for dev in devices() {
+            let mut all = y.clone();
+            let segments = [Segment { rows: 0..rows, update: &update }];
+            low_rank(&dev, &x, Some(&base_bias), &segments, &mut all);
+            let each: Vec<Segment<'_>> = (0..rows).map(|r| Segment { rows: r..r + 1, update: &update }).collect();
+            let mut apart = y.clone();
+            low_rank(&dev, &x, Some(&base_bias), &each, &mut apart);
+            prop_assert_eq!(apart.as_slice(), all.as_slice());
+            let mut alone = Tensor::from_slice(1, outputs, y.row(rows / 2));
+            let x = Tensor::from_slice(1, inputs, x.row(rows / 2));
+            low_rank(&dev, &x, Some(&base_bias), &[Segment { rows: 0..1, update: &update }], &mut alone);
+            prop_assert_eq!(alone.as_slice(), all.row(rows / 2));
+            let mut expected: Vec<f64> = y.row(rows / 2).iter().map(|&y| f64::from(y)).collect();
+            pieces.iter().for_each(|piece| piece.apply(x.row(0), Some(&base_bias), &mut expected));
+            assert_close(alone.as_slice(), &expected, 1e-4);
+            if let Some((_, other)) = first.as_ref().filter(|(isa, _)| *isa == dev.isa()) {
+                prop_assert_eq!(other.as_slice(), all.as_slice());
+            }
+            first = Some((dev.isa(), all));
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "segments are ascending and apart")]
+fn overlapping_segments_are_a_fault() {
+    let (update, _) = update(&mut Random::new(5), Dtype::F32, 3, 2, &[(0..2, 1, false, false)]);
+    let segments = [Segment { rows: 0..2, update: &update }, Segment { rows: 1..3, update: &update }];
+    let dev = Device::new(std::num::NonZeroUsize::MIN);
+    low_rank(&dev, &Tensor::zeros(3, 3), None, &segments, &mut Tensor::zeros(3, 2));
 }

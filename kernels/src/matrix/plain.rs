@@ -5,7 +5,7 @@
 
 use half::{bf16, f16};
 
-use crate::aligned::Aligned;
+use crate::aligned::{Aligned, Number};
 use crate::matrix::Dtype;
 
 /// Outputs of a tile.
@@ -31,28 +31,19 @@ pub(crate) enum Tiles {
 impl Plain {
     /// Packs row-major little-endian `bytes`; their length was checked.
     pub(crate) fn pack(dtype: Dtype, n: usize, k: usize, bytes: &[u8]) -> Plain {
-        let tile = n.div_ceil(TILE) * TILE;
+        let outputs = n.next_multiple_of(TILE);
         let tiles = match dtype {
             Dtype::F32 => {
-                let mut tiles = Aligned::zeros(tile * k);
-                for (i, x) in bytes.as_chunks::<4>().0.iter().enumerate() {
-                    tiles[place(i / k, i % k, k)] = f32::from_le_bytes(*x);
-                }
-                Tiles::F32(tiles)
+                let numbers = bytes.as_chunks().0;
+                Tiles::F32(spread(numbers, k, outputs * k, f32::from_le_bytes, place))
             }
             Dtype::F16 => {
-                let mut tiles = Aligned::zeros(tile * k);
-                for (i, x) in bytes.as_chunks::<2>().0.iter().enumerate() {
-                    tiles[place(i / k, i % k, k)] = f16::from_le_bytes(*x);
-                }
-                Tiles::F16(tiles)
+                let numbers = bytes.as_chunks().0;
+                Tiles::F16(spread(numbers, k, outputs * k, f16::from_le_bytes, place))
             }
             Dtype::Bf16 => {
-                let mut tiles = Aligned::zeros(tile * k.next_multiple_of(2));
-                for (i, x) in bytes.as_chunks::<2>().0.iter().enumerate() {
-                    tiles[place_paired(i / k, i % k, k)] = bf16::from_le_bytes(*x);
-                }
-                Tiles::Bf16(tiles)
+                let (numbers, len) = (bytes.as_chunks().0, outputs * k.next_multiple_of(2));
+                Tiles::Bf16(spread(numbers, k, len, bf16::from_le_bytes, place_paired))
             }
         };
         Plain { n, k, tiles }
@@ -82,12 +73,39 @@ impl Plain {
     }
 }
 
+/// Puts rows of `k` numbers to their places among `len`, a few inputs of a tile's rows at a time: both sides stay in the first
+/// cache.
+fn spread<const B: usize, T: Number>(
+    numbers: &[[u8; B]],
+    k: usize,
+    len: usize,
+    read: impl Fn([u8; B]) -> T,
+    place: impl Fn(usize, usize, usize) -> usize,
+) -> Aligned<T> {
+    /// Inputs taken at a time; even, so that pairs stay together.
+    const STEP: usize = 32;
+    let mut out = Aligned::zeros(len);
+    let places: &mut [T] = &mut out;
+    for (tile, rows) in numbers.chunks(TILE * k).enumerate() {
+        for from in (0..k).step_by(STEP) {
+            for (lane, row) in rows.chunks_exact(k).enumerate() {
+                for (j, number) in row.iter().enumerate().take(from + STEP).skip(from) {
+                    places[place(tile * TILE + lane, j, k)] = read(*number);
+                }
+            }
+        }
+    }
+    out
+}
+
 /// Where the weight of output `i` and input `j` lies in `[tile][k][16]`.
+#[inline]
 fn place(i: usize, j: usize, k: usize) -> usize {
     (i / TILE * k + j) * TILE + i % TILE
 }
 
 /// Where the weight of output `i` and input `j` lies in `[tile][k / 2][16][2]`.
+#[inline]
 fn place_paired(i: usize, j: usize, k: usize) -> usize {
     ((i / TILE * k.div_ceil(2) + j / 2) * TILE + i % TILE) * 2 + j % 2
 }

@@ -1,6 +1,7 @@
 //! Attention against the naive meaning, over every cache format, window, cap and cut.
 
 use half::f16;
+use proptest::prelude::*;
 
 use super::*;
 use crate::kv_cache::KvDtype;
@@ -159,6 +160,84 @@ fn a_row_has_the_same_bits_in_any_chunk_and_alone() {
                 for (i, position) in positions.enumerate() {
                     assert_eq!(alone.row(i), whole.row(position), "position {position}");
                 }
+            }
+        }
+    }
+}
+
+/// A long context with few rows is cut by chunks over the threads; the bits are those of one thread that takes it whole.
+#[test]
+fn a_long_context_has_the_same_bits_on_any_number_of_threads() {
+    let mut random = Random::new(16);
+    let shape = Shape { heads: 2, kv_heads: 1, dim: 16, block_size: 32, dtype: KvDtype::F16 };
+    let sequences = sequences(&mut random, &shape, &[2000]);
+    for window in [None, Some(900)] {
+        let params = AttentionParams { heads: 2, scale: 0.5, window, soft_cap: None };
+        let mut first: Option<(crate::device::Isa, Tensor)> = None;
+        for dev in devices() {
+            let out = run(&dev, &shape, &sequences, &[(0, 1999..2000)], &params);
+            assert_close(out.row(0), &shape.expected(&sequences[0], 1999, &params), 1e-5);
+            if let Some((_, other)) = first.as_ref().filter(|(isa, _)| *isa == dev.isa()) {
+                assert_eq!(other.as_slice(), out.as_slice());
+            }
+            first = Some((dev.isa(), out));
+        }
+    }
+}
+
+/// Blocks hold what an earlier owner left there: numbers that are none must reach nobody else's rows.
+#[test]
+fn what_lies_beyond_a_sequence_or_before_its_window_is_never_met() {
+    let shape = Shape { heads: 2, kv_heads: 2, dim: 9, block_size: 16, dtype: KvDtype::F32 };
+    for dev in devices() {
+        let mut random = Random::new(17);
+        let mut cache = KvCache::new(1, 4, 16, 2, 9, KvDtype::F32);
+        let poison = Tensor::from_slice(64, shape.cols(), &vec![f32::NAN; 64 * shape.cols()]);
+        let (k, v) = (shape.k()..shape.v(), shape.v()..shape.cols());
+        let all: Vec<u32> = (0..64).collect();
+        kv_write(&dev, &mut cache, 0, &all, &poison, k.clone(), v.clone());
+        // Positions 20..30 of a sequence are there; those before are not its own any more.
+        let rows = random.tensor(10, shape.cols());
+        let slots: Vec<u32> = (20..30).collect();
+        kv_write(&dev, &mut cache, 0, &slots, &rows, k, v);
+        let params = AttentionParams { heads: 2, scale: 0.3, window: Some(4), soft_cap: None };
+        let mut q = rows.clone();
+        q.set_rows(5);
+        (0..5).for_each(|i| q.row_mut(i).copy_from_slice(rows.row(i + 5)));
+        let span = AttentionSpan { rows: 0..5, first_position: 25, blocks: &[u32::MAX, 1] };
+        let mut out = Tensor::zeros(5, shape.k());
+        paged_attention(&dev, &q, 0..shape.k(), (&cache, 0), &[span], &params, &mut out);
+        assert!(out.as_slice().iter().all(|x| x.is_finite()), "{:?}", dev.isa());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn random_spans_meet_their_own_positions_with_the_same_bits_as_alone(
+        group in 1..8_usize, kv_heads in 1..4_usize, dim in 1..70_usize, block_size in 1..40_usize,
+        lengths in prop::collection::vec(1..120_usize, 1..4), window in prop::option::of(1..90_u32),
+        half in any::<bool>(), seed in any::<u64>(),
+    ) {
+        let mut random = Random::new(seed);
+        let dtype = if half { KvDtype::F16 } else { KvDtype::F32 };
+        let shape = Shape { heads: group * kv_heads, kv_heads, dim, block_size, dtype };
+        let lengths: Vec<usize> = lengths.into_iter().map(|length| length.min(15 * block_size)).collect();
+        let sequences = sequences(&mut random, &shape, &lengths);
+        let spans: Vec<(usize, Range<usize>)> =
+            lengths.iter().enumerate().map(|(i, &length)| (i, random.below(length)..length)).collect();
+        let soft_cap = (random.below(3) == 0).then_some(4.0);
+        let params = AttentionParams { heads: shape.heads, scale: 0.25, window, soft_cap };
+        for dev in devices() {
+            let out = run(&dev, &shape, &sequences, &spans, &params);
+            let mut row = 0;
+            for (index, positions) in &spans {
+                let last = positions.end - 1;
+                let alone = run(&dev, &shape, &sequences, &[(*index, last..last + 1)], &params);
+                row += positions.len();
+                prop_assert_eq!(alone.row(0), out.row(row - 1));
+                assert_close(alone.row(0), &shape.expected(&sequences[*index], last, &params), 2e-5);
             }
         }
     }
