@@ -84,8 +84,8 @@ pub(crate) fn tiles(
             let (quants, scales) = matrix.tile(tile);
             let width = TILE.min(matrix.n() - TILE * tile);
             let first = column + TILE * tile;
-            for row in span.clone().step_by(step) {
-                let sums = &mut sums[..step.min(span.end - row)];
+            for rows in even(span.clone(), step) {
+                let (row, sums) = (rows.start, &mut sums[..rows.len()]);
                 // SAFETY: a device's instruction set is available; tile and inputs have equally many blocks.
                 unsafe { kernel(Job { quants, scales, x, row }, sums) };
                 for (r, sums) in sums.iter_mut().enumerate() {
@@ -106,6 +106,13 @@ pub(crate) fn tiles(
 fn spans(x: &Activations) -> impl Iterator<Item = Range<usize>> {
     let rows = (160 * 1024 / x.row_bytes()).max(MAX_ROWS).next_multiple_of(24);
     (0..x.rows()).step_by(rows).map(move |start| start..x.rows().min(start + rows))
+}
+
+/// Cuts rows into as few runs of at most `most` as there can be, all of nearly the same length.
+fn even(rows: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let runs = rows.len().div_ceil(most);
+    let at = move |run: usize| rows.start + rows.len() * run / runs;
+    (0..runs).map(move |run| at(run)..at(run + 1))
 }
 
 macro_rules! forms {

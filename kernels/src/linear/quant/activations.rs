@@ -44,7 +44,7 @@ pub(crate) struct Activations {
 
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(32))]
-pub(super) struct Quants([i8; BLOCK]);
+pub(super) struct Quants(pub(super) [i8; BLOCK]);
 
 impl Activations {
     /// Quantizes the rows of `x`, `[rows, k]` with `k` a multiple of 32.
@@ -104,17 +104,16 @@ pub(super) fn scale_of(largest: f32) -> Option<(f32, f32)> {
     }
 }
 
+#[allow(unsafe_code, reason = "the device's instruction set was checked")]
 fn quantize_row(isa: Isa, x: &[f32], quants: &mut [Quants], scales: &mut [BlockScale]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx2 {
+        // SAFETY: a device's instruction set is available, and all of these include AVX2.
+        return unsafe { super::avx2::quantize(x, quants, scales) };
+    }
+    let _ = isa;
     for ((x, quants), scale) in x.as_chunks::<BLOCK>().0.iter().zip(quants).zip(scales) {
-        (quants.0, *scale) = match isa {
-            Isa::Portable => quantize(x),
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: a device's instruction set is available, and all of these include AVX2.
-            #[allow(unsafe_code, reason = "the device was checked")]
-            _ => unsafe { super::avx2::quantize(x) },
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => quantize(x),
-        };
+        (quants.0, *scale) = quantize(x);
     }
 }
 

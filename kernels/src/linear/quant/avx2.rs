@@ -3,16 +3,19 @@
 //! Inputs are at most 127, so `peak` bounds how many 16-bit pair sums fit before they are widened: 8 of four bits
 //! (8 * 2 * 15 * 127 = 30480), 4 of five (31496), 2 of six (32004). Eight bits don't fit at all: `|w|` takes the place of
 //! the unsigned factor and the input takes the sign of `w` (128 * 127 * 2 = 32512).
+//!
+//! No closures here: functions of the standard library that call them are compiled without these instructions.
 #![allow(unsafe_code, reason = "vector instructions on raw rows")]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::activations::{BlockScale, block_scale, scale_of};
+use super::activations::{BlockScale, Quants, block_scale, scale_of};
 use super::{Form, Job};
-use crate::matrix::blocks::{BLOCK, TILE};
+use crate::matrix::blocks::{BLOCK, Spec, TILE};
 
-/// Rows at a time.
-pub(super) const ROWS: usize = 4;
+/// Most rows at a time.
+pub(super) const ROWS: usize = 6;
 
 /// Sums of one tile for some rows.
 ///
@@ -22,196 +25,283 @@ pub(super) unsafe fn tile<F: Form>(job: Job<'_>, sums: &mut [[f32; TILE]]) {
     // SAFETY: as promised to this function.
     unsafe {
         match sums.len() {
-            1 => rows_of::<F, 1>(job, sums),
-            2 => rows_of::<F, 2>(job, sums),
-            3 => rows_of::<F, 3>(job, sums),
-            _ => rows_of::<F, 4>(job, sums),
+            1 => rows_1::<F>(job, sums),
+            2 => rows_2::<F>(job, sums),
+            3 => rows_3::<F>(job, sums),
+            4 => rows_4::<F>(job, sums),
+            5 => rows_5::<F>(job, sums),
+            _ => rows_6::<F>(job, sums),
         }
     }
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn rows_of<F: Form, const R: usize>(job: Job<'_>, sums: &mut [[f32; TILE]]) {
-    let spec = F::SPEC;
-    let blocks = job.quants.len() / spec.quant_bytes();
-    let (x, x_scales) = job.x.at_row(job.row);
-    assert!(sums.len() == R && job.row + R <= job.x.rows() && blocks * BLOCK == job.x.k());
-    for half in 0..2 {
-        let mut acc = [_mm256_setzero_ps(); R];
-        for b in 0..blocks {
-            // SAFETY: block `b` lies inside the tile; rows and blocks inside the inputs, as asserted.
-            unsafe {
-                let quants = job.quants.as_ptr().add(b * spec.quant_bytes() + 32 * half);
-                let scales = job.scales.as_ptr().add(b * spec.scale_bytes() + half * spec.lane_bytes() / 2);
-                let weights = weights::<F>(quants);
-                let scale: [__m256; 2] = [scale::<F>(scales, 0), scale::<F>(scales, spec.scales() - 1)];
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    let x = x.add((r * blocks + b) * BLOCK);
-                    let x_scale = x_scales.add(r * blocks + b);
-                    let dots = dots::<F>(&weights, x, x_scale);
-                    let by = _mm256_set1_ps((*x_scale).scale);
-                    for s in 0..spec.scales() {
-                        *acc =
-                            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[s]), _mm256_mul_ps(scale[s], by), *acc);
-                    }
-                    if spec.affine {
-                        for s in 0..spec.scales() {
-                            let x_sum = if spec.halves { (*x_scale).half_sum(s) } else { (*x_scale).sum };
-                            let minimum = self::scale::<F>(scales, spec.scales() + s);
-                            *acc = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x_sum), *acc);
+/// Makes a kernel for so many rows: each row's two registers of eight outputs are variables of their own, because arrays of
+/// vectors end up on the stack.
+macro_rules! rows_of {
+    ($name:ident, $rows:literal: $($r:literal $acc0:ident $acc1:ident $dot0:ident $dot1:ident $sum0:ident $sum1:ident),*) => {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn $name<F: Form>(job: Job<'_>, sums: &mut [[f32; TILE]]) {
+            let spec = F::SPEC;
+            let blocks = job.quants.len() / spec.quant_bytes();
+            let (x, x_scales) = job.x.at_row(job.row);
+            assert!(sums.len() == $rows && job.row + $rows <= job.x.rows() && blocks * BLOCK == job.x.k());
+            let (zero, ones) = (_mm256_setzero_si256(), _mm256_set1_epi16(1));
+            $(let (mut $acc0, mut $acc1) = (_mm256_setzero_ps(), _mm256_setzero_ps());)*
+            for b in 0..blocks {
+                // SAFETY: block `b` lies inside the tile; rows and blocks inside the inputs, as asserted.
+                let (quants, scales, x, x_scales) = unsafe {
+                    (
+                        job.quants.as_ptr().add(b * spec.quant_bytes()),
+                        job.scales.as_ptr().add(b * spec.scale_bytes()),
+                        x.add(b * BLOCK),
+                        x_scales.add(b),
+                    )
+                };
+                $(let (mut $dot0, mut $dot1) = (zero, zero);)*
+                // Adds the products of one group's weights with four inputs of every row.
+                macro_rules! add {
+                    ($weights:expr, $at:expr) => {{
+                        let weights: [__m256i; 2] = $weights;
+                        $(
+                            // SAFETY: rows are `blocks` blocks apart.
+                            let input = unsafe { spread(x.add($r * blocks * BLOCK + $at)) };
+                            $dot0 = _mm256_add_epi16($dot0, _mm256_maddubs_epi16(weights[0], input));
+                            $dot1 = _mm256_add_epi16($dot1, _mm256_maddubs_epi16(weights[1], input));
+                        )*
+                        stay!($($dot0, $dot1),*);
+                    }};
+                }
+                for s in 0..spec.scales() {
+                    $(($dot0, $dot1) = (zero, zero);)*
+                    if spec.nibbles {
+                        for j in 0..4 {
+                            // SAFETY: a block of nibbles has four groups of bytes.
+                            let both = unsafe { bytes(quants, j) };
+                            if !spec.halves || s == 0 {
+                                add!(low(both), 4 * j);
+                            }
+                            if !spec.halves || s == 1 {
+                                add!(high(both), 16 + 4 * j);
+                            }
                         }
+                        $(($dot0, $dot1) = (_mm256_madd_epi16($dot0, ones), _mm256_madd_epi16($dot1, ones));)*
+                    } else {
+                        $(let (mut $sum0, mut $sum1) = (zero, zero);)*
+                        for run in 0..8 / spec.scales() / run(spec) {
+                            let first = (s * 8 / spec.scales()) + run * self::run(spec);
+                            if spec.peak > 63 {
+                                // SAFETY: a block of bytes has eight groups.
+                                let weights = unsafe { bytes(quants, first) };
+                                $(
+                                    // SAFETY: rows are `blocks` blocks apart.
+                                    let input = unsafe { spread(x.add($r * blocks * BLOCK + 4 * first)) };
+                                    ($dot0, $dot1) = (signed(weights[0], input), signed(weights[1], input));
+                                    $sum0 = _mm256_add_epi32($sum0, _mm256_madd_epi16($dot0, ones));
+                                    $sum1 = _mm256_add_epi32($sum1, _mm256_madd_epi16($dot1, ones));
+                                )*
+                                stay!($($sum0, $sum1),*);
+                            } else {
+                                $(($dot0, $dot1) = (zero, zero);)*
+                                for j in first..first + self::run(spec) {
+                                    // SAFETY: a block of bytes has eight groups.
+                                    add!(unsafe { bytes(quants, j) }, 4 * j);
+                                }
+                                $(
+                                    $sum0 = _mm256_add_epi32($sum0, _mm256_madd_epi16($dot0, ones));
+                                    $sum1 = _mm256_add_epi32($sum1, _mm256_madd_epi16($dot1, ones));
+                                )*
+                            }
+                        }
+                        $(($dot0, $dot1) = ($sum0, $sum1);)*
+                    }
+                    // SAFETY: the block has a scale for each output and row.
+                    unsafe {
+                        let scale = [scale::<F>(scales, s, 0), scale::<F>(scales, s, 1)];
+                        $(
+                            let x_scale = &*x_scales.add($r * blocks);
+                            let by = _mm256_set1_ps(x_scale.scale);
+                            let dot = centred::<F>($dot0, $dot1, x_scale, s);
+                            $acc0 = _mm256_fmadd_ps(dot[0], _mm256_mul_ps(scale[0], by), $acc0);
+                            $acc1 = _mm256_fmadd_ps(dot[1], _mm256_mul_ps(scale[1], by), $acc1);
+                        )*
+                    }
+                }
+                for s in 0..if spec.affine { spec.scales() } else { 0 } {
+                    // SAFETY: the block has a minimum for each output, and a scale for each row.
+                    unsafe {
+                        let vector = spec.scales() + s;
+                        let minimum = [scale::<F>(scales, vector, 0), scale::<F>(scales, vector, 1)];
+                        $(
+                            let x_scale = &*x_scales.add($r * blocks);
+                            let sum = if spec.halves { x_scale.half_sum(s) } else { x_scale.sum };
+                            $acc0 = _mm256_fmadd_ps(minimum[0], _mm256_set1_ps(sum), $acc0);
+                            $acc1 = _mm256_fmadd_ps(minimum[1], _mm256_set1_ps(sum), $acc1);
+                        )*
                     }
                 }
             }
+            $(
+                // SAFETY: a row of sums is sixteen values.
+                unsafe {
+                    _mm256_storeu_ps(sums[$r].as_mut_ptr(), $acc0);
+                    _mm256_storeu_ps(sums[$r].as_mut_ptr().add(8), $acc1);
+                }
+            )*
         }
-        for (sums, acc) in sums.iter_mut().zip(acc) {
-            // SAFETY: half a row of sums is eight values.
-            unsafe { _mm256_storeu_ps(sums.as_mut_ptr().add(8 * half), acc) };
-        }
+    };
+}
+
+/// Has the compiler finish these sums first, in registers. It would rather compute the products of all groups and add them up
+/// from the stack, which costs a third of the speed.
+macro_rules! stay {
+    ($($sum:ident),*) => {
+        // SAFETY: there is no instruction in it.
+        unsafe { asm!(stay!(@ $($sum)*), $(inout(ymm_reg) $sum),*, options(nomem, nostack, preserves_flags)) }
+    };
+    (@ $a:ident $b:ident) => { "/* {} {} */" };
+    (@ $a:ident $b:ident $($rest:ident)+) => { concat!("/* {} {} */", stay!(@ $($rest)+)) };
+}
+
+rows_of!(rows_1, 1: 0 a0 a1 d0 d1 s0 s1);
+rows_of!(rows_2, 2: 0 a0 a1 d0 d1 s0 s1, 1 b0 b1 e0 e1 t0 t1);
+rows_of!(rows_3, 3: 0 a0 a1 d0 d1 s0 s1, 1 b0 b1 e0 e1 t0 t1, 2 g0 g1 h0 h1 u0 u1);
+rows_of!(rows_4, 4: 0 a0 a1 d0 d1 s0 s1, 1 b0 b1 e0 e1 t0 t1, 2 g0 g1 h0 h1 u0 u1, 3 k0 k1 l0 l1 v0 v1);
+rows_of!(rows_5, 5: 0 a0 a1 d0 d1 s0 s1, 1 b0 b1 e0 e1 t0 t1, 2 g0 g1 h0 h1 u0 u1, 3 k0 k1 l0 l1 v0 v1, 4 m0 m1 n0 n1 w0 w1);
+rows_of!(
+    rows_6, 6: 0 a0 a1 d0 d1 s0 s1, 1 b0 b1 e0 e1 t0 t1, 2 g0 g1 h0 h1 u0 u1, 3 k0 k1 l0 l1 v0 v1, 4 m0 m1 n0 n1 w0 w1,
+    5 o0 o1 p0 p1 y0 y1
+);
+
+/// How many groups' sums of pairs fit in 16 bits.
+const fn run(spec: Spec) -> usize {
+    match spec.peak {
+        ..=31 => 4,
+        32..=63 => 2,
+        _ => 1,
     }
 }
 
-/// Eight outputs' integers: register `j` holds inputs `4j..4j + 4` of each.
+/// Four inputs for every output.
+#[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn weights<F: Form>(quants: *const u8) -> [__m256i; 8] {
-    let mut weights = [_mm256_setzero_si256(); 8];
+unsafe fn spread(x: *const i8) -> __m256i {
+    // SAFETY: the caller's inputs come in fours.
+    _mm256_set1_epi32(unsafe { x.cast::<i32>().read() })
+}
+
+/// The bytes of group `j`: of the first eight outputs, and of the last.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn bytes(quants: *const u8, j: usize) -> [__m256i; 2] {
     // SAFETY: the caller's block has 64 bytes per group.
     unsafe {
-        if F::SPEC.nibbles {
-            let low = _mm256_set1_epi8(15);
-            for j in 0..4 {
-                let both = _mm256_load_si256(quants.add(64 * j).cast());
-                weights[j] = _mm256_and_si256(both, low);
-                weights[4 + j] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
-            }
-        } else {
-            for (j, weights) in weights.iter_mut().enumerate() {
-                *weights = _mm256_load_si256(quants.add(64 * j).cast());
-            }
-        }
+        [_mm256_load_si256(quants.add(64 * j).cast()), _mm256_load_si256(quants.add(64 * j + 32).cast())]
     }
-    weights
 }
 
-/// Scale or minimum `vector` of eight outputs.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn low(both: [__m256i; 2]) -> [__m256i; 2] {
+    let mask = _mm256_set1_epi8(15);
+    [_mm256_and_si256(both[0], mask), _mm256_and_si256(both[1], mask)]
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn high(both: [__m256i; 2]) -> [__m256i; 2] {
+    low([_mm256_srli_epi16(both[0], 4), _mm256_srli_epi16(both[1], 4)])
+}
+
+/// Sums of pairs of products with weights that are stored with 128 added.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn signed(weights: __m256i, x: __m256i) -> __m256i {
+    let w = _mm256_xor_si256(weights, _mm256_set1_epi8(-128));
+    _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+}
+
+/// The sums less the centre: `centre` times the sum of the inputs, over the block or its half `s`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn centred<F: Form>(dot0: __m256i, dot1: __m256i, x_scale: &BlockScale, s: usize) -> [__m256; 2] {
+    let spec = F::SPEC;
+    if spec.centre == 0 || spec.peak > 63 {
+        return [_mm256_cvtepi32_ps(dot0), _mm256_cvtepi32_ps(dot1)];
+    }
+    let sum8 = match (spec.halves, s) {
+        (false, _) => x_scale.total8,
+        (true, 0) => x_scale.total8 - x_scale.high8,
+        (true, _) => x_scale.high8,
+    };
+    let centre = _mm256_set1_epi32(if spec.centre == 4 { sum8 / 2 } else { sum8 * (spec.centre / 8) });
+    [_mm256_cvtepi32_ps(_mm256_add_epi32(dot0, centre)), _mm256_cvtepi32_ps(_mm256_add_epi32(dot1, centre))]
+}
+
+/// Scale or minimum `vector` of the first or last eight outputs.
+#[inline]
 #[target_feature(enable = "avx2,f16c")]
-unsafe fn scale<F: Form>(scales: *const u8, vector: usize) -> __m256 {
+unsafe fn scale<F: Form>(scales: *const u8, vector: usize, half: usize) -> __m256 {
     // SAFETY: the caller's block has this vector.
     unsafe {
-        let at = scales.add(vector * F::SPEC.lane_bytes());
+        let at = scales.add(vector * F::SPEC.lane_bytes() + half * F::SPEC.lane_bytes() / 2);
         if F::SPEC.wide { _mm256_loadu_ps(at.cast()) } else { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
     }
 }
 
-/// Exact sums of `(q - centre) * x`: over the block, or over each half of it.
+/// Quantizes the blocks of a row, bit for bit as the portable version does.
+///
+/// # Safety
+/// The processor has AVX2.
 #[target_feature(enable = "avx2")]
-unsafe fn dots<F: Form>(weights: &[__m256i; 8], x: *const i8, x_scale: *const BlockScale) -> [__m256i; 2] {
-    let spec = F::SPEC;
-    // SAFETY: the block has 32 integers and a scale.
-    unsafe {
-        let x = |j: usize| _mm256_set1_epi32(x.cast::<i32>().add(j).read());
-        let total8 = _mm256_set1_epi32((*x_scale).total8);
-        if spec.peak > 63 {
-            return [signed(weights, x), total8];
-        }
-        let sum = |from: usize, to: usize| unsigned::<F>(weights, x, from, to);
-        match (spec.halves, spec.centre) {
-            (false, 0) => [sum(0, 8), total8],
-            (false, centre) => [_mm256_add_epi32(sum(0, 8), times8(total8, centre)), total8],
-            (true, 0) => [sum(0, 4), sum(4, 8)],
-            (true, centre) => {
-                let high8 = _mm256_set1_epi32((*x_scale).high8);
-                let low8 = _mm256_sub_epi32(total8, high8);
-                [
-                    _mm256_add_epi32(sum(0, 4), times8(low8, centre)),
-                    _mm256_add_epi32(sum(4, 8), times8(high8, centre)),
-                ]
-            }
-        }
+pub(super) unsafe fn quantize(x: &[f32], quants: &mut [Quants], scales: &mut [BlockScale]) {
+    for ((x, quants), scale) in x.as_chunks::<BLOCK>().0.iter().zip(quants).zip(scales) {
+        // SAFETY: 32 values are four vectors.
+        let x = unsafe {
+            let at = x.as_ptr();
+            [
+                _mm256_loadu_ps(at),
+                _mm256_loadu_ps(at.add(8)),
+                _mm256_loadu_ps(at.add(16)),
+                _mm256_loadu_ps(at.add(24)),
+            ]
+        };
+        let (packed, block) = quantize_block(x);
+        *scale = block;
+        // SAFETY: 32 bytes, aligned as a vector is.
+        unsafe { _mm256_store_si256(quants.0.as_mut_ptr().cast(), packed) };
     }
 }
 
-/// `centre / 8` times `v`.
+#[inline]
 #[target_feature(enable = "avx2")]
-fn times8(v: __m256i, centre: i32) -> __m256i {
-    match centre {
-        4 => _mm256_srai_epi32(v, 1),
-        8 => v,
-        16 => _mm256_slli_epi32(v, 1),
-        _ => _mm256_slli_epi32(v, 2),
+fn quantize_block(x: [__m256; 4]) -> (__m256i, BlockScale) {
+    let bits = _mm256_set1_epi32(0x7fff_ffff);
+    let mut largest = _mm256_setzero_si256();
+    for v in x {
+        largest = _mm256_max_epi32(largest, _mm256_and_si256(_mm256_castps_si256(v), bits));
     }
-}
-
-/// Sum over groups `from..to` of unsigned weights of at most six bits.
-#[target_feature(enable = "avx2")]
-fn unsigned<F: Form>(
-    weights: &[__m256i; 8],
-    x: impl Fn(usize) -> __m256i,
-    from: usize,
-    to: usize,
-) -> __m256i {
-    let run = match F::SPEC.peak {
-        ..=15 => 8,
-        16..=31 => 4,
-        _ => 2,
-    };
-    let ones = _mm256_set1_epi16(1);
-    let mut total = _mm256_setzero_si256();
-    for start in (from..to).step_by(run) {
-        let mut pairs = _mm256_maddubs_epi16(weights[start], x(start));
-        for (j, weights) in weights.iter().enumerate().take(to.min(start + run)).skip(start + 1) {
-            pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(*weights, x(j)));
-        }
-        let sums = _mm256_madd_epi16(pairs, ones);
-        total = if start == from { sums } else { _mm256_add_epi32(total, sums) };
-    }
-    total
-}
-
-/// Sum over all groups of weights that are stored with 128 added.
-#[target_feature(enable = "avx2")]
-fn signed(weights: &[__m256i; 8], x: impl Fn(usize) -> __m256i) -> __m256i {
-    let (ones, centre) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
-    let mut total = _mm256_setzero_si256();
-    for (j, weights) in weights.iter().enumerate() {
-        let w = _mm256_xor_si256(*weights, centre);
-        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x(j), w));
-        total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, ones));
-    }
-    total
-}
-
-/// Quantizes one block of inputs, bit for bit as the portable version does.
-#[target_feature(enable = "avx2")]
-pub(super) unsafe fn quantize(x: &[f32; BLOCK]) -> ([i8; BLOCK], BlockScale) {
-    // SAFETY: 32 values are four vectors.
-    let x: [__m256; 4] = std::array::from_fn(|i| unsafe { _mm256_loadu_ps(x.as_ptr().add(8 * i)) });
-    let magnitude = |v| _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7fff_ffff));
-    let largest = _mm256_max_epi32(
-        _mm256_max_epi32(magnitude(x[0]), magnitude(x[1])),
-        _mm256_max_epi32(magnitude(x[2]), magnitude(x[3])),
-    );
     let largest = _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
     let largest = _mm_max_epi32(largest, _mm_shuffle_epi32(largest, 0b01_00_11_10));
     let largest = _mm_max_epi32(largest, _mm_shuffle_epi32(largest, 0b10_11_00_01));
     let Some((scale, inverse)) = scale_of(f32::from_bits(_mm_cvtsi128_si32(largest) as u32)) else {
-        return ([0; BLOCK], BlockScale::default());
+        return (_mm256_setzero_si256(), BlockScale::default());
     };
     if scale.is_nan() {
-        return ([0; BLOCK], block_scale(scale, 0, 0));
+        return (_mm256_setzero_si256(), block_scale(scale, 0, 0));
     }
-    let q = x.map(|v| _mm256_cvtps_epi32(_mm256_mul_ps(v, _mm256_set1_ps(inverse))));
+    let mut q = [_mm256_setzero_si256(); 4];
+    for (q, v) in q.iter_mut().zip(x) {
+        *q = _mm256_cvtps_epi32(_mm256_mul_ps(v, _mm256_set1_ps(inverse)));
+    }
     let (low, high) = (_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
     // Packing works within 128-bit lanes: the dwords come out as 0 4 | 1 5 of each pair.
-    let packed =
-        _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    let mut quants = [0; BLOCK];
-    // SAFETY: 32 bytes take one vector.
-    unsafe { _mm256_storeu_si256(quants.as_mut_ptr().cast(), packed) };
-    (quants, block_scale(scale, total(low), total(high)))
+    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    let packed = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
+    (packed, block_scale(scale, total(low), total(high)))
 }
 
 /// Sum of sixteen 16-bit integers.
+#[inline]
 #[target_feature(enable = "avx2")]
 fn total(v: __m256i) -> i32 {
     let v = _mm256_madd_epi16(v, _mm256_set1_epi16(1));
