@@ -3,6 +3,7 @@
 //! A block that holds an infinity or a NaN gets the scale NaN, which reaches every output of its row.
 #![allow(unsafe_code, reason = "rows of one buffer are given to several tasks")]
 
+use super::Form;
 use crate::device::{Device, Disjoint, Isa};
 use crate::matrix::blocks::BLOCK;
 use crate::tensor::Tensor;
@@ -26,9 +27,13 @@ impl BlockScale {
         BlockScale { scale, sum: scale * (low + high) as f32, total8: -8 * (low + high), high8: -8 * high }
     }
 
-    /// `scale` times the sum of the first (0) or last (1) 16 integers.
-    pub(super) fn half_sum(&self, half: usize) -> f32 {
-        let sum8 = if half == 0 { self.total8 - self.high8 } else { self.high8 };
+    /// What a minimum is multiplied with: the sum over the block or, of a type that scales by halves, over half `s`.
+    #[inline]
+    pub(super) fn sum_of<F: Form>(&self, s: usize) -> f32 {
+        if !F::SPEC.halves {
+            return self.sum;
+        }
+        let sum8 = if s == 0 { self.total8 - self.high8 } else { self.high8 };
         (sum8 as f32 * -0.125) * self.scale
     }
 }

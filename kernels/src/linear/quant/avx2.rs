@@ -12,7 +12,7 @@ use std::arch::x86_64::*;
 
 use super::activations::{BlockScale, Quants, block_scale, scale_of};
 use super::{Form, Job};
-use crate::matrix::blocks::{BLOCK, Spec, TILE};
+use crate::matrix::blocks::{BLOCK, TILE};
 
 /// Most rows at a time.
 pub(super) const ROWS: usize = 6;
@@ -35,6 +35,79 @@ pub(super) unsafe fn tile<F: Form>(job: Job<'_>, sums: &mut [[f32; TILE]]) {
     }
 }
 
+/// Has the compiler finish these sums first, in registers. It would rather compute the products of all groups and add them up
+/// from the stack, which costs a third of the speed. There is no instruction in it.
+macro_rules! stay {
+    ($($sum:ident),*) => { asm!(stay!(@ $($sum)*), $(inout(ymm_reg) $sum),*, options(nomem, nostack, preserves_flags)) };
+    (@ $a:ident $b:ident) => { "/* {} {} */" };
+    (@ $a:ident $b:ident $($rest:ident)+) => { concat!("/* {} {} */", stay!(@ $($rest)+)) };
+}
+
+/// Adds the products of one group's weights with four inputs of every row.
+macro_rules! add {
+    ($weights:expr, $x:expr, $stride:expr; $($r:literal $dot0:ident $dot1:ident),*) => {
+        let weights: [__m256i; 2] = $weights;
+        $(
+            let input = spread($x.add($r * $stride));
+            $dot0 = _mm256_add_epi16($dot0, _mm256_maddubs_epi16(weights[0], input));
+            $dot1 = _mm256_add_epi16($dot1, _mm256_maddubs_epi16(weights[1], input));
+        )*
+        stay!($($dot0, $dot1),*);
+    };
+}
+
+/// Sums of products with nibbles, over the block or its half `s`.
+macro_rules! nibble_dots {
+    ($form:ident, $quants:expr, $x:expr, $stride:expr, $s:expr; $($r:literal $dot0:ident $dot1:ident),*) => {
+        for j in 0..4 {
+            let both = bytes($quants, j);
+            if !$form::SPEC.halves || $s == 0 {
+                add!(low(both), $x.add(4 * j), $stride; $($r $dot0 $dot1),*);
+            }
+            if !$form::SPEC.halves || $s == 1 {
+                add!(high(both), $x.add(16 + 4 * j), $stride; $($r $dot0 $dot1),*);
+            }
+        }
+        $(($dot0, $dot1) = (widen($dot0), widen($dot1));)*
+    };
+}
+
+/// Sums of products with bytes of at most six bits, over the block or its half `s`.
+macro_rules! byte_dots {
+    (
+        $form:ident, $quants:expr, $x:expr, $stride:expr, $s:expr;
+        $($r:literal $dot0:ident $dot1:ident $sum0:ident $sum1:ident),*
+    ) => {
+        let (groups, run) = (8 / $form::SPEC.scales(), if $form::SPEC.peak <= 31 { 4 } else { 2 });
+        for start in 0..groups / run {
+            $(let (mut $sum0, mut $sum1) = (_mm256_setzero_si256(), _mm256_setzero_si256());)*
+            for step in 0..run {
+                let j = $s * groups + start * run + step;
+                add!(bytes($quants, j), $x.add(4 * j), $stride; $($r $sum0 $sum1),*);
+            }
+            $(
+                $dot0 = _mm256_add_epi32($dot0, widen($sum0));
+                $dot1 = _mm256_add_epi32($dot1, widen($sum1));
+            )*
+        }
+    };
+}
+
+/// Sums of products with bytes that are stored with 128 added, over the block.
+macro_rules! signed_dots {
+    ($quants:expr, $x:expr, $stride:expr; $($r:literal $dot0:ident $dot1:ident),*) => {
+        for j in 0..8 {
+            let weights = bytes($quants, j);
+            $(
+                let input = spread($x.add($r * $stride + 4 * j));
+                $dot0 = _mm256_add_epi32($dot0, widen(signed(weights[0], input)));
+                $dot1 = _mm256_add_epi32($dot1, widen(signed(weights[1], input)));
+            )*
+            stay!($($dot0, $dot1),*);
+        }
+    };
+}
+
 /// Makes a kernel for so many rows: each row's two registers of eight outputs are variables of their own, because arrays of
 /// vectors end up on the stack.
 macro_rules! rows_of {
@@ -44,78 +117,25 @@ macro_rules! rows_of {
             let spec = F::SPEC;
             let blocks = job.quants.len() / spec.quant_bytes();
             let (x, x_scales) = job.x.at_row(job.row);
-            assert!(sums.len() == $rows && job.row + $rows <= job.x.rows() && blocks * BLOCK == job.x.k());
-            let (zero, ones) = (_mm256_setzero_si256(), _mm256_set1_epi16(1));
+            assert_eq!((sums.len(), blocks * BLOCK), ($rows, job.x.k()));
+            assert!(job.x.rows() - job.row >= $rows);
+            let (zero, stride) = (_mm256_setzero_si256(), blocks * BLOCK);
             $(let (mut $acc0, mut $acc1) = (_mm256_setzero_ps(), _mm256_setzero_ps());)*
             for b in 0..blocks {
                 // SAFETY: block `b` lies inside the tile; rows and blocks inside the inputs, as asserted.
-                let (quants, scales, x, x_scales) = unsafe {
-                    (
-                        job.quants.as_ptr().add(b * spec.quant_bytes()),
-                        job.scales.as_ptr().add(b * spec.scale_bytes()),
-                        x.add(b * BLOCK),
-                        x_scales.add(b),
-                    )
-                };
-                $(let (mut $dot0, mut $dot1) = (zero, zero);)*
-                // Adds the products of one group's weights with four inputs of every row.
-                macro_rules! add {
-                    ($weights:expr, $at:expr) => {{
-                        let weights: [__m256i; 2] = $weights;
-                        $(
-                            // SAFETY: rows are `blocks` blocks apart.
-                            let input = unsafe { spread(x.add($r * blocks * BLOCK + $at)) };
-                            $dot0 = _mm256_add_epi16($dot0, _mm256_maddubs_epi16(weights[0], input));
-                            $dot1 = _mm256_add_epi16($dot1, _mm256_maddubs_epi16(weights[1], input));
-                        )*
-                        stay!($($dot0, $dot1),*);
-                    }};
-                }
-                for s in 0..spec.scales() {
-                    $(($dot0, $dot1) = (zero, zero);)*
-                    if spec.nibbles {
-                        for j in 0..4 {
-                            // SAFETY: a block of nibbles has four groups of bytes.
-                            let both = unsafe { bytes(quants, j) };
-                            if !spec.halves || s == 0 {
-                                add!(low(both), 4 * j);
-                            }
-                            if !spec.halves || s == 1 {
-                                add!(high(both), 16 + 4 * j);
-                            }
+                unsafe {
+                    let quants = job.quants.as_ptr().add(b * spec.quant_bytes());
+                    let scales = job.scales.as_ptr().add(b * spec.scale_bytes());
+                    let (x, x_scales) = (x.add(b * BLOCK), x_scales.add(b));
+                    for s in 0..spec.scales() {
+                        $(let (mut $dot0, mut $dot1) = (zero, zero);)*
+                        if spec.nibbles {
+                            nibble_dots!(F, quants, x, stride, s; $($r $dot0 $dot1),*);
+                        } else if spec.peak <= 63 {
+                            byte_dots!(F, quants, x, stride, s; $($r $dot0 $dot1 $sum0 $sum1),*);
+                        } else {
+                            signed_dots!(quants, x, stride; $($r $dot0 $dot1),*);
                         }
-                        $(($dot0, $dot1) = (_mm256_madd_epi16($dot0, ones), _mm256_madd_epi16($dot1, ones));)*
-                    } else {
-                        $(let (mut $sum0, mut $sum1) = (zero, zero);)*
-                        for run in 0..8 / spec.scales() / run(spec) {
-                            let first = (s * 8 / spec.scales()) + run * self::run(spec);
-                            if spec.peak > 63 {
-                                // SAFETY: a block of bytes has eight groups.
-                                let weights = unsafe { bytes(quants, first) };
-                                $(
-                                    // SAFETY: rows are `blocks` blocks apart.
-                                    let input = unsafe { spread(x.add($r * blocks * BLOCK + 4 * first)) };
-                                    ($dot0, $dot1) = (signed(weights[0], input), signed(weights[1], input));
-                                    $sum0 = _mm256_add_epi32($sum0, _mm256_madd_epi16($dot0, ones));
-                                    $sum1 = _mm256_add_epi32($sum1, _mm256_madd_epi16($dot1, ones));
-                                )*
-                                stay!($($sum0, $sum1),*);
-                            } else {
-                                $(($dot0, $dot1) = (zero, zero);)*
-                                for j in first..first + self::run(spec) {
-                                    // SAFETY: a block of bytes has eight groups.
-                                    add!(unsafe { bytes(quants, j) }, 4 * j);
-                                }
-                                $(
-                                    $sum0 = _mm256_add_epi32($sum0, _mm256_madd_epi16($dot0, ones));
-                                    $sum1 = _mm256_add_epi32($sum1, _mm256_madd_epi16($dot1, ones));
-                                )*
-                            }
-                        }
-                        $(($dot0, $dot1) = ($sum0, $sum1);)*
-                    }
-                    // SAFETY: the block has a scale for each output and row.
-                    unsafe {
                         let scale = [scale::<F>(scales, s, 0), scale::<F>(scales, s, 1)];
                         $(
                             let x_scale = &*x_scales.add($r * blocks);
@@ -125,41 +145,24 @@ macro_rules! rows_of {
                             $acc1 = _mm256_fmadd_ps(dot[1], _mm256_mul_ps(scale[1], by), $acc1);
                         )*
                     }
-                }
-                for s in 0..if spec.affine { spec.scales() } else { 0 } {
-                    // SAFETY: the block has a minimum for each output, and a scale for each row.
-                    unsafe {
+                    for s in 0..if spec.affine { spec.scales() } else { 0 } {
                         let vector = spec.scales() + s;
                         let minimum = [scale::<F>(scales, vector, 0), scale::<F>(scales, vector, 1)];
                         $(
-                            let x_scale = &*x_scales.add($r * blocks);
-                            let sum = if spec.halves { x_scale.half_sum(s) } else { x_scale.sum };
-                            $acc0 = _mm256_fmadd_ps(minimum[0], _mm256_set1_ps(sum), $acc0);
-                            $acc1 = _mm256_fmadd_ps(minimum[1], _mm256_set1_ps(sum), $acc1);
+                            let x_sum = _mm256_set1_ps((*x_scales.add($r * blocks)).sum_of::<F>(s));
+                            $acc0 = _mm256_fmadd_ps(minimum[0], x_sum, $acc0);
+                            $acc1 = _mm256_fmadd_ps(minimum[1], x_sum, $acc1);
                         )*
                     }
                 }
             }
-            $(
-                // SAFETY: a row of sums is sixteen values.
-                unsafe {
-                    _mm256_storeu_ps(sums[$r].as_mut_ptr(), $acc0);
-                    _mm256_storeu_ps(sums[$r].as_mut_ptr().add(8), $acc1);
-                }
-            )*
+            // SAFETY: a row of sums is sixteen values.
+            $(unsafe {
+                _mm256_storeu_ps(sums[$r].as_mut_ptr(), $acc0);
+                _mm256_storeu_ps(sums[$r].as_mut_ptr().add(8), $acc1);
+            })*
         }
     };
-}
-
-/// Has the compiler finish these sums first, in registers. It would rather compute the products of all groups and add them up
-/// from the stack, which costs a third of the speed.
-macro_rules! stay {
-    ($($sum:ident),*) => {
-        // SAFETY: there is no instruction in it.
-        unsafe { asm!(stay!(@ $($sum)*), $(inout(ymm_reg) $sum),*, options(nomem, nostack, preserves_flags)) }
-    };
-    (@ $a:ident $b:ident) => { "/* {} {} */" };
-    (@ $a:ident $b:ident $($rest:ident)+) => { concat!("/* {} {} */", stay!(@ $($rest)+)) };
 }
 
 rows_of!(rows_1, 1: 0 a0 a1 d0 d1 s0 s1);
@@ -172,13 +175,11 @@ rows_of!(
     5 o0 o1 p0 p1 y0 y1
 );
 
-/// How many groups' sums of pairs fit in 16 bits.
-const fn run(spec: Spec) -> usize {
-    match spec.peak {
-        ..=31 => 4,
-        32..=63 => 2,
-        _ => 1,
-    }
+/// Sums of neighbouring 16-bit sums.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn widen(pairs: __m256i) -> __m256i {
+    _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
 }
 
 /// Four inputs for every output.

@@ -53,7 +53,7 @@ unsafe fn rows_of<F: Form, const R: usize>(job: Job<'_>, sums: &mut [[f32; TILE]
                 }
                 if spec.affine {
                     for s in 0..spec.scales() {
-                        let x_sum = if spec.halves { (*x_scale).half_sum(s) } else { (*x_scale).sum };
+                        let x_sum = (*x_scale).sum_of::<F>(s);
                         let minimum = self::scale::<F>(scales, spec.scales() + s);
                         *acc = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x_sum), *acc);
                     }

@@ -24,7 +24,7 @@ pub(super) unsafe fn tile<F: Form>(job: Job<'_>, sums: &mut [[f32; TILE]]) {
                     *sum = (whole as f32).mul_add(scale(spec, s, lane, scales) * x_scale.scale, *sum);
                 }
                 for s in 0..if spec.affine { spec.scales() } else { 0 } {
-                    let x_sum = if spec.halves { x_scale.half_sum(s) } else { x_scale.sum };
+                    let x_sum = x_scale.sum_of::<F>(s);
                     *sum = scale(spec, spec.scales() + s, lane, scales).mul_add(x_sum, *sum);
                 }
             }
