@@ -1,11 +1,14 @@
 //! The same cases through the engine: all at once, under limits that cut prompts and preempt sequences in the middle.
 //! Greedy tokens are the references'; log-probabilities have the same bits whatever the limits.
 
+use std::collections::HashMap;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use lorikeet_kernels::device::Device;
+use lorikeet_runtime::adapters::pin::{Pin, PinCount};
 use lorikeet_runtime::engine::Engine;
 use lorikeet_runtime::engine::config::EngineConfig;
 use lorikeet_runtime::engine::handle::EngineHandle;
@@ -13,6 +16,7 @@ use lorikeet_runtime::engine::request::{Event, FinishReason, Limits, Request, Re
 use lorikeet_runtime::model::{KvChoice, KvOptions, LoadOptions, Model};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use crate::driver::adapter;
 use crate::suite::{Case, GoldenModel, Suite};
 
 const BLOCK_SIZE: usize = 4;
@@ -23,9 +27,17 @@ struct Run {
     max_step_tokens: usize,
     blocks: usize,
     max_sequences: usize,
+    /// Room for so many of the biggest adapter.
+    adapters: u64,
 }
 
-fn start(model: &GoldenModel, run: Run) -> EngineHandle {
+/// A model in an engine, and its adapters.
+struct Served {
+    engine: EngineHandle,
+    pins: HashMap<String, Pin>,
+}
+
+fn serve(model: &GoldenModel, run: Run) -> Served {
     let options = LoadOptions {
         device: Device::new(NonZeroUsize::new(2).unwrap()),
         quantize: None,
@@ -34,45 +46,57 @@ fn start(model: &GoldenModel, run: Run) -> EngineHandle {
         progress: &|_, _| {},
     };
     let loaded = Model::load(&model.dir, options).unwrap();
+    let pins: HashMap<String, Pin> = (model.adapters().into_iter())
+        .filter_map(|name| {
+            let weights = adapter(&model.adapter_dir(&name), &loaded).ok()?;
+            Some((name, Pin::new(Arc::new(weights), Arc::<PinCount>::default())))
+        })
+        .collect();
+    let biggest = pins.values().map(|pin| pin.weights().bytes).max().unwrap_or(0);
     let config = EngineConfig {
         max_sequences: run.max_sequences,
         max_step_tokens: run.max_step_tokens,
         max_logits_rows: run.max_sequences,
         blocks: run.blocks,
         block_size: BLOCK_SIZE,
+        resident_bytes: biggest * run.adapters,
+        drain_after: Duration::ZERO,
         ..EngineConfig::default()
     };
-    Engine::start(Box::new(loaded), config, Arc::default()).unwrap()
+    let engine = Engine::start(Box::new(loaded), config, Arc::default()).unwrap();
+    Served { engine, pins }
 }
 
-fn submit(engine: &EngineHandle, case: &Case) -> UnboundedReceiver<Event> {
-    let (events, received) = unbounded_channel();
-    let max_tokens = case.greedy.len() as u32;
-    let request = Request {
-        id: RequestId(0),
-        prompt: case.prompt.clone(),
-        adapter: None,
-        salt: 0,
-        weight: NonZeroU32::MIN,
-        sampling: Sampling {
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-            min_p: 0.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            repetition_penalty: 1.0,
-            logit_bias: Vec::new(),
-            seed: 0,
-            logprobs: Some(2),
-            prompt_logprobs: None,
-        },
-        limits: Limits { max_tokens, min_tokens: 0, ignore_eos: true, stop_token_ids: Vec::new() },
-        deadline: None,
-        events,
-    };
-    engine.submit(request).unwrap();
-    received
+impl Served {
+    fn submit(&self, case: &Case) -> UnboundedReceiver<Event> {
+        let (events, received) = unbounded_channel();
+        let max_tokens = case.greedy.len() as u32;
+        let request = Request {
+            id: RequestId(0),
+            prompt: case.prompt.clone(),
+            adapter: case.adapter.as_ref().map(|name| self.pins[name].clone()),
+            salt: 0,
+            weight: NonZeroU32::MIN,
+            sampling: Sampling {
+                temperature: 0.0,
+                top_p: 1.0,
+                top_k: 0,
+                min_p: 0.0,
+                presence_penalty: 0.0,
+                frequency_penalty: 0.0,
+                repetition_penalty: 1.0,
+                logit_bias: Vec::new(),
+                seed: 0,
+                logprobs: Some(2),
+                prompt_logprobs: None,
+            },
+            limits: Limits { max_tokens, min_tokens: 0, ignore_eos: true, stop_token_ids: Vec::new() },
+            deadline: None,
+            events,
+        };
+        self.engine.submit(request).unwrap();
+        received
+    }
 }
 
 fn tokens(mut events: UnboundedReceiver<Event>) -> Vec<Token> {
@@ -98,17 +122,18 @@ fn check(model: &GoldenModel, case: &Case, tokens: &[Token]) {
 
 #[test]
 fn the_engine_gives_the_reference_tokens_and_the_same_bits_under_any_limits() {
+    let mut evictions = 0;
     for model in Suite::open().models() {
+        let plenty = Run { max_step_tokens: 512, blocks: 4096, max_sequences: 64, adapters: 99 };
+        let served = serve(&model, plenty);
         let mut cases = model.cases();
         cases.extend(model.batch());
-        cases.retain(|case| case.adapter.is_none());
+        cases.retain(|case| case.adapter.as_ref().is_none_or(|name| served.pins.contains_key(name)));
         // The short ones first: they alone run where blocks are scarce, so that they get into each other's way.
         let length = |case: &Case| case.prompt.len() + case.greedy.len();
         cases.sort_by_key(length);
         let short = cases.len().div_ceil(2);
-        let plenty = Run { max_step_tokens: 512, blocks: 4096, max_sequences: 64 };
-        let engine = start(&model, plenty);
-        let alone: Vec<_> = cases.iter().map(|case| tokens(submit(&engine, case))).collect();
+        let alone: Vec<_> = cases.iter().map(|case| tokens(served.submit(case))).collect();
         for (case, tokens) in cases.iter().zip(&alone) {
             check(&model, case, tokens);
         }
@@ -117,17 +142,21 @@ fn the_engine_gives_the_reference_tokens_and_the_same_bits_under_any_limits() {
             plenty,
             Run { max_step_tokens: 16, ..plenty },
             Run { max_step_tokens: 5, max_sequences: 5, ..plenty },
+            Run { adapters: 1, ..plenty },
             Run { blocks: scarce, ..plenty },
-            Run { blocks: scarce, max_step_tokens: 16, ..plenty },
+            Run { blocks: scarce, max_step_tokens: 16, adapters: 2, ..plenty },
         ] {
-            let engine = start(&model, run);
+            let served = serve(&model, run);
             let cases = if run.blocks == scarce { &cases[..short] } else { &cases[..] };
-            let streams: Vec<_> = cases.iter().map(|case| submit(&engine, case)).collect();
+            let streams: Vec<_> = cases.iter().map(|case| served.submit(case)).collect();
             for ((case, alone), stream) in cases.iter().zip(&alone).zip(streams) {
                 assert_eq!(&tokens(stream), alone, "{} {}", model.name, case.name);
             }
-            let preemptions = engine.metrics().preemptions.load(Ordering::Relaxed);
+            let figures = served.engine.metrics();
+            let preemptions = figures.preemptions.load(Ordering::Relaxed);
             assert_eq!(preemptions > 0, run.blocks == scarce, "{}: {preemptions} preemptions", model.name);
+            evictions += figures.resident_evictions.load(Ordering::Relaxed);
         }
     }
+    assert!(evictions > 0, "adapters had to leave for each other");
 }
