@@ -155,3 +155,24 @@ fn what_cannot_be_read_is_refused_by_name() {
     });
     assert!(twice.contains("\"a\" is there twice, as 0 and as 2"), "{twice}");
 }
+
+/// The ids that llama.cpp's server gave for the same file (`tests/fixtures/smollm2_tokens.json`). `make test` fetches the
+/// model; without it there is nothing to compare.
+#[test]
+fn the_real_model_has_the_ids_that_llama_cpp_gives() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let Ok(file) = gguf::GgufFile::open(&root.join(".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf"), &gguf::Limits::default())
+    else {
+        println!("skipped: .cache/models has no SmolLM2");
+        return;
+    };
+    let (tokenizer, special) = Tokenizer::from_gguf(file.metadata()).unwrap();
+    assert_eq!((tokenizer.vocabulary(), special.bos.as_deref()), (49_152, Some("<|im_start|>")));
+    let cases = std::fs::read(root.join("tests/fixtures/smollm2_tokens.json")).unwrap();
+    let cases: Vec<Value> = serde_json::from_slice(&cases).unwrap();
+    for case in &cases {
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(tokenizer.encode(text, true).unwrap(), ids(&case["ids"]), "{text:?}");
+        assert_eq!(tokenizer.decode(&ids(&case["ids"]), false), text);
+    }
+}
