@@ -9,6 +9,7 @@
 //! * [`args`], [`config`]: the command line as typed, as checked
 //! * [`http`], [`metrics`], [`telemetry`], [`shutdown`]: the faces of the process
 //! * [`safetensors`], [`gguf`]: file formats, read strictly
+//! * [`inspect`]: what a model or an adapter is, or why it would be refused
 //! * [`text`]: text and tokens: tokenizer, chat template, stop strings
 //! * [`source`]: where files are, and how they come here
 
@@ -19,6 +20,7 @@ pub mod digest;
 pub mod engine;
 pub mod gguf;
 pub mod http;
+pub mod inspect;
 mod layers;
 pub mod metrics;
 pub mod model;

@@ -134,6 +134,20 @@ impl ModelFiles {
         bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map(|(name, _)| name).unwrap_or_default()
     }
 
+    /// Elements and bytes of its tensors, by how they are stored.
+    #[must_use]
+    pub fn mix(&self) -> BTreeMap<String, (u64, u64)> {
+        let mut mix: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for stored in self.tensors.values() {
+            let inputs = stored.shape.last().copied().unwrap_or(1);
+            let rows = stored.shape.iter().rev().skip(1).product::<usize>();
+            let (elements, bytes) = mix.entry(stored.encoding.to_string()).or_default();
+            *elements += (rows * inputs) as u64;
+            *bytes += (rows * stored.encoding.row_bytes(inputs)) as u64;
+        }
+        mix
+    }
+
     fn kv_dtype(&self, options: &LoadOptions<'_>) -> KvDtype {
         options.kv.dtype.resolve(options.quantize.is_some() || self.is_quantized())
     }

@@ -161,8 +161,10 @@ fn what_cannot_be_read_is_refused_by_name() {
 #[test]
 fn the_real_model_has_the_ids_that_llama_cpp_gives() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let Ok(file) = gguf::GgufFile::open(&root.join(".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf"), &gguf::Limits::default())
-    else {
+    let Ok(file) = gguf::GgufFile::open(
+        &root.join(".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf"),
+        &gguf::Limits::default(),
+    ) else {
         println!("skipped: .cache/models has no SmolLM2");
         return;
     };

@@ -1,0 +1,89 @@
+//! `lorikeet inspect SRC`: what a model or an adapter is, or why it would be refused, without loading it. Must say what
+//! serving says: it goes through the same readers, and a refusal is their message.
+
+mod adapter;
+mod model;
+mod table;
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::json;
+
+pub use adapter::AdapterReport;
+pub use model::ModelReport;
+
+use crate::adapters::build::FILES;
+
+/// What was found.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Report {
+    /// A base model.
+    Model(Box<ModelReport>),
+    /// An adapter.
+    Adapter(Box<AdapterReport>),
+}
+
+/// What to inspect, and how to say it.
+#[derive(Clone, Copy, Debug)]
+pub struct Inspection<'a> {
+    /// A directory, or a GGUF file.
+    pub path: &'a Path,
+    /// The base model that an adapter is checked against.
+    pub model: Option<&'a Path>,
+    /// Greatest rank that is accepted.
+    pub max_rank: usize,
+    /// JSON rather than a table.
+    pub json: bool,
+}
+
+/// Inspects and writes what it found, or the refusal, to `out`. Whether it would be served.
+///
+/// # Errors
+/// When `out` fails.
+pub fn run(inspection: &Inspection<'_>, out: &mut dyn Write) -> io::Result<bool> {
+    let found = inspect(inspection);
+    match (&found, inspection.json) {
+        (Ok(report), false) => write!(out, "{}", report.table())?,
+        (Err(reason), false) => writeln!(out, "refused: {reason}")?,
+        (Ok(report), true) => {
+            let mut value = serde_json::to_value(report)?;
+            value["accepted"] = json!(true);
+            writeln!(out, "{value:#}")?;
+        }
+        (Err(reason), true) => writeln!(out, "{:#}", json!({"accepted": false, "reason": reason}))?,
+    }
+    Ok(found.is_ok())
+}
+
+/// What is at the path.
+///
+/// # Errors
+/// The message that serving would give.
+pub fn inspect(inspection: &Inspection<'_>) -> Result<Report, String> {
+    let path = inspection.path;
+    let is_adapter = FILES.iter().any(|file| path.join(file).exists())
+        || (path.is_dir() && !path.join("config.json").exists() && path.join("adapter_model.bin").exists());
+    if is_adapter {
+        let report = adapter::inspect(path, inspection.model, inspection.max_rank)?;
+        return Ok(Report::Adapter(Box::new(report)));
+    }
+    if let Some(model) = inspection.model {
+        return Err(format!("--model {}: only an adapter is checked against a model", model.display()));
+    }
+    Ok(Report::Model(Box::new(model::inspect(path)?)))
+}
+
+impl Report {
+    fn table(&self) -> String {
+        match self {
+            Self::Model(model) => model.table(),
+            Self::Adapter(adapter) => adapter.table(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
