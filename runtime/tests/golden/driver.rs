@@ -8,7 +8,6 @@ use std::sync::Arc;
 use lorikeet_kernels::device::Device;
 use lorikeet_runtime::adapters::build::{AdapterLimits, build};
 use lorikeet_runtime::adapters::files;
-use lorikeet_runtime::source::folder::Folder;
 use lorikeet_runtime::adapters::pin::Generation;
 use lorikeet_runtime::adapters::weights::AdapterWeights;
 use lorikeet_runtime::engine::batch::{AdapterRows, Batch, Span};
@@ -16,6 +15,7 @@ use lorikeet_runtime::engine::forward::{Forward, Residents};
 use lorikeet_runtime::model::config::ModelConfig;
 use lorikeet_runtime::model::{KvChoice, KvOptions, LoadOptions, Model};
 use lorikeet_runtime::safetensors::Limits;
+use lorikeet_runtime::source::folder::Folder;
 
 use crate::suite::{Case, GoldenModel};
 
@@ -71,7 +71,8 @@ pub fn load(path: &Path) -> Model {
 
 /// Builds the adapter in `dir` for `model`.
 pub fn adapter(dir: &Path, model: &Model) -> Result<AdapterWeights, String> {
-    let files = files::read(&Folder::trusted(dir.to_owned()), LIMITS.file.file_bytes).map_err(|error| error.to_string())?;
+    let files = files::read(&Folder::trusted(dir.to_owned()), LIMITS.file.file_bytes)
+        .map_err(|error| error.to_string())?;
     build(&files.config, &files.weights, &model.shape(), &*model.weights(), &LIMITS)
         .map_err(|error| error.to_string())
 }

@@ -79,6 +79,22 @@ pub fn write_hugging_face(directory: &Path, width: Width, to: &Path) {
     fs::write(to.join("model.safetensors"), file).unwrap();
 }
 
+/// Whether GGUF's metadata can say what the model is: it has no place for windows that alternate otherwise than Gemma 2's.
+pub fn is_expressible(config: &ModelConfig) -> bool {
+    let window = config.windows.iter().flatten().next();
+    let alike = config.windows.iter().all(|other| other.as_ref() == window);
+    match config.family {
+        Family::Qwen2 | Family::Qwen3 => window.is_none(),
+        Family::Gemma2 => {
+            let alternate =
+                |(layer, own): (usize, &Option<u32>)| own.as_ref() == window.filter(|_| layer % 2 == 0);
+            let capped = config.attention_cap.is_some() && config.logit_cap.is_some();
+            capped && window.is_some() && config.windows.iter().enumerate().all(alternate)
+        }
+        _ => alike,
+    }
+}
+
 /// Writes the GGUF form of `directory` to `to`, its matrices in `width`.
 pub fn write_gguf(directory: &Path, config: &ModelConfig, width: Width, to: &Path) {
     let mut tensors = Vec::new();
@@ -213,6 +229,10 @@ fn metadata(config: &ModelConfig) -> Vec<(String, Key)> {
         [("attn_logit_softcapping", config.attention_cap), ("final_logit_softcapping", config.logit_cap)]
     {
         keys.extend(cap.map(|cap| (key, Key::Float(cap))));
+    }
+    if let RopeScaling::Linear { factor } = config.rope.scaling {
+        keys.push(("rope.scaling.type", Key::Text("linear")));
+        keys.push(("rope.scaling.factor", Key::Float(factor as f32)));
     }
     if config.family == Family::Gemma2 {
         keys.push(("attention.scale", Key::Float(config.attention_scale)));

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use lorikeet_kernels::device::Device;
 
 use super::*;
-use crate::model::modules::{BaseRows as _, Site};
+use crate::model::modules::Site;
 use crate::model::options::{KvChoice, KvOptions, Quantize};
 
 fn golden(model: &str) -> PathBuf {
