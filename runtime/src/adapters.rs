@@ -15,6 +15,8 @@ pub mod load;
 pub mod loader;
 pub mod peft;
 pub mod pin;
+#[cfg(test)]
+mod scripted;
 pub mod store;
 pub mod tensors;
 pub mod wanted;

@@ -93,6 +93,12 @@ impl HostTier {
         self.held.contains_key(&generation)
     }
 
+    /// The bytes of what is held, counted anew.
+    #[cfg(test)]
+    pub(crate) fn sum_of_held(&self) -> u64 {
+        self.held.values().map(|held| held.weights.bytes).sum()
+    }
+
     /// A hold on it, where it is in memory.
     pub(crate) fn pin(&mut self, generation: Generation) -> Option<Pin> {
         let held = self.held.get_mut(&generation)?;
@@ -173,3 +179,6 @@ impl HostTier {
         Some(held.weights)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -176,3 +176,6 @@ impl Variant {
         Self { desire, facts: None::<Arc<Facts>>, load }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -415,3 +415,6 @@ fn new_instance() -> String {
     let word = || std::collections::hash_map::RandomState::new().build_hasher().finish();
     format!("{:016x}{:016x}", word(), word() ^ u64::from(std::process::id()))
 }
+
+#[cfg(test)]
+mod tests;

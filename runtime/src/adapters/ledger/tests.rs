@@ -1,0 +1,305 @@
+//! Random lives of names and generations keep what the ledger promises.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use lorikeet_api::{AdapterState, DesiredAdapter, DesiredChange, DesiredSet, ErrorCode, Version};
+use proptest::prelude::*;
+
+use super::*;
+use crate::adapters::pin::Generation;
+use crate::adapters::scripted::{generation, weights};
+use crate::adapters::wanted::Placement;
+use crate::source::Trust;
+
+const BUDGET: u64 = 100;
+const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// The name is to mean the content at this path.
+    Set(usize, u8, bool),
+    Remove(usize),
+    /// A request asks; a cold one begins a load.
+    Ask(usize),
+    /// The n-th load under way ends: in weights, or not.
+    End(usize, bool),
+    /// The n-th pin goes.
+    Drop(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..4_usize, 0..6_u8, any::<bool>()).prop_map(|(name, path, placed)| Step::Set(name, path, placed)),
+        (0..4_usize).prop_map(Step::Remove),
+        (0..4_usize).prop_map(Step::Ask),
+        (0..4_usize).prop_map(Step::Ask),
+        (any::<usize>(), any::<bool>()).prop_map(|(nth, fine)| Step::End(nth, fine)),
+        any::<usize>().prop_map(Step::Drop),
+    ]
+}
+
+/// A ledger, the loads and pins that its user holds, and what its names were ever told to mean.
+struct World {
+    ledger: Ledger,
+    loads: Vec<(String, Arc<Wanted>)>,
+    pins: Vec<Pin>,
+    told: BTreeMap<String, BTreeSet<u8>>,
+    now: Instant,
+}
+
+fn ledger(budget: u64) -> Ledger {
+    Ledger::new("base".to_owned(), budget, 100, Arc::default())
+}
+
+fn desire(path: &str, placement: Placement) -> Desire {
+    Desire::of_source(path, Trust::CommandLine, placement)
+}
+
+/// Sizes from small to more than the half of the budget; one that never fits.
+fn size(path: u8) -> u64 {
+    [10, 20, 35, 60, 100, 101][usize::from(path)]
+}
+
+fn arrival(path: &str) -> Arrival {
+    let bytes = path.trim_start_matches('/').parse().map_or(10, size);
+    Arrival { weights: weights(path, bytes), revision: None, took: Duration::from_millis(5) }
+}
+
+fn who(name: &str) -> Interested {
+    Interested { names: vec![Arc::from(name)], adopting: Vec::new() }
+}
+
+impl World {
+    fn step(&mut self, step: &Step) {
+        self.now += Duration::from_secs(1);
+        match *step {
+            Step::Set(name, path, resident) => {
+                let name = NAMES[name];
+                self.told.entry(name.to_owned()).or_default().insert(path);
+                let placement = Placement { resident, ..Placement::default() };
+                self.ledger.set(name, desire(&format!("/{path}"), placement));
+            }
+            Step::Remove(name) => {
+                let was_known = self.ledger.knows(NAMES[name]);
+                assert_eq!(self.ledger.remove(NAMES[name]), was_known);
+                assert!(!self.ledger.knows(NAMES[name]));
+            }
+            Step::Ask(name) => self.ask(NAMES[name]),
+            Step::End(nth, fine) if !self.loads.is_empty() => {
+                let (name, wanted) = self.loads.swap_remove(nth % self.loads.len());
+                self.end(&name, &wanted, fine);
+            }
+            Step::Drop(nth) if !self.pins.is_empty() => {
+                drop(self.pins.swap_remove(nth % self.pins.len()));
+            }
+            Step::End(..) | Step::Drop(_) => {}
+        }
+        drop(self.ledger.settle());
+        let all: Vec<Arc<str>> = self.ledger.names().cloned().collect();
+        for (name, wanted) in self.ledger.ahead(all.iter(), self.now).loads {
+            self.ledger.begins(&name, &wanted);
+            self.loads.push((name.to_string(), wanted));
+        }
+    }
+
+    fn ask(&mut self, name: &str) {
+        match self.ledger.ask(name, self.now) {
+            Ok(Asked::Held(pin)) => {
+                let told = &self.told[name];
+                let means = told.iter().any(|path| generation(&format!("/{path}")) == pin.generation());
+                assert!(means, "{name} gave what it was never told to mean");
+                self.pins.push(pin);
+            }
+            Ok(Asked::Cold(wanted)) => {
+                self.ledger.begins(name, &wanted);
+                self.loads.push((name.to_owned(), wanted));
+            }
+            Err(NotServed::Unknown) => assert!(!self.ledger.knows(name)),
+            Err(NotServed::Failed(..)) => {}
+        }
+    }
+
+    fn end(&mut self, name: &str, wanted: &Arc<Wanted>, fine: bool) {
+        let who = who(name);
+        let failure = LoadFailure::new(ErrorCode::InvalidWeights, "scripted");
+        let failure = match fine {
+            false => failure,
+            true => match self.ledger.lands(wanted, &who, arrival(&wanted.source.to_string())) {
+                Landing::Landed(pin, _) => return self.pins.push(pin),
+                Landing::Wait(_) => self.ledger.finds_no_room(0),
+                Landing::Refused(failure) => failure,
+            },
+        };
+        self.ledger.fails(wanted, &who.names, &failure, self.now);
+    }
+
+    fn check(&self) {
+        let (used, budget) = self.ledger.host.bytes();
+        assert!(used <= budget, "{used} of {budget} bytes");
+        assert_eq!(used, self.ledger.host.sum_of_held(), "bytes are the sum of live generations");
+        for pin in &self.pins {
+            assert!(self.ledger.host.contains(pin.generation()), "{pin:?} was freed while it was held");
+        }
+        let report = self.ledger.reported(None, &|_| false);
+        for adapter in report.adapters {
+            let ready = adapter.state == AdapterState::Ready;
+            let held = adapter.digest.map(|digest| Generation::of(digest.parse().unwrap()));
+            assert!(!ready || held.is_some_and(|held| self.ledger.host.contains(held)));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_life_breaks_the_budget_frees_a_held_generation_or_gives_another_tenants(
+        steps in prop::collection::vec(step(), 1..120)
+    ) {
+        let mut world = World {
+            ledger: ledger(BUDGET),
+            loads: Vec::new(),
+            pins: Vec::new(),
+            told: BTreeMap::new(),
+            now: Instant::now(),
+        };
+        for step in &steps {
+            world.step(step);
+            world.check();
+        }
+        world.pins.clear();
+        NAMES.iter().for_each(|name| {
+            world.ledger.remove(name);
+        });
+        drop(world.ledger.settle());
+        prop_assert_eq!(world.ledger.host.bytes().0, 0, "all memory came back");
+        prop_assert!(world.ledger.reported(None, &|_| false).adapters.is_empty());
+    }
+
+    /// A reader that follows the reports knows at each moment what a complete report says.
+    #[test]
+    fn partial_reports_add_up_to_the_complete_one(steps in prop::collection::vec(step(), 1..60)) {
+        let mut world = World {
+            ledger: ledger(BUDGET),
+            loads: Vec::new(),
+            pins: Vec::new(),
+            told: BTreeMap::new(),
+            now: Instant::now(),
+        };
+        let (mut known, mut after) = (BTreeMap::new(), 0);
+        for step in &steps {
+            world.step(step);
+            let partial = world.ledger.reported(Some(after), &|_| false);
+            prop_assert!(!partial.complete);
+            partial.removed.iter().for_each(|name| { known.remove(name); });
+            for mut adapter in partial.adapters {
+                adapter.running = 0;
+                known.insert(adapter.name.clone(), adapter);
+            }
+            after = partial.report;
+            let mut all = world.ledger.reported(None, &|_| false).adapters;
+            all.iter_mut().for_each(|adapter| adapter.running = 0);
+            prop_assert_eq!(&known.values().cloned().collect::<Vec<_>>(), &all);
+        }
+    }
+}
+
+fn named(name: &str, path: &str) -> DesiredAdapter {
+    DesiredAdapter { name: name.to_owned(), source: path.to_owned(), ..DesiredAdapter::default() }
+}
+
+fn set(epoch: u64, sequence: u64, adapters: Vec<DesiredAdapter>) -> DesiredSet {
+    DesiredSet { version: Version { epoch, sequence }, adapters }
+}
+
+fn names(ledger: &Ledger) -> Vec<&str> {
+    ledger.names().map(|name| &**name).collect()
+}
+
+#[test]
+fn a_set_replaces_the_last_one_and_leaves_the_command_lines_names() {
+    let mut ledger = ledger(BUDGET);
+    ledger.register("own", desire("/own", Placement::default())).unwrap();
+    ledger.apply(&set(1, 1, vec![named("a", "/a"), named("own", "/other")])).unwrap();
+    assert_eq!(names(&ledger), ["a", "own"]);
+    assert_eq!(ledger.entry("own").unwrap().serving.desire.source(), "/other");
+    ledger.apply(&set(1, 2, vec![named("b", "/b")])).unwrap();
+    assert_eq!(names(&ledger), ["b", "own"]);
+    assert_eq!(ledger.entry("own").unwrap().serving.desire.source(), "/own");
+}
+
+#[test]
+fn an_older_set_is_refused_and_an_equal_one_accepted_again() {
+    let mut ledger = ledger(BUDGET);
+    ledger.apply(&set(2, 1, vec![named("a", "/a")])).unwrap();
+    let report = ledger.report_number();
+    ledger.apply(&set(2, 1, vec![named("a", "/a")])).unwrap();
+    assert_eq!(ledger.report_number(), report, "nothing changed");
+    for (epoch, sequence) in [(1, 9), (2, 0)] {
+        let refused = ledger.apply(&set(epoch, sequence, Vec::new())).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::StaleVersion);
+    }
+    assert_eq!(names(&ledger), ["a"]);
+}
+
+#[test]
+fn a_change_is_taken_against_its_base_alone() {
+    let mut ledger = ledger(BUDGET);
+    ledger.apply(&set(1, 1, vec![named("a", "/a"), named("b", "/b")])).unwrap();
+    let version = |sequence| Version { epoch: 1, sequence };
+    let change = |base, to, remove: &[&str]| DesiredChange {
+        base: version(base),
+        version: version(to),
+        set: vec![named("c", "/c")],
+        remove: remove.iter().map(ToString::to_string).collect(),
+    };
+    assert_eq!(ledger.change(&change(0, 2, &[])).unwrap_err().code, ErrorCode::StaleVersion);
+    assert_eq!(ledger.change(&change(1, 1, &[])).unwrap_err().code, ErrorCode::InvalidRequest);
+    assert_eq!(ledger.change(&change(1, 2, &["c"])).unwrap_err().code, ErrorCode::NameConflict);
+    ledger.change(&change(1, 2, &["a", "never_there"])).unwrap();
+    assert_eq!((names(&ledger), ledger.version()), (vec!["b", "c"], Some(version(2))));
+}
+
+#[test]
+fn a_set_with_a_bad_name_is_refused_whole_and_one_with_a_bad_source_is_not() {
+    let mut ledger = ledger(BUDGET);
+    for name in ["", "base", "a b", "a\n", "../a", "a//b", "é", &"x".repeat(254)] {
+        let refused = ledger.apply(&set(1, 1, vec![named("good", "/a"), named(name, "/a")]));
+        assert!(refused.is_err(), "{name:?}");
+        assert!(names(&ledger).is_empty());
+    }
+    let twice = ledger.apply(&set(1, 1, vec![named("a", "/a"), named("a", "/b")]));
+    assert_eq!(twice.unwrap_err().code, ErrorCode::NameConflict);
+    ledger.apply(&set(1, 1, vec![named("good", "/a"), named("bad", "ftp://h/x")])).unwrap();
+    let bad = ledger.describe("bad", ledger.entry("bad").unwrap(), &|_| false);
+    assert_eq!((bad.state, bad.error.unwrap().code), (AdapterState::Failed, ErrorCode::SourceForbidden));
+    assert!(matches!(ledger.ask("bad", Instant::now()), Err(NotServed::Failed(..))));
+    assert!(matches!(ledger.ask("good", Instant::now()), Ok(Asked::Cold(_))));
+}
+
+#[test]
+fn a_name_that_drains_may_come_back_before_its_last_request_ends() {
+    let mut ledger = ledger(BUDGET);
+    ledger.set("a", desire("/1", Placement::default()));
+    let Ok(Asked::Cold(wanted)) = ledger.ask("a", Instant::now()) else { panic!() };
+    let Landing::Landed(held, _) = ledger.lands(&wanted, &who("a"), arrival("/1")) else { panic!() };
+    let Ok(Asked::Held(pin)) = ledger.ask("a", Instant::now()) else { panic!() };
+    drop(held);
+    ledger.remove("a");
+    drop(ledger.settle());
+    assert!(ledger.entry("a").unwrap().draining && !ledger.knows("a"));
+    ledger.set("a", desire("/1", Placement::default()));
+    drop(pin);
+    drop(ledger.settle());
+    assert!(matches!(ledger.ask("a", Instant::now()), Ok(Asked::Held(_))));
+}
+
+#[test]
+fn more_names_than_the_limit_are_refused() {
+    let mut ledger = ledger(BUDGET);
+    let many: Vec<DesiredAdapter> = (0..101).map(|n| named(&format!("n{n}"), "/a")).collect();
+    assert_eq!(ledger.apply(&set(1, 1, many.clone())).unwrap_err().code, ErrorCode::TooLarge);
+    ledger.apply(&set(1, 1, many[1..].to_vec())).unwrap();
+    assert_eq!(ledger.check_load("another", false).unwrap_err().code, ErrorCode::TooLarge);
+}
