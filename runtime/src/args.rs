@@ -75,6 +75,9 @@ pub struct ServeArgs {
     /// Greatest rank of an adapter.
     #[arg(long, value_name = "RANK", default_value_t = 256, help_heading = "Adapters")]
     pub max_rank: u32,
+    /// Greatest weights file of an adapter.
+    #[arg(long, value_name = "BYTES", default_value = "8GiB", help_heading = "Adapters")]
+    pub max_adapter_bytes: Size,
     /// Where files from elsewhere are fetched from and kept.
     #[command(flatten)]
     pub sources: SourceArgs,

@@ -63,6 +63,8 @@ pub struct AdapterConfig {
     pub roots: Vec<PathBuf>,
     /// Greatest rank.
     pub max_rank: u32,
+    /// Greatest weights file.
+    pub max_bytes: u64,
     /// Bytes in host memory.
     pub host_bytes: u64,
 }
@@ -174,6 +176,7 @@ impl Config {
                 directory: args.adapters_dir,
                 roots: args.source_roots,
                 max_rank: range("--max-rank", args.max_rank as usize, 1, 65_536).map(|_| args.max_rank)?,
+                max_bytes: args.max_adapter_bytes.0,
                 host_bytes: args.capacity.host_memory.0,
             },
             sources: args.sources,
@@ -184,6 +187,14 @@ impl Config {
             stuck_after: seconds("--stuck-after", args.limits.stuck_after)?,
             drain: Duration::from_secs(args.capacity.drain_seconds),
         })
+    }
+}
+
+impl Config {
+    /// The admin face's bounds: a whole desired set may be long.
+    #[must_use]
+    pub fn admin_limits(&self) -> Limits {
+        Limits { body_bytes: self.limits.body_bytes.max(64 << 20), ..self.limits.clone() }
     }
 }
 

@@ -12,7 +12,9 @@ use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::adapters::pin::Pin;
 use crate::engine::handle::EngineHandle;
-use crate::engine::request::{Event, Failure, FinishReason, Limits, Request, RequestId, Sampling, Token, TokenLogprobs};
+use crate::engine::request::{
+    Event, Failure, FinishReason, Limits, Request, RequestId, Sampling, Token, TokenLogprobs,
+};
 use crate::metrics::sequence::{Outcome, Watch};
 use crate::text::{Detokenizer, StopStrings, Tokenizer};
 
@@ -45,6 +47,9 @@ pub struct Ask {
     pub include_stop: bool,
     /// Special tokens are not part of the text.
     pub skip_special: bool,
+    /// The text goes on after the prompt's (`echo`), so that a sentencepiece word keeps the space before it; else it
+    /// stands alone, as `decode` of its tokens gives it.
+    pub goes_on: bool,
     /// When its caller is answered at the latest.
     pub deadline: Instant,
 }
@@ -137,7 +142,11 @@ impl Generator {
     /// The [`Failure`] that the engine knows at once.
     pub fn start(&self, ask: Ask, mut watch: Watch) -> Result<Sequence, Failure> {
         let (sender, events) = mpsc::unbounded_channel();
-        let detokenizer = Detokenizer::after(&self.tokenizer, ask.skip_special, &ask.prompt);
+        let detokenizer = if ask.goes_on {
+            Detokenizer::after(&self.tokenizer, ask.skip_special, &ask.prompt)
+        } else {
+            Detokenizer::new(&self.tokenizer, ask.skip_special)
+        };
         let mut enders = ask.limits.stop_token_ids.clone();
         if !ask.limits.ignore_eos {
             enders.extend_from_slice(&self.engine.config().eos_ids);

@@ -7,7 +7,7 @@
 //! * [`model`]: the base models, over fused linears; `layers`: what they are built of
 //! * [`digest`]: what content was read
 //! * [`args`], [`config`]: the command line as typed, as checked
-//! * [`http`], [`metrics`], [`telemetry`], [`shutdown`]: the faces of the process
+//! * [`http`], [`generate`], [`metrics`], [`telemetry`], [`shutdown`]: the faces of the process
 //! * [`safetensors`], [`gguf`]: file formats, read strictly
 //! * [`inspect`]: what a model or an adapter is, or why it would be refused
 //! * [`text`]: text and tokens: tokenizer, chat template, stop strings
@@ -18,6 +18,7 @@ pub mod args;
 pub mod config;
 pub mod digest;
 pub mod engine;
+pub mod generate;
 pub mod gguf;
 pub mod http;
 pub mod inspect;
@@ -25,6 +26,7 @@ mod layers;
 pub mod metrics;
 pub mod model;
 pub mod safetensors;
+pub mod serve;
 pub mod shutdown;
 pub mod source;
 pub mod telemetry;

@@ -16,8 +16,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, Problem, shorten};
+use super::registry::Refusal;
 use super::{App, body};
-use crate::adapters::store::StoreError;
 
 /// A long poll ends after so long, whatever was asked for: proxies in between have their own patience.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -31,8 +31,8 @@ pub enum AdminFailure {
     Http(ApiError),
 }
 
-impl From<StoreError> for AdminFailure {
-    fn from(error: StoreError) -> Self {
+impl From<Refusal> for AdminFailure {
+    fn from(error: Refusal) -> Self {
         Self::Store(error.code, error.message)
     }
 }
@@ -83,8 +83,9 @@ pub(super) const fn status(code: ErrorCode) -> StatusCode {
 
 async fn typed<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body) -> Result<T, AdminFailure> {
     let fields = body::json(headers, body, &app.admin_limits).await?;
-    serde_json::from_value(fields.into_rest().into())
-        .map_err(|error| AdminFailure::Store(ErrorCode::InvalidRequest, format!("body: {}", shorten(&error.to_string()))))
+    serde_json::from_value(fields.into_rest().into()).map_err(|error| {
+        AdminFailure::Store(ErrorCode::InvalidRequest, format!("body: {}", shorten(&error.to_string())))
+    })
 }
 
 /// `PUT /admin/v1/adapters`.
@@ -97,7 +98,7 @@ pub async fn put(
     body: Body,
 ) -> Result<Json<Accepted>, AdminFailure> {
     let set: DesiredSet = typed(&app, &headers, body).await?;
-    Ok(Json(app.store.apply(set)?))
+    Ok(Json(app.adapters.apply(set)?))
 }
 
 /// `PATCH /admin/v1/adapters`.
@@ -110,7 +111,7 @@ pub async fn patch(
     body: Body,
 ) -> Result<Json<Accepted>, AdminFailure> {
     let change: DesiredChange = typed(&app, &headers, body).await?;
-    Ok(Json(app.store.change(change)?))
+    Ok(Json(app.adapters.change(change)?))
 }
 
 /// What a report is asked after.
@@ -133,14 +134,14 @@ pub async fn report(
     let Query(after) = query.map_err(|error| {
         AdminFailure::Store(ErrorCode::InvalidRequest, format!("query: {}", shorten(&error.body_text())))
     })?;
-    let Some(number) = after.after else { return Ok(Json(app.store.report())) };
+    let Some(number) = after.after else { return Ok(Json(app.adapters.report())) };
     let wait = after.wait_seconds.unwrap_or(0.0);
     let wait = Duration::try_from_secs_f64(wait).map_err(|_| {
         let message = format!("wait_seconds: expected a number of seconds, got {wait}");
         AdminFailure::Store(ErrorCode::InvalidRequest, message)
     })?;
     let instance = after.instance.unwrap_or_default();
-    Ok(Json(app.store.report_after(&instance, number, wait.min(LONGEST_WAIT)).await))
+    Ok(Json(app.adapters.report_after(&instance, number, wait.min(LONGEST_WAIT)).await))
 }
 
 /// `GET /admin/v1/adapters/{name}`.
@@ -151,7 +152,7 @@ pub async fn one(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
 ) -> Result<Json<AdapterReport>, AdminFailure> {
-    app.store.adapter(&name).map(Json).ok_or_else(|| unknown(&name))
+    app.adapters.adapter(&name).map(Json).ok_or_else(|| unknown(&name))
 }
 
 /// `DELETE /admin/v1/adapters/{name}`.
@@ -162,9 +163,12 @@ pub async fn remove(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
 ) -> Result<Json<Accepted>, AdminFailure> {
-    Ok(Json(app.store.remove(&name)?))
+    Ok(Json(app.adapters.remove(&name)?))
 }
 
 fn unknown(name: &str) -> AdminFailure {
-    AdminFailure::Store(ErrorCode::UnknownAdapter, format!("name: no adapter has the name {:?}", shorten(name)))
+    AdminFailure::Store(
+        ErrorCode::UnknownAdapter,
+        format!("name: no adapter has the name {:?}", shorten(name)),
+    )
 }

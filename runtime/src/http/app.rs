@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use lorikeet_api::ErrorCode;
 use serde_json::Value;
 
 use super::chat::Turn;
@@ -13,26 +14,29 @@ use super::fields::invalid;
 use super::limits::Limits;
 use super::models::ModelCard;
 use super::parameters::Bounds;
+use super::registry::Registry;
 use super::target::Target;
 use crate::adapters::pin::Pin;
-use crate::adapters::store::AdapterStore;
 use crate::engine::request::Failure;
 use crate::generate::Generator;
+use crate::metrics::Metrics;
 use crate::metrics::sequence::Watch;
-use crate::metrics::{Metrics, TierFigures};
-use crate::text::{ChatTemplate, GenerationDefaults, Tokenizer};
+use crate::text::{GenerationDefaults, Tokenizer};
 
 /// Texts of more bytes are tokenized beside the threads that answer.
 const INLINE: usize = 8 << 10;
+
+/// Messages as a prompt, or why the template refuses them.
+pub type Render = Arc<dyn Fn(&[Value], Turn) -> Result<String, String> + Send + Sync>;
 
 /// Everything that handlers share.
 pub struct App {
     /// Starts sequences.
     pub generator: Generator,
     /// The adapters.
-    pub store: AdapterStore,
+    pub adapters: Box<dyn Registry>,
     /// The base model's chat template.
-    pub template: Option<ChatTemplate>,
+    pub template: Option<Render>,
     /// What the model's `generation_config.json` says.
     pub defaults: GenerationDefaults,
     /// The base model.
@@ -82,7 +86,7 @@ impl App {
         let tokenizer = self.tokenizer().clone();
         let large = text.len() > INLINE;
         let encode = move || tokenizer.encode(&text, add_special).map_err(|error| error.to_string());
-        beside(large, encode).await?.map_err(|error| invalid("prompt", &error).into())
+        beside(large, encode).await?.map_err(|error: String| invalid("prompt", &error).into())
     }
 
     /// The prompt of a chat.
@@ -97,11 +101,10 @@ impl App {
         let texts = messages.iter().filter_map(|message| message.get("content")?.as_str());
         let large = texts.map(str::len).sum::<usize>() > INLINE;
         let render = move || {
-            template
-                .render(&messages, turn.add_generation_prompt, turn.continue_final_message)
-                .map_err(|error| error::shorten(&error.to_string()))
+            let messages = messages;
+            template(&messages, turn).map_err(|error| error::shorten(&error))
         };
-        beside(large, render).await?.map_err(|error| invalid("messages", &error).into())
+        beside(large, render).await?.map_err(|error: String| invalid("messages", &error).into())
     }
 
     /// The adapter's weights, held; cold ones are waited for until `deadline`.
@@ -112,12 +115,16 @@ impl App {
         watches: &[Watch],
     ) -> Result<Option<Pin>, ApiError> {
         let Target::Adapter(name) = target else { return Ok(None) };
-        if let Some(pin) = self.store.try_pin(name) {
+        if let Some(pin) = self.adapters.try_pin(name) {
             return Ok(Some(pin));
         }
         watches.iter().for_each(Watch::cold_start);
-        match tokio::time::timeout_at(deadline.into(), self.store.pin(name)).await {
+        match tokio::time::timeout_at(deadline.into(), self.adapters.pin(name)).await {
             Ok(Ok(pin)) => Ok(Some(pin)),
+            // It was there when the request came, and is not any more.
+            Ok(Err(error)) if error.code == ErrorCode::UnknownAdapter => {
+                Err(Problem::UnknownModel(name.clone()).into())
+            }
             Ok(Err(error)) => Err(Problem::from(error).into()),
             Err(_) => Err(Failure::DeadlineExceeded.into()),
         }
@@ -127,12 +134,6 @@ impl App {
     #[must_use]
     pub fn busy(&self, failure: Failure) -> ApiError {
         ApiError::from(failure).after(self.metrics.retry_after())
-    }
-
-    /// Figures of the adapters' tiers.
-    #[must_use]
-    pub fn tiers(&self) -> TierFigures {
-        TierFigures::default()
     }
 }
 

@@ -92,7 +92,8 @@ pub async fn handle(
         prompt: prompt.clone(),
         parameters: parameters.clone(),
     };
-    let order = Order { target, caller: asker.caller, arrived, prompts: vec![prompt], most: vec![most], parameters };
+    let order =
+        Order { target, caller: asker.caller, arrived, prompts: vec![prompt], most: vec![most], parameters };
     let running = run::start(&app, order).await?;
     if form.parameters.stream.is_some() {
         return Ok(respond(running, Chunks::new(app, form)));
@@ -129,7 +130,8 @@ impl Form {
     }
 
     fn logprobs(&self, app: &App, tokens: &[Token]) -> Option<ChatLogprobs> {
-        let entry = |token: &Token| token.logprobs.as_ref().map(|token| ChatLogprob::new(app.tokenizer(), token));
+        let entry =
+            |token: &Token| token.logprobs.as_ref().map(|token| ChatLogprob::new(app.tokenizer(), token));
         self.logprobs.then(|| ChatLogprobs { content: tokens.iter().filter_map(entry).collect() })
     }
 }
@@ -149,9 +151,11 @@ fn empty(index: usize, end: Option<&End>) -> ChatChoice {
 fn whole(app: &App, form: &Form, answers: Vec<Answer>) -> Response {
     let output = answers.iter().map(|answer| answer.tokens.len()).sum();
     let cached = answers.first().map_or(0, |answer| answer.cached_tokens);
-    let prompt_logprobs = form.parameters.sampling.prompt_logprobs.and_then(|_| {
-        answers.first().map(|answer| of_prompt(app.tokenizer(), &answer.prompt_logprobs))
-    });
+    let prompt_logprobs = form
+        .parameters
+        .sampling
+        .prompt_logprobs
+        .and_then(|_| answers.first().map(|answer| of_prompt(app.tokenizer(), &answer.prompt_logprobs)));
     let ids = form.parameters.return_token_ids;
     let choices = answers.into_iter().enumerate().map(|(index, answer)| ChatChoice {
         logprobs: form.logprobs(app, &answer.tokens),

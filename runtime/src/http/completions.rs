@@ -65,6 +65,7 @@ pub async fn handle(
     refuse_unsupported(&fields)?;
     parameters.max_tokens = max_tokens.or(Some(DEFAULT_MAX_TOKENS));
     parameters.sampling.logprobs = logprobs;
+    parameters.goes_on = echo;
     if echo && logprobs.is_some() {
         parameters.sampling.prompt_logprobs = parameters.sampling.prompt_logprobs.max(logprobs);
     } else if parameters.stream.is_some() && parameters.sampling.prompt_logprobs.is_some() {
@@ -73,7 +74,9 @@ pub async fn handle(
     let asked = prompts.len().saturating_mul(parameters.choices as usize);
     if asked > app.limits.sequences {
         let most = app.limits.sequences;
-        return Err(invalid("n", &format!("expected at most {most} choices of all prompts, got {asked}")).into());
+        return Err(
+            invalid("n", &format!("expected at most {most} choices of all prompts, got {asked}")).into()
+        );
     }
     let (ids, texts) = encode(&app, prompts, parameters.add_special.unwrap_or(true), echo).await?;
     let most = ids
@@ -163,7 +166,11 @@ impl Form {
         count(self.prompts.iter().map(Vec::len).sum())
     }
 
-    fn envelope(&self, choices: Vec<CompletionChoice>, usage: Option<Option<Usage>>) -> Envelope<'_, CompletionChoice> {
+    fn envelope(
+        &self,
+        choices: Vec<CompletionChoice>,
+        usage: Option<Option<Usage>>,
+    ) -> Envelope<'_, CompletionChoice> {
         Envelope {
             id: &self.id,
             object: "text_completion",
@@ -191,7 +198,13 @@ impl Form {
     }
 
     /// The prompt's part of the log-probabilities, where the prompt is part of the answer.
-    fn echo_logprobs(&self, app: &App, choice: usize, answer: &Answer, offset: &mut usize) -> CompletionLogprobs {
+    fn echo_logprobs(
+        &self,
+        app: &App,
+        choice: usize,
+        answer: &Answer,
+        offset: &mut usize,
+    ) -> CompletionLogprobs {
         let mut list = CompletionLogprobs::default();
         for (place, id) in self.prompt_ids(choice).iter().enumerate() {
             let logprobs = place.checked_sub(1).and_then(|place| answer.prompt_logprobs.get(place));
@@ -205,7 +218,8 @@ fn whole(app: &App, form: &Form, answers: Vec<Answer>) -> Response {
     let per_prompt = form.parameters.choices.max(1) as usize;
     let output = answers.iter().map(|answer| answer.tokens.len()).sum();
     let cached = answers.iter().step_by(per_prompt).map(|answer| answer.cached_tokens).sum();
-    let choices = answers.into_iter().enumerate().map(|(index, answer)| choice(app, form, index, answer)).collect();
+    let choices =
+        answers.into_iter().enumerate().map(|(index, answer)| choice(app, form, index, answer)).collect();
     let usage = Usage::new(form.prompt_tokens(), cached, count(output));
     Json(form.envelope(choices, Some(Some(usage)))).into_response()
 }

@@ -1,5 +1,7 @@
 //! What goes wrong at a face, and the one place where it becomes a status. Must not decide anything else.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -81,7 +83,14 @@ pub enum Problem {
         message: String,
     },
     /// The adapter cannot be fetched now.
-    AdapterUnavailable(String),
+    AdapterUnavailable {
+        /// A code of `lorikeet-api`.
+        code: &'static str,
+        /// Why.
+        message: String,
+        /// When the next try is due.
+        after: Duration,
+    },
     /// No such path.
     UnknownPath(String),
     /// The path has no such method.
@@ -166,8 +175,9 @@ impl From<Problem> for ApiError {
             Problem::HeadersTooLarge(_) => {
                 error(S::REQUEST_HEADER_FIELDS_TOO_LARGE, INVALID, "headers_too_large")
             }
-            Problem::AdapterUnavailable(_) => {
-                error(S::SERVICE_UNAVAILABLE, SERVER, "adapter_unavailable").retry(5)
+            Problem::AdapterUnavailable { code, after, .. } => {
+                let seconds = u32::try_from(after.as_secs()).unwrap_or(u32::MAX).clamp(1, 60);
+                error(S::SERVICE_UNAVAILABLE, SERVER, code).with_param("model".into()).retry(seconds)
             }
             Problem::NotReady(_) => error(S::SERVICE_UNAVAILABLE, SERVER, "not_ready").retry(1),
             Problem::Internal => error(S::INTERNAL_SERVER_ERROR, SERVER, "internal_error"),
@@ -199,7 +209,7 @@ impl Problem {
             | Self::UnsupportedParameter { message, .. }
             | Self::InvalidTokenId { message, .. }
             | Self::AdapterRefused { message, .. }
-            | Self::AdapterUnavailable(message)
+            | Self::AdapterUnavailable { message, .. }
             | Self::Forbidden(message)
             | Self::HeadersTooLarge(message) => message.clone(),
             Self::ContextLength { limit, prompt, output, .. } => format!(

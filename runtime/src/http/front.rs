@@ -42,7 +42,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Asker {
 pub async fn pass(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let request_id = request_id(request.headers());
-    let route = request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
     let method = request.method().clone();
     request.extensions_mut().insert(Asker { request_id: Arc::clone(&request_id), caller: Caller::default() });
     let mut response = match check_head(request.uri(), request.headers(), &app.limits) {
@@ -82,7 +85,8 @@ pub async fn from_loopback(request: Request, next: Next) -> Response {
     let headers = request.headers();
     let host = headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     if headers.contains_key(http::header::ORIGIN) || !loopback(host) {
-        let message = "host: expected a loopback address and no Origin: this face is open to local programs alone";
+        let message =
+            "host: expected a loopback address and no Origin: this face is open to local programs alone";
         return ApiError::from(Problem::Forbidden(message.into())).into_response();
     }
     next.run(request).await
@@ -166,7 +170,9 @@ mod tests {
         for host in ["localhost", "localhost:8081", "127.0.0.1:8081", "[::1]:8081", "[::1]"] {
             assert!(loopback(host), "{host}");
         }
-        for host in ["", "evil.example", "localhost.evil.example:80", "127.0.0.1.evil.example", "10.0.0.1:8081"] {
+        for host in
+            ["", "evil.example", "localhost.evil.example:80", "127.0.0.1.evil.example", "10.0.0.1:8081"]
+        {
             assert!(!loopback(host), "{host}");
         }
     }

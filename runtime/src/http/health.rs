@@ -34,10 +34,12 @@ pub async fn health(State(app): State<Arc<App>>) -> Result<(), ApiError> {
 /// # Errors
 /// 503 while it drains, before the pinned adapters are loaded, or with [`health`]'s.
 pub async fn ready(State(app): State<Arc<App>>) -> Result<(), ApiError> {
-    if app.draining.load(Ordering::Relaxed) || app.generator.engine().heartbeat().state == EngineState::Draining {
+    if app.draining.load(Ordering::Relaxed)
+        || app.generator.engine().heartbeat().state == EngineState::Draining
+    {
         return Err(Failure::Draining.into());
     }
-    if !app.store.ready() {
+    if !app.adapters.ready() {
         return Err(Problem::NotReady("Pinned adapters are not loaded yet.").into());
     }
     health(State(app)).await
@@ -50,6 +52,6 @@ pub async fn version() -> Json<Value> {
 
 /// `GET /metrics`.
 pub async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let page = app.metrics.page(app.generator.engine().config(), &app.tiers());
+    let page = app.metrics.page(app.generator.engine().config(), &app.adapters.figures());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
 }

@@ -24,15 +24,24 @@ pub struct CompletionLogprobs {
 
 impl CompletionLogprobs {
     /// Adds a token of `id` (with its log-probabilities, where there are any) and moves `offset` behind it.
-    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32, logprobs: Option<&TokenLogprobs>, offset: &mut usize) {
+    pub fn push(
+        &mut self,
+        tokenizer: &Tokenizer,
+        id: u32,
+        logprobs: Option<&TokenLogprobs>,
+        offset: &mut usize,
+    ) {
         let text = tokenizer.piece(id);
         self.text_offset.push(*offset);
         *offset += text.chars().count();
         self.tokens.push(text);
         self.token_logprobs.push(logprobs.map(|token| finite(token.logprob)));
         self.top_logprobs.push(logprobs.map(|token| {
-            let mut map: Map<String, Value> =
-                token.top.iter().map(|(id, logprob)| (tokenizer.piece(*id), finite(*logprob).into())).collect();
+            let mut map: Map<String, Value> = token
+                .top
+                .iter()
+                .map(|(id, logprob)| (tokenizer.piece(*id), finite(*logprob).into()))
+                .collect();
             map.entry(tokenizer.piece(token.id)).or_insert_with(|| finite(token.logprob).into());
             map
         }));

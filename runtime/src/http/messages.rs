@@ -103,8 +103,14 @@ mod tests {
     fn the_message_at_fault_is_named_by_its_place() {
         for (body, param) in [
             (r#"{"messages":[{"content":"a"}]}"#, "messages[0].role"),
-            (r#"{"messages":[{"role":"user","content":"a"},{"role":"user","content":7}]}"#, "messages[1].content"),
-            (r#"{"messages":[{"role":"user","content":[{"type":"image_url"}]}]}"#, "messages[0].content[0].type"),
+            (
+                r#"{"messages":[{"role":"user","content":"a"},{"role":"user","content":7}]}"#,
+                "messages[1].content",
+            ),
+            (
+                r#"{"messages":[{"role":"user","content":[{"type":"image_url"}]}]}"#,
+                "messages[0].content[0].type",
+            ),
             (r#"{"messages":[{"role":"user","content":[{"type":"text"}]}]}"#, "messages[0].content[0].text"),
             (r#"{"messages":[{"role":"assistant","tool_calls":[{}]}]}"#, "messages[0].tool_calls"),
             (r#"{"messages":["hi"]}"#, "messages[0]"),

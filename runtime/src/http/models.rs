@@ -25,7 +25,7 @@ pub struct ModelCard {
 
 /// All cards.
 pub async fn list(State(app): State<Arc<App>>) -> Json<Value> {
-    let adapters = app.store.names().into_iter().map(|name| card(&app, &Target::Adapter(name)));
+    let adapters = app.adapters.names().into_iter().map(|name| card(&app, &Target::Adapter(name)));
     let cards: Vec<Value> = std::iter::once(card(&app, &Target::Base)).chain(adapters).collect();
     Json(json!({"object": "list", "data": cards}))
 }

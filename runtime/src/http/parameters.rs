@@ -20,6 +20,8 @@ pub struct Parameters {
     pub choices: u32,
     /// At most so many tokens; `None` for as many as fit.
     pub max_tokens: Option<u32>,
+    /// At most so many where the caller does not say: the model's own habit.
+    pub usual_tokens: Option<u32>,
     /// No end before so many.
     pub min_tokens: u32,
     /// The model's own end does not end it.
@@ -32,6 +34,8 @@ pub struct Parameters {
     pub include_stop: bool,
     /// Special tokens are not part of the text.
     pub skip_special: bool,
+    /// The prompt's text stands before the answer's.
+    pub goes_on: bool,
     /// The answer carries token ids.
     pub return_token_ids: bool,
     /// Special tokens (a BOS) are put before the prompt; `None` for the endpoint's habit.
@@ -78,6 +82,7 @@ impl Parameters {
             seed,
             choices: fields.count("n", 1..=bounds.limits.choices)?.unwrap_or(1),
             max_tokens: None,
+            usual_tokens: bounds.defaults.max_new_tokens,
             min_tokens: fields.count("min_tokens", 0..=u32::MAX)?.unwrap_or(0),
             ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
             stop_token_ids: fields
@@ -86,6 +91,7 @@ impl Parameters {
             stop: stop(fields, bounds.limits)?,
             include_stop: fields.flag("include_stop_str_in_output")?.unwrap_or(false),
             skip_special: fields.flag("skip_special_tokens")?.unwrap_or(true),
+            goes_on: false,
             return_token_ids: fields.flag("return_token_ids")?.unwrap_or(false),
             add_special: fields.flag("add_special_tokens")?,
             stream: stream(fields)?,
@@ -101,7 +107,7 @@ impl Parameters {
                 .unwrap_or(1.0),
             top_p: single(fields.positive("top_p", 1.0)?).or(defaults.top_p).unwrap_or(1.0),
             top_k: top_k(fields)?.or(defaults.top_k).unwrap_or(0),
-            min_p: single(fields.number("min_p", 0.0..=1.0)?).unwrap_or(0.0),
+            min_p: single(fields.number("min_p", 0.0..=1.0)?).or(defaults.min_p).unwrap_or(0.0),
             presence_penalty: penalty(fields, "presence_penalty")?,
             frequency_penalty: penalty(fields, "frequency_penalty")?,
             repetition_penalty: single(fields.positive("repetition_penalty", MAX_REPETITION_PENALTY)?)
@@ -128,7 +134,7 @@ impl Parameters {
             return Err(Problem::ContextLength { param, limit: context, prompt, output });
         }
         let left = u32::try_from(context - prompt).unwrap_or(u32::MAX);
-        let most = self.max_tokens.unwrap_or(left);
+        let most = self.max_tokens.unwrap_or_else(|| self.usual_tokens.map_or(left, |usual| usual.min(left)));
         if self.min_tokens > most {
             let what = format!("expected at most max_tokens ({most}), got {}", self.min_tokens);
             return Err(invalid("min_tokens", &what));
@@ -197,7 +203,8 @@ fn logit_bias(fields: &mut Fields, bounds: Bounds<'_>) -> Result<Vec<(u32, f32)>
         .map(|(name, value)| {
             let param = format!("logit_bias.{}", super::error::shorten(&name));
             let id = name.parse().ok().filter(|id: &u32| (*id as usize) < vocabulary).ok_or_else(|| {
-                let message = format!("{param}: expected a token id from 0 to {}", vocabulary.saturating_sub(1));
+                let message =
+                    format!("{param}: expected a token id from 0 to {}", vocabulary.saturating_sub(1));
                 Problem::InvalidTokenId { param: param.clone(), message }
             })?;
             let bias = value.as_f64().filter(|bias| bias.abs() <= MAX_BIAS);
@@ -234,6 +241,7 @@ const UNSUPPORTED: &[&str] = &[
     "chat_template",
     "chat_template_kwargs",
     "decoder_input_ids",
+    "echo",
     "documents",
     "function_call",
     "functions",

@@ -140,6 +140,7 @@ pub async fn start(app: &App, order: Order) -> Result<Running, ApiError> {
             stop: parameters.stop.clone(),
             include_stop: parameters.include_stop,
             skip_special: parameters.skip_special,
+            goes_on: parameters.goes_on,
             deadline,
         };
         let sequence = app.generator.start(ask, watch).map_err(|failure| app.busy(failure))?;

@@ -41,7 +41,7 @@ impl App {
         match model {
             None | Some("") => Ok(Target::Base),
             Some(name) if name == self.card.name => Ok(Target::Base),
-            Some(name) if self.store.knows(name) => Ok(Target::Adapter(name.to_owned())),
+            Some(name) if self.adapters.knows(name) => Ok(Target::Adapter(name.to_owned())),
             Some(name) => Err(Problem::UnknownModel(name.to_owned())),
         }
     }

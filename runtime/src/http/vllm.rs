@@ -36,7 +36,7 @@ pub async fn load(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -
         let message = "Both 'lora_name' and 'lora_path' must be provided.";
         return Ok(error(StatusCode::BAD_REQUEST, "InvalidUserInput", message));
     }
-    Ok(match app.store.load(&name, &path, in_place).await {
+    Ok(match app.adapters.load(&name, &path, in_place).await {
         Ok(()) => success(format!("Success: LoRA adapter '{name}' added successfully.")),
         Err(refused) if refused.code == ErrorCode::NameConflict => {
             let message = format!(
@@ -56,14 +56,18 @@ pub async fn load(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -
 ///
 /// # Errors
 /// What is wrong with the request itself; the rest is answered in vLLM's words.
-pub async fn unload(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+pub async fn unload(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let mut fields = body::json(&headers, body, &app.admin_limits).await?;
     let name = fields.text("lora_name")?.unwrap_or_default();
     if name.is_empty() {
         let message = "'lora_name' needs to be provided to unload a LoRA adapter.";
         return Ok(error(StatusCode::BAD_REQUEST, "InvalidUserInput", message));
     }
-    Ok(match app.store.unload(&name).await {
+    Ok(match app.adapters.unload(&name).await {
         Ok(()) => success(format!("Success: LoRA adapter '{name}' removed successfully.")),
         Err(refused) if refused.code == ErrorCode::UnknownAdapter => {
             let message = format!("The lora adapter '{name}' cannot be found.");

@@ -43,7 +43,8 @@ impl Form {
         if !self.details && !self.prefill {
             return json!({ "generated_text": text });
         }
-        let tokens: Vec<Value> = answer.tokens.iter().map(|token| self.token(tokenizer, token, None)).collect();
+        let tokens: Vec<Value> =
+            answer.tokens.iter().map(|token| self.token(tokenizer, token, None)).collect();
         json!({
             "generated_text": text,
             "details": {
@@ -76,10 +77,10 @@ impl Form {
         };
         let mut value =
             json!({"id": token.id, "text": text, "logprob": logprob, "special": special, "skipped": false});
-        if self.alternatives && let Some(logprobs) = &token.logprobs {
-            let alternative = |(id, logprob): &(u32, f32)| {
-                json!({"id": id, "text": tokenizer.piece(*id), "logprob": finite(*logprob)})
-            };
+        if self.alternatives
+            && let Some(logprobs) = &token.logprobs
+        {
+            let alternative = |(id, logprob): &(u32, f32)| json!({"id": id, "text": tokenizer.piece(*id), "logprob": finite(*logprob)});
             value["alternative_tokens"] = logprobs.top.iter().map(alternative).collect();
         }
         value

@@ -54,10 +54,20 @@ pub(super) fn read(mut fields: Fields, app: &App, streamed: bool) -> Result<Read
     refuse_unsupported(&parameters)?;
     refuse_unsupported(&fields)?;
     // A stream carries each token's log-probability, a whole answer does with its details.
-    checked.sampling.logprobs = (details || streamed || alternatives.is_some()).then(|| alternatives.unwrap_or(0));
+    checked.sampling.logprobs =
+        (details || streamed || alternatives.is_some()).then(|| alternatives.unwrap_or(0));
+    checked.goes_on = full_text;
     checked.sampling.prompt_logprobs = prefill.then_some(0);
     checked.stream = streamed.then(Stream::default);
-    Ok(Read { target, inputs, parameters: checked, details, prefill, full_text, alternatives: alternatives.is_some() })
+    Ok(Read {
+        target,
+        inputs,
+        parameters: checked,
+        details,
+        prefill,
+        full_text,
+        alternatives: alternatives.is_some(),
+    })
 }
 
 fn shared(fields: &mut Fields, app: &App) -> Result<Parameters, Problem> {
@@ -69,6 +79,7 @@ fn shared(fields: &mut Fields, app: &App) -> Result<Parameters, Problem> {
         seed,
         choices: 1,
         max_tokens,
+        usual_tokens: None,
         min_tokens: 0,
         ignore_eos: fields.flag("ignore_eos_token")?.unwrap_or(false),
         stop_token_ids: Vec::new(),
@@ -76,6 +87,7 @@ fn shared(fields: &mut Fields, app: &App) -> Result<Parameters, Problem> {
         // The stop sequence is part of LoRAX's text.
         include_stop: true,
         skip_special: true,
+        goes_on: false,
         return_token_ids: false,
         add_special: None,
         stream: None,

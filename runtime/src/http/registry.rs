@@ -1,0 +1,145 @@
+//! What faces ask of the adapters, and no more: by name, never by file. Behind it stands the store; in tests, a script.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use lorikeet_api::{Accepted, AdapterReport, DesiredChange, DesiredSet, ErrorCode, ReportedSet};
+
+use super::error::Problem;
+use crate::adapters::pin::Pin;
+use crate::metrics::TierFigures;
+
+/// Why the store does not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people: the field, what was expected, what came.
+    pub message: String,
+    /// When to ask again, where that may help.
+    pub retry_after: Option<Duration>,
+}
+
+/// The adapters of a replica.
+pub trait Registry: Send + Sync {
+    /// Whether new requests may name it. Asked for every request: no I/O.
+    fn knows(&self, name: &str) -> bool;
+    /// The names that it knows, ordered.
+    fn names(&self) -> Vec<String>;
+    /// A hold on its weights, if they are in memory.
+    fn try_pin(&self, name: &str) -> Option<Pin>;
+    /// A hold on its weights; cold ones are loaded.
+    fn pin<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Pin, Refusal>>;
+    /// Whether everything that must be loaded before the first request is.
+    fn ready(&self) -> bool;
+    /// Takes over a whole desired set.
+    ///
+    /// # Errors
+    /// When it is malformed or not newer.
+    fn apply(&self, set: DesiredSet) -> Result<Accepted, Refusal>;
+    /// Takes over a change.
+    ///
+    /// # Errors
+    /// When it is malformed or computed against another version.
+    fn change(&self, change: DesiredChange) -> Result<Accepted, Refusal>;
+    /// Forgets one adapter when its requests have ended.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    fn remove(&self, name: &str) -> Result<Accepted, Refusal>;
+    /// One adapter as it is.
+    fn adapter(&self, name: &str) -> Option<AdapterReport>;
+    /// All as they are.
+    fn report(&self) -> ReportedSet;
+    /// What changed after a report, as soon as something did or the wait is over.
+    fn report_after<'a>(
+        &'a self,
+        instance: &'a str,
+        after: u64,
+        wait: Duration,
+    ) -> BoxFuture<'a, ReportedSet>;
+    /// Loads an adapter under a name, as vLLM's endpoint does.
+    fn load<'a>(
+        &'a self,
+        name: &'a str,
+        source: &'a str,
+        in_place: bool,
+    ) -> BoxFuture<'a, Result<(), Refusal>>;
+    /// Forgets one, as vLLM's endpoint does.
+    fn unload<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), Refusal>>;
+    /// Its figures for `/metrics`.
+    fn figures(&self) -> TierFigures;
+}
+
+impl From<Refusal> for Problem {
+    /// For whoever asks a model: a refused adapter is a bad request, an unreachable one is not there for now.
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { code, message, retry_after } = refusal;
+        match code {
+            ErrorCode::UnknownAdapter => Self::UnknownModel(message),
+            ErrorCode::Draining => Self::NotReady("The replica is draining."),
+            ErrorCode::Internal | ErrorCode::Unknown => Self::Internal,
+            code => match retry_after {
+                Some(after) => Self::AdapterUnavailable { code: word(code), message, after },
+                None => Self::AdapterRefused { code: word(code), message },
+            },
+        }
+    }
+}
+
+/// The spelling of a code, which is the contract's.
+pub(crate) const fn word(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::SourceUnavailable => "source_unavailable",
+        ErrorCode::SourceForbidden => "source_forbidden",
+        ErrorCode::SourceUnauthorized => "source_unauthorized",
+        ErrorCode::DigestMismatch => "digest_mismatch",
+        ErrorCode::TooLarge => "too_large",
+        ErrorCode::InvalidConfig => "invalid_config",
+        ErrorCode::InvalidWeights => "invalid_weights",
+        ErrorCode::BaseModelMismatch => "base_model_mismatch",
+        ErrorCode::UnsupportedFeature => "unsupported_feature",
+        ErrorCode::RankExceeded => "rank_exceeded",
+        ErrorCode::BudgetExceeded => "budget_exceeded",
+        ErrorCode::NoRoom => "no_room",
+        ErrorCode::StaleVersion => "stale_version",
+        ErrorCode::NameConflict => "name_conflict",
+        ErrorCode::UnknownAdapter => "unknown_adapter",
+        ErrorCode::InvalidRequest => "invalid_request",
+        ErrorCode::Draining => "draining",
+        ErrorCode::Internal => "internal",
+        ErrorCode::Unknown => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_spelled_as_the_contract_spells_it() {
+        for code in [
+            ErrorCode::SourceUnavailable,
+            ErrorCode::SourceForbidden,
+            ErrorCode::SourceUnauthorized,
+            ErrorCode::DigestMismatch,
+            ErrorCode::TooLarge,
+            ErrorCode::InvalidConfig,
+            ErrorCode::InvalidWeights,
+            ErrorCode::BaseModelMismatch,
+            ErrorCode::UnsupportedFeature,
+            ErrorCode::RankExceeded,
+            ErrorCode::BudgetExceeded,
+            ErrorCode::NoRoom,
+            ErrorCode::StaleVersion,
+            ErrorCode::NameConflict,
+            ErrorCode::UnknownAdapter,
+            ErrorCode::InvalidRequest,
+            ErrorCode::Draining,
+            ErrorCode::Internal,
+            ErrorCode::Unknown,
+        ] {
+            assert_eq!(serde_json::to_value(code).unwrap(), word(code));
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! One replica's life: build -> serve -> drain. Order and waiting only; each step is another file's.
+
+mod base;
+mod plan;
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use lorikeet_api::BaseModel;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::adapters::build::AdapterLimits;
+use crate::adapters::load::AdapterLoader;
+use crate::adapters::store::{AdapterStore, StoreConfig};
+use crate::args::ServeArgs;
+use crate::config::{Config, ConfigError};
+use crate::engine::heart::EngineState;
+use crate::engine::{Engine, StartError};
+use crate::generate::Generator;
+use crate::http::models::ModelCard;
+use crate::http::routes::{admin_router, public_router};
+use crate::http::server::{self, Face};
+use crate::http::{App, unix_time};
+use crate::metrics::Metrics;
+use crate::model::Model;
+use crate::source::fetch::{FetchConfig, Fetcher};
+use crate::telemetry::{self, InvalidFilter};
+use crate::{safetensors, shutdown};
+
+/// After the last sequence has ended, answers that are still on their way get so long.
+const LAST_BYTES: Duration = Duration::from_secs(5);
+
+/// The largest adapters that are known have a few thousand tensors and headers of a few hundred kilobytes.
+const ADAPTER_TENSORS: usize = 1 << 16;
+const ADAPTER_HEADER_BYTES: u64 = 16 << 20;
+
+/// Why a replica did not serve, or stopped serving.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ServeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Log(#[from] InvalidFilter),
+    #[error("--{face} {address}: {source}")]
+    Bind { face: &'static str, address: std::net::SocketAddr, source: std::io::Error },
+    #[error("--model: {0}")]
+    Base(#[from] base::BaseError),
+    #[error(transparent)]
+    Engine(#[from] StartError),
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("--adapters {folder}: {source}")]
+    Adapters { folder: std::path::PathBuf, source: std::io::Error },
+    #[error("{0}")]
+    System(#[from] std::io::Error),
+    #[error("the engine has given up; its last error is in the log")]
+    EngineFailed,
+}
+
+/// Serves until a signal, then drains.
+///
+/// # Errors
+/// [`ServeError`]: before anything is served, or when the engine gives up.
+pub fn run(args: ServeArgs) -> Result<(), ServeError> {
+    telemetry::start(&args.log)?;
+    let config = Config::check(args)?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<(), ServeError> {
+    // Bound first: an address that is taken is said at once and not after a long load.
+    let public = bind("listen", config.public.listen).await?;
+    let admin = match &config.admin {
+        Some(admin) => Some(bind("admin-listen", admin.listen).await?),
+        None => None,
+    };
+    let signal = shutdown::requested()?;
+    tokio::pin!(signal);
+    let (app, store) = tokio::select! {
+        built = build(&config) => built?,
+        name = &mut signal => {
+            tracing::info!(signal = name, "stopped while loading");
+            return Ok(());
+        }
+    };
+    let (stop, faces) = open(&config, public, admin, &app);
+    tracing::info!(address = %config.public.listen, model = app.card.name, adapters = store.names().len(), "serving");
+    let engine = app.generator.engine().clone();
+    tokio::select! {
+        name = &mut signal => tracing::info!(signal = name, drain = ?config.drain, "draining"),
+        () = engine.ended() => return Err(ServeError::EngineFailed),
+    }
+    drain(&config, &app, &store).await;
+    stop.send_replace(true);
+    let ended = futures::future::join_all(faces);
+    if tokio::time::timeout(LAST_BYTES, ended).await.is_err() {
+        tracing::warn!("some connections did not end in time");
+    }
+    match engine.heartbeat().state {
+        EngineState::Failed => Err(ServeError::EngineFailed),
+        EngineState::Serving | EngineState::Draining | EngineState::Stopped => Ok(()),
+    }
+}
+
+async fn bind(face: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Bind { face, address, source })
+}
+
+async fn build(config: &Config) -> Result<(Arc<App>, AdapterStore), ServeError> {
+    let base = base::load(&config.model, &config.capacity).await?;
+    let metrics = Arc::new(Metrics::new(&config.model.name, base.engine.context())?);
+    let report = BaseModel {
+        name: config.model.name.clone(),
+        digest: Some(base.digest.to_string()),
+        revision: base.revision.clone(),
+        ready: false,
+    };
+    let loader = adapter_loader(config, &base.model);
+    let budget = StoreConfig { host_budget: config.adapters.host_bytes, ..StoreConfig::default() };
+    let store = AdapterStore::new(budget, report, Arc::new(loader));
+    store.watch_engine(metrics.engine(), config.capacity.resident_bytes);
+    let engine = Engine::start(Box::new(base.model), base.engine, metrics.engine())?;
+    register(config, &store)?;
+    store.set_base_ready(true);
+    let card = ModelCard {
+        name: config.model.name.clone(),
+        created: unix_time(),
+        digest: Some(base.digest.to_string()),
+        dtype: base.dtype,
+    };
+    let app = App {
+        generator: Generator::new(engine, base.text.tokenizer),
+        adapters: Box::new(store.clone()),
+        template: base.text.template.map(base::render),
+        defaults: base.text.defaults,
+        card,
+        metrics,
+        limits: config.limits.clone(),
+        admin_limits: config.admin_limits(),
+        stuck_after: config.stuck_after,
+        draining: AtomicBool::new(false),
+    };
+    Ok((Arc::new(app), store))
+}
+
+fn adapter_loader(config: &Config, model: &Model) -> AdapterLoader {
+    let file = safetensors::Limits {
+        file_bytes: config.adapters.max_bytes,
+        header_bytes: ADAPTER_HEADER_BYTES,
+        tensors: ADAPTER_TENSORS,
+    };
+    let limits = AdapterLimits { rank: config.adapters.max_rank as usize, file };
+    let fetcher = Fetcher::new(FetchConfig { source_roots: config.adapters.roots.clone() });
+    AdapterLoader::new(fetcher, model.shape(), model.weights(), limits, config.model.threads)
+}
+
+/// Names the adapters of the command line. One that cannot be named is reported and does not stop the rest; one that
+/// cannot be loaded is reported by the store.
+fn register(config: &Config, store: &AdapterStore) -> Result<(), ServeError> {
+    let mut found: Vec<(String, String)> = config.adapters.named.clone();
+    if let Some(folder) = &config.adapters.directory {
+        let unreadable = |source| ServeError::Adapters { folder: folder.clone(), source };
+        for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+            match (name, path.to_str()) {
+                (Some(name), Some(text)) if path.is_dir() && !name.starts_with('.') => {
+                    found.push((name, text.to_owned()));
+                }
+                (None, _) | (_, None) => {
+                    tracing::warn!(path = ?path, "adapter not served: its name is not text")
+                }
+                _ => {}
+            }
+        }
+    }
+    found.sort();
+    for (name, source) in found {
+        if let Err(error) = store.register(&name, &source) {
+            tracing::warn!(name, code = ?error.code, "adapter not served: {}", error.message);
+        }
+    }
+    Ok(())
+}
+
+fn open(
+    config: &Config,
+    public: TcpListener,
+    admin: Option<TcpListener>,
+    app: &Arc<App>,
+) -> (watch::Sender<bool>, Vec<JoinHandle<()>>) {
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(config.public.keys.clone().watch());
+    let router = public_router(Arc::clone(app), &config.public.keys, config.public.metrics_need_key);
+    let face = Face { listener: public, router, tls: None, limits: config.limits.clone() };
+    let mut faces = vec![tokio::spawn(server::serve(face, stopped.clone()))];
+    if let (Some(listener), Some(admin)) = (admin, &config.admin) {
+        tokio::spawn(admin.keys.clone().watch());
+        let router = admin_router(Arc::clone(app), &admin.keys);
+        let face = Face { listener, router, tls: admin.tls.clone(), limits: config.admin_limits() };
+        faces.push(tokio::spawn(server::serve(face, stopped)));
+    }
+    (stop, faces)
+}
+
+/// Readiness goes first, then new work is refused, then what runs ends or is ended. A second signal ends it at once.
+async fn drain(config: &Config, app: &App, store: &AdapterStore) {
+    app.draining.store(true, Ordering::Relaxed);
+    store.set_draining();
+    let again = shutdown::requested();
+    let again = async {
+        match again {
+            Ok(signal) => drop(signal.await),
+            Err(_) => pending().await,
+        }
+    };
+    tokio::select! {
+        () = app.generator.engine().drain(Instant::now() + config.drain) => tracing::info!("drained"),
+        () = again => tracing::warn!("a second signal: not drained to the end"),
+    }
+}

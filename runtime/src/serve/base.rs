@@ -1,0 +1,146 @@
+//! The base model: files fetched, described, planned for, loaded; with what belongs to it.
+
+use std::io::IsTerminal as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use lorikeet_kernels::device::Device;
+use serde_json::Map;
+
+use super::plan::{self, PlanError};
+use crate::args::{KvType, Quantize};
+use crate::config::{BaseConfig, Capacity};
+use crate::digest::Digest;
+use crate::engine::config::EngineConfig;
+use crate::http::Render;
+use crate::http::chat::Turn;
+use crate::model::{self, FileLimits, KvChoice, KvOptions, LoadError, LoadOptions, Model, ModelFiles};
+use crate::source::{InvalidSource, Source};
+use crate::text::template::Chat;
+use crate::text::{ChatTemplate, Text, TextError};
+
+/// A model that is ready to run.
+pub(super) struct Base {
+    pub(super) model: Model,
+    pub(super) engine: EngineConfig,
+    pub(super) text: Text,
+    pub(super) digest: Digest,
+    pub(super) revision: Option<String>,
+    pub(super) dtype: String,
+}
+
+/// Why a model is not loaded.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum BaseError {
+    #[error(transparent)]
+    Files(#[from] LoadError),
+    #[error(transparent)]
+    Source(#[from] InvalidSource),
+    #[error("{0}: expected a path")]
+    NotHere(Source),
+    #[error(transparent)]
+    Text(#[from] TextError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error("loading panicked: a file is broken in a way that nobody thought of")]
+    Panicked,
+}
+
+/// Loads the model beside the threads that answer.
+pub(super) async fn load(base: &BaseConfig, capacity: &Capacity) -> Result<Base, BaseError> {
+    let path = match Source::parse(&base.source, None)? {
+        Source::Path(path) => path,
+        other => return Err(BaseError::NotHere(other)),
+    };
+    let (base, capacity) = (base.clone(), capacity.clone());
+    let loaded = tokio::task::spawn_blocking(move || from_disk(&path, None, &base, &capacity)).await;
+    loaded.unwrap_or(Err(BaseError::Panicked))
+}
+
+fn from_disk(
+    path: &Path,
+    revision: Option<String>,
+    base: &BaseConfig,
+    capacity: &Capacity,
+) -> Result<Base, BaseError> {
+    let files = ModelFiles::open(path, &FileLimits::default())?;
+    let text = Text::of(path, &files)?;
+    let bar = bar(&base.name);
+    let progress = |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    };
+    let mut options = LoadOptions {
+        device: Device::new(base.threads),
+        quantize: base.quantize.map(|quantize| match quantize {
+            Quantize::Q8_0 => model::Quantize::Q8_0,
+            Quantize::Q4K => model::Quantize::Q4K,
+        }),
+        kv: KvOptions {
+            blocks: 1,
+            block_size: plan::BLOCK,
+            dtype: match capacity.kv_type {
+                KvType::Auto => KvChoice::Auto,
+                KvType::F32 => KvChoice::F32,
+                KvType::F16 => KvChoice::F16,
+            },
+        },
+        max_step_rows: capacity.max_step_tokens,
+        progress: &progress,
+    };
+    let shape = files.shape(&options);
+    let known = plan::Known {
+        trained: shape.max_context,
+        asked: base.max_length,
+        token_bytes: shape.kv_bytes_per_token,
+        free: plan::available(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+        weights: files.bytes(),
+        eos_ids: text.defaults.eos_ids.clone(),
+    };
+    let engine = plan::engine(known, capacity)?;
+    options.kv.blocks = engine.blocks;
+    let dtype = files.encoding();
+    let model = files.load(options)?;
+    bar.finish_and_clear();
+    tracing::info!(
+        model = base.name,
+        architecture = shape.architecture,
+        weights_mb = model.weight_bytes() >> 20,
+        kv_mb = model.kv_bytes() >> 20,
+        context = engine.context(),
+        threads = base.threads,
+        "loaded"
+    );
+    Ok(Base { digest: model.digest(), model, engine, text, revision, dtype })
+}
+
+/// On a terminal only: a log file is no place for a bar.
+fn bar(name: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes} of {total_bytes}, {eta} left") {
+        bar.set_style(style);
+    }
+    bar.set_message(name.to_owned());
+    bar
+}
+
+/// The template as handlers use it.
+pub(super) fn render(template: Arc<ChatTemplate>) -> Render {
+    Arc::new(move |messages, turn: Turn| {
+        let chat = Chat {
+            messages,
+            tools: None,
+            add_generation_prompt: turn.add_generation_prompt,
+            continue_final_message: turn.continue_final_message,
+            variables: &Map::new(),
+            now: SystemTime::now(),
+        };
+        template.render(&chat).map_err(|error| error.to_string())
+    })
+}
