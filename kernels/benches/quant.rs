@@ -1,4 +1,4 @@
-//! How fast linears over quantized blocks are. usage: cargo bench -p lorikeet-kernels --bench quant -- [THREADS] [TYPE]…
+//! How fast linears over quantized blocks are. usage: cargo bench -p lorikeet-kernels --bench quant -- [THREADS] [SmolLM2] [TYPE]…
 //!
 //! Prints the linear layers of SmolLM2-135M (as its Q4_1 file has them) at several numbers of rows, then each type's
 //! kernel alone; every time is the best of some runs. `peak` is what one core does in a loop of nothing but the kernel's three
@@ -26,7 +26,7 @@ fn main() {
     let core = peak();
     let peak = core * threads.get() as f64;
     println!("{:?}, {threads} threads, peak {peak:.0} GOPS", dev.isa());
-    if types.is_empty() {
+    if types.is_empty() || types.iter().any(|name| name == "SmolLM2") {
         smollm2(&dev, peak);
     }
     for kind in BlockType::ALL {

@@ -53,6 +53,8 @@ struct Job<'a> {
     x: &'a Activations,
     /// The first input row.
     row: usize,
+    /// Whether the tile comes from memory: these are the first rows that need it.
+    first: bool,
 }
 
 /// The sums of 16 outputs for each of `sums.len()` rows (at most `MAX_ROWS`) from `job.row` on.
@@ -83,16 +85,16 @@ pub(crate) fn tiles(
         for tile in tiles.clone() {
             let (quants, scales) = matrix.tile(tile);
             let width = TILE.min(matrix.n() - TILE * tile);
-            let first = column + TILE * tile;
+            let left = column + TILE * tile;
             for rows in even(span.clone(), step) {
-                let (row, sums) = (rows.start, &mut sums[..rows.len()]);
+                let (row, first, sums) = (rows.start, rows.start == span.start, &mut sums[..rows.len()]);
                 // SAFETY: a device's instruction set is available; tile and inputs have equally many blocks.
-                unsafe { kernel(Job { quants, scales, x, row }, sums) };
+                unsafe { kernel(Job { quants, scales, x, row, first }, sums) };
                 for (r, sums) in sums.iter_mut().enumerate() {
                     if let Some(bias) = bias {
-                        sums.iter_mut().zip(&bias[first..first + width]).for_each(|(sum, bias)| *sum += bias);
+                        sums.iter_mut().zip(&bias[left..left + width]).for_each(|(sum, bias)| *sum += bias);
                     }
-                    let start = (row + r) * output.cols + first;
+                    let start = (row + r) * output.cols + left;
                     // SAFETY: a tile's columns are in one task.
                     let to = unsafe { output.data.range(start..start + width) };
                     to.copy_from_slice(&sums[..width]);
@@ -106,6 +108,22 @@ pub(crate) fn tiles(
 fn spans(x: &Activations) -> impl Iterator<Item = Range<usize>> {
     let rows = (160 * 1024 / x.row_bytes()).max(MAX_ROWS).next_multiple_of(24);
     (0..x.rows()).step_by(rows).map(move |start| start..x.rows().min(start + rows))
+}
+
+/// Asks for the weights that come a page later: for few rows their way from memory is all that counts, and the processor's
+/// own foresight ends with the page.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn ahead(from: *const u8, bytes: usize) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    const AHEAD: usize = 4096;
+    for line in 0..bytes.div_ceil(64) {
+        // SAFETY: a prefetch reads nothing that the program sees, and any address will do.
+        #[allow(unsafe_code, reason = "a hint to the processor")]
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD + 64 * line).cast());
+        }
+    }
 }
 
 /// Cuts rows into as few runs of at most `most` as there can be, all of nearly the same length.
@@ -126,7 +144,7 @@ macro_rules! forms {
         fn kernel(isa: Isa, kind: BlockType) -> (Kernel, usize) {
             match (isa, kind) {
                 #[cfg(target_arch = "x86_64")]
-                $((Isa::Avx2 | Isa::Avx512, BlockType::$form) => (avx2::tile::<$form>, avx2::ROWS),)*
+                $((Isa::Avx2 | Isa::Avx512, BlockType::$form) => (avx2::tile::<$form>, avx2::rows(BlockType::$form.spec())),)*
                 #[cfg(target_arch = "x86_64")]
                 $((Isa::Avx512Vnni | Isa::Avx512Bf16, BlockType::$form) => (avx512::tile::<$form>, avx512::ROWS),)*
                 $((_, BlockType::$form) => (portable::tile::<$form>, 1),)*

@@ -60,7 +60,7 @@ impl Activations {
         self.quants.resize(rows * blocks, Quants([0; BLOCK]));
         self.scales.resize(rows * blocks, BlockScale::default());
         let (quants, scales) = (Disjoint::new(&mut self.quants), Disjoint::new(&mut self.scales));
-        let chunk = dev.chunk(rows, k / 4);
+        let chunk = dev.chunk(rows, k);
         dev.parallel(rows.div_ceil(chunk), |task| {
             for row in task * chunk..rows.min((task + 1) * chunk) {
                 let to = row * blocks..(row + 1) * blocks;

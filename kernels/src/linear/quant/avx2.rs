@@ -11,11 +11,13 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::activations::{BlockScale, Quants, block_scale, scale_of};
-use super::{Form, Job};
-use crate::matrix::blocks::{BLOCK, TILE};
+use super::{Form, Job, ahead};
+use crate::matrix::blocks::{BLOCK, Spec, TILE};
 
-/// Most rows at a time.
-pub(super) const ROWS: usize = 6;
+/// Most rows at a time: as many as have their sums in registers, by trial.
+pub(super) const fn rows(spec: Spec) -> usize {
+    if spec.nibbles { 5 } else { 4 }
+}
 
 /// Sums of one tile for some rows.
 ///
@@ -29,8 +31,7 @@ pub(super) unsafe fn tile<F: Form>(job: Job<'_>, sums: &mut [[f32; TILE]]) {
             2 => rows_2::<F>(job, sums),
             3 => rows_3::<F>(job, sums),
             4 => rows_4::<F>(job, sums),
-            5 => rows_5::<F>(job, sums),
-            _ => rows_6::<F>(job, sums),
+            _ => rows_5::<F>(job, sums),
         }
     }
 }
@@ -127,6 +128,10 @@ macro_rules! rows_of {
                     let quants = job.quants.as_ptr().add(b * spec.quant_bytes());
                     let scales = job.scales.as_ptr().add(b * spec.scale_bytes());
                     let (x, x_scales) = (x.add(b * BLOCK), x_scales.add(b));
+                    if job.first {
+                        ahead(quants, spec.quant_bytes());
+                        ahead(scales, spec.scale_bytes());
+                    }
                     for s in 0..spec.scales() {
                         $(let (mut $dot0, mut $dot1) = (zero, zero);)*
                         if spec.nibbles {
@@ -170,11 +175,6 @@ rows_of!(rows_2, 2: 0 a0 a1 d0 d1 s0 s1, 1 b0 b1 e0 e1 t0 t1);
 rows_of!(rows_3, 3: 0 a0 a1 d0 d1 s0 s1, 1 b0 b1 e0 e1 t0 t1, 2 g0 g1 h0 h1 u0 u1);
 rows_of!(rows_4, 4: 0 a0 a1 d0 d1 s0 s1, 1 b0 b1 e0 e1 t0 t1, 2 g0 g1 h0 h1 u0 u1, 3 k0 k1 l0 l1 v0 v1);
 rows_of!(rows_5, 5: 0 a0 a1 d0 d1 s0 s1, 1 b0 b1 e0 e1 t0 t1, 2 g0 g1 h0 h1 u0 u1, 3 k0 k1 l0 l1 v0 v1, 4 m0 m1 n0 n1 w0 w1);
-rows_of!(
-    rows_6, 6: 0 a0 a1 d0 d1 s0 s1, 1 b0 b1 e0 e1 t0 t1, 2 g0 g1 h0 h1 u0 u1, 3 k0 k1 l0 l1 v0 v1, 4 m0 m1 n0 n1 w0 w1,
-    5 o0 o1 p0 p1 y0 y1
-);
-
 /// Sums of neighbouring 16-bit sums.
 #[inline]
 #[target_feature(enable = "avx2")]

@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::activations::BlockScale;
-use super::{Form, Job};
+use super::{Form, Job, ahead};
 use crate::matrix::blocks::{BLOCK, TILE};
 
 /// Rows at a time.
@@ -41,6 +41,10 @@ unsafe fn rows_of<F: Form, const R: usize>(job: Job<'_>, sums: &mut [[f32; TILE]
         // SAFETY: block `b` lies inside the tile; rows and blocks inside the inputs, as asserted.
         unsafe {
             let scales = job.scales.as_ptr().add(b * spec.scale_bytes());
+            if job.first {
+                ahead(job.quants.as_ptr().add(b * spec.quant_bytes()), spec.quant_bytes());
+                ahead(scales, spec.scale_bytes());
+            }
             let weights = weights::<F>(job.quants.as_ptr().add(b * spec.quant_bytes()));
             let scale: [__m512; 2] = [scale::<F>(scales, 0), scale::<F>(scales, spec.scales() - 1)];
             for (r, acc) in acc.iter_mut().enumerate() {
