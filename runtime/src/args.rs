@@ -25,7 +25,7 @@ pub enum Command {
     /// Load a model, serve it and its adapters, and drain at SIGTERM.
     Serve(Box<ServeArgs>),
     /// Print what a model or an adapter is, and why it would be refused.
-    Inspect(InspectArgs),
+    Inspect(Box<InspectArgs>),
 }
 
 /// What to look at.
@@ -37,6 +37,12 @@ pub struct InspectArgs {
     /// The base model that an adapter is checked against.
     #[arg(long, value_name = "SRC")]
     pub model: Option<String>,
+    /// Greatest rank of an adapter.
+    #[arg(long, value_name = "RANK", default_value_t = 256)]
+    pub max_rank: u32,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
     /// Where files from elsewhere are fetched from and kept.
     #[command(flatten)]
     pub sources: SourceArgs,

@@ -33,7 +33,6 @@ pub(super) struct Base {
 
 /// Why a model is not loaded.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
 pub enum BaseError {
     #[error(transparent)]
     Files(#[from] LoadError),
