@@ -108,9 +108,9 @@ impl Forward for Scripted {
         assert!(!take(&self.control.panics), "scripted panic");
         let generations = generations(batch, residents)?;
         assert_eq!(batch.slots.iter().collect::<HashSet<_>>().len(), batch.rows(), "two rows write one slot");
-        for row in 0..batch.rows() {
+        for (row, generation) in generations.iter().enumerate() {
             let (position, token) = (batch.positions[row], batch.tokens[row]);
-            let cell = Cell { generation: generations[row], position, token, context: 0 };
+            let cell = Cell { generation: *generation, position, token, context: 0 };
             self.cells.insert(batch.slots[row], cell);
         }
         let mut texts = vec![Vec::new(); batch.rows()];

@@ -3,6 +3,7 @@
 //!
 //! `LORIKEET_GOLDEN` names another suite of the same format.
 
+#![expect(unreachable_pub, reason = "the modules of one test")]
 #![expect(clippy::unwrap_used, reason = "a test stops where its own plumbing breaks")]
 
 mod driver;

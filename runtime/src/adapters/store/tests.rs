@@ -48,7 +48,7 @@ async fn however_many_ask_for_a_cold_adapter_it_is_loaded_once() {
     store.apply(set(1, &[desired("a", "/a"), desired("also_a", "/a")])).unwrap();
     let ask = |n: usize| {
         let store = store.clone();
-        tokio::spawn(async move { store.pin(if n % 2 == 0 { "a" } else { "also_a" }).await })
+        tokio::spawn(async move { store.pin(if n.is_multiple_of(2) { "a" } else { "also_a" }).await })
     };
     let asked: Vec<_> = (0..50).map(ask).collect();
     let waiting = |store: &AdapterStore| store.adapter("a").map_or(0, |adapter| adapter.waiting);
