@@ -14,6 +14,7 @@ mod portable;
 mod tests;
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::device::{Device, Isa};
@@ -55,6 +56,30 @@ struct Job<'a> {
     row: usize,
     /// Whether the tile comes from memory: these are the first rows that need it.
     first: bool,
+}
+
+/// Where the scales and minima of a block start, and the units of their factors.
+struct Scales<F> {
+    vectors: *const u8,
+    units: *const u8,
+    form: PhantomData<F>,
+}
+
+impl<F> Clone for Scales<F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F> Copy for Scales<F> {}
+
+impl<F: Form> Scales<F> {
+    /// Of block `b` in a tile's plane.
+    #[inline]
+    fn at(plane: &[u8], b: usize) -> Scales<F> {
+        let at = |offset: usize| plane.as_ptr().wrapping_add(offset);
+        Scales { vectors: at(F::SPEC.scales_at(b)), units: at(F::SPEC.units_at(b)), form: PhantomData }
+    }
 }
 
 /// The sums of 16 outputs for each of `sums.len()` rows (at most `MAX_ROWS`) from `job.row` on.

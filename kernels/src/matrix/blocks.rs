@@ -2,8 +2,8 @@
 //!
 //! A tile of one block holds the integers of 16 outputs in groups of four inputs: group `j` of output `o` lies at byte
 //! `64 j + 4 o`. Four-bit types keep inputs `4j..` in the low and `16 + 4j..` in the high halves of 256 bytes; wider types
-//! take a byte each, 512 in all. Scales and minima lie in a plane of their own, 16 of a kind side by side, as f16 where
-//! that is exact. The last tile is filled up with zero scales. This file must not know how a product is computed.
+//! take a byte each, 512 in all. Scales and minima lie in a plane of their own, 16 of a kind side by side, as f16 or as
+//! the factors that the type has, beside the f16 that they multiply. The last tile is filled up with zero scales. This file must not know how a product is computed.
 
 mod decode;
 mod encode;
@@ -269,10 +269,10 @@ impl BlockMatrix {
         self.k / BLOCK
     }
 
-    /// The integers and the scales of one tile: `blocks()` times `Spec::quant_bytes` and `Spec::scale_bytes`.
+    /// The integers of one tile, `blocks()` times `Spec::quant_bytes`, and its plane of scales, see `Spec::scales_at`.
     pub(crate) fn tile(&self, tile: usize) -> (&[u8], &[u8]) {
         let spec = self.kind.spec();
-        let (quants, scales) = (self.blocks() * spec.quant_bytes(), self.blocks() * spec.scale_bytes());
+        let (quants, scales) = (self.blocks() * spec.quant_bytes(), spec.plane_bytes(self.blocks()));
         (&self.quants[tile * quants..][..quants], &self.scales[tile * scales..][..scales])
     }
 }

@@ -11,7 +11,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::activations::{BlockScale, Quants, block_scale, scale_of};
-use super::{Form, Job, ahead};
+use super::{Form, Job, Scales, ahead};
 use crate::matrix::blocks::{BLOCK, Spec, TILE};
 
 /// Most rows at a time: as many as have their sums in registers, by trial.
@@ -126,11 +126,11 @@ macro_rules! rows_of {
                 // SAFETY: block `b` lies inside the tile; rows and blocks inside the inputs, as asserted.
                 unsafe {
                     let quants = job.quants.as_ptr().add(b * spec.quant_bytes());
-                    let scales = job.scales.as_ptr().add(b * spec.scale_bytes());
+                    let scales = Scales::<F>::at(job.scales, b);
                     let (x, x_scales) = (x.add(b * BLOCK), x_scales.add(b));
                     if job.first {
                         ahead(quants, spec.quant_bytes());
-                        ahead(scales, spec.scale_bytes());
+                        ahead(scales.vectors, spec.scale_bytes());
                     }
                     for s in 0..spec.scales() {
                         $(let (mut $dot0, mut $dot1) = (zero, zero);)*
@@ -141,7 +141,7 @@ macro_rules! rows_of {
                         } else {
                             signed_dots!(quants, x, stride; $($r $dot0 $dot1),*);
                         }
-                        let scale = [scale::<F>(scales, s, 0), scale::<F>(scales, s, 1)];
+                        let scale = [scale(scales, s, 0), scale(scales, s, 1)];
                         $(
                             let x_scale = &*x_scales.add($r * blocks);
                             let by = _mm256_set1_ps(x_scale.scale);
@@ -152,7 +152,7 @@ macro_rules! rows_of {
                     }
                     for s in 0..if spec.affine { spec.scales() } else { 0 } {
                         let vector = spec.scales() + s;
-                        let minimum = [scale::<F>(scales, vector, 0), scale::<F>(scales, vector, 1)];
+                        let minimum = [scale(scales, vector, 0), scale(scales, vector, 1)];
                         $(
                             let x_sum = _mm256_set1_ps((*x_scales.add($r * blocks)).sum_of::<F>(s));
                             $acc0 = _mm256_fmadd_ps(minimum[0], x_sum, $acc0);
@@ -241,11 +241,16 @@ fn centred<F: Form>(dot0: __m256i, dot1: __m256i, x_scale: &BlockScale, s: usize
 /// Scale or minimum `vector` of the first or last eight outputs.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-unsafe fn scale<F: Form>(scales: *const u8, vector: usize, half: usize) -> __m256 {
+unsafe fn scale<F: Form>(scales: Scales<F>, vector: usize, half: usize) -> __m256 {
     // SAFETY: the caller's block has this vector.
     unsafe {
-        let at = scales.add(vector * F::SPEC.lane_bytes() + half * F::SPEC.lane_bytes() / 2);
-        if F::SPEC.wide { _mm256_loadu_ps(at.cast()) } else { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
+        let at = scales.vectors.add(vector * F::SPEC.vector_bytes() + half * F::SPEC.vector_bytes() / 2);
+        if !F::SPEC.factors {
+            return _mm256_cvtph_ps(_mm_loadu_si128(at.cast()));
+        }
+        let unit = scales.units.add(vector / F::SPEC.scales() * 2 * TILE + half * TILE);
+        let factor = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast())));
+        _mm256_mul_ps(factor, _mm256_cvtph_ps(_mm_loadu_si128(unit.cast())))
     }
 }
 

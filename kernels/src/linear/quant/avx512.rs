@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::activations::BlockScale;
-use super::{Form, Job, ahead};
+use super::{Form, Job, Scales, ahead};
 use crate::matrix::blocks::{BLOCK, TILE};
 
 /// Rows at a time.
@@ -40,13 +40,13 @@ unsafe fn rows_of<F: Form, const R: usize>(job: Job<'_>, sums: &mut [[f32; TILE]
     for b in 0..blocks {
         // SAFETY: block `b` lies inside the tile; rows and blocks inside the inputs, as asserted.
         unsafe {
-            let scales = job.scales.as_ptr().add(b * spec.scale_bytes());
+            let scales = Scales::<F>::at(job.scales, b);
             if job.first {
                 ahead(job.quants.as_ptr().add(b * spec.quant_bytes()), spec.quant_bytes());
-                ahead(scales, spec.scale_bytes());
+                ahead(scales.vectors, spec.scale_bytes());
             }
             let weights = weights::<F>(job.quants.as_ptr().add(b * spec.quant_bytes()));
-            let scale: [__m512; 2] = [scale::<F>(scales, 0), scale::<F>(scales, spec.scales() - 1)];
+            let scale: [__m512; 2] = [scale(scales, 0), scale(scales, spec.scales() - 1)];
             for (r, acc) in acc.iter_mut().enumerate() {
                 let x = x.add((r * blocks + b) * BLOCK);
                 let x_scale = x_scales.add(r * blocks + b);
@@ -58,7 +58,7 @@ unsafe fn rows_of<F: Form, const R: usize>(job: Job<'_>, sums: &mut [[f32; TILE]
                 if spec.affine {
                     for s in 0..spec.scales() {
                         let x_sum = (*x_scale).sum_of::<F>(s);
-                        let minimum = self::scale::<F>(scales, spec.scales() + s);
+                        let minimum = self::scale(scales, spec.scales() + s);
                         *acc = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x_sum), *acc);
                     }
                 }
@@ -95,11 +95,16 @@ unsafe fn weights<F: Form>(quants: *const u8) -> [__m512i; 8] {
 
 /// Scale or minimum `vector` of sixteen outputs.
 #[target_feature(enable = "avx512f")]
-unsafe fn scale<F: Form>(scales: *const u8, vector: usize) -> __m512 {
+unsafe fn scale<F: Form>(scales: Scales<F>, vector: usize) -> __m512 {
     // SAFETY: the caller's block has this vector.
     unsafe {
-        let at = scales.add(vector * F::SPEC.lane_bytes());
-        if F::SPEC.wide { _mm512_loadu_ps(at.cast()) } else { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
+        let at = scales.vectors.add(vector * F::SPEC.vector_bytes());
+        if !F::SPEC.factors {
+            return _mm512_cvtph_ps(_mm256_loadu_si256(at.cast()));
+        }
+        let unit = scales.units.add(vector / F::SPEC.scales() * 2 * TILE);
+        let factor = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast())));
+        _mm512_mul_ps(factor, _mm512_cvtph_ps(_mm256_loadu_si256(unit.cast())))
     }
 }
 

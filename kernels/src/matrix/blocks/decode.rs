@@ -1,17 +1,19 @@
 //! The block layouts of GGUF, each read into 32 integers with their scales and minima.
 //!
-//! Must not round anything: products of a block's f16 scale with its 4- to 8-bit factors are exact in f32.
+//! Must not round anything.
 
 use half::f16;
 
 use super::{BLOCK, BlockType};
 
-/// 32 values: `scales[h] * (quants[i] - centre) + minima[h]`; `h` is the half where a type scales by 16, else 0.
+/// 32 values: `scale * (quants[i] - centre) + minimum`. Scale and minimum are the units themselves or, of a type that has
+/// factors, each unit times its factor for the half that the value is in (of a type that scales by 32: for all).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Decoded {
     pub(super) quants: [u8; BLOCK],
-    pub(super) scales: [f32; 2],
-    pub(super) minima: [f32; 2],
+    /// Of the scale and of the minimum.
+    pub(super) units: [f32; 2],
+    pub(super) factors: [[i8; 2]; 2],
 }
 
 /// Decodes one row; `bytes` is a whole number of blocks and `out` has an entry for each 32 values.
@@ -44,7 +46,7 @@ fn scale(bytes: &[u8], at: usize) -> f32 {
 }
 
 fn narrow(scale: f32, minimum: f32, quants: [u8; BLOCK]) -> Decoded {
-    Decoded { quants, scales: [scale, 0.0], minima: [minimum, 0.0] }
+    Decoded { quants, units: [scale, minimum], factors: [[0; 2]; 2] }
 }
 
 /// 16 bytes of low and high halves, a fifth bit for each value from `fifth`.
@@ -61,8 +63,9 @@ fn q2_k(bytes: &[u8], out: &mut [Decoded]) {
     for (b, out) in out.iter_mut().enumerate() {
         let quants = &bytes[16 + 32 * (b / 4)..];
         out.quants = std::array::from_fn(|i| quants[i] >> (2 * (b % 4)) & 3);
-        out.scales = std::array::from_fn(|h| d * f32::from(bytes[2 * b + h] & 15));
-        out.minima = std::array::from_fn(|h| -(dmin * f32::from(bytes[2 * b + h] >> 4)));
+        out.units = [d, -dmin];
+        out.factors =
+            [[0, 1].map(|h| (bytes[2 * b + h] & 15) as i8), [0, 1].map(|h| (bytes[2 * b + h] >> 4) as i8)];
     }
 }
 
@@ -72,34 +75,33 @@ fn q3_k(bytes: &[u8], out: &mut [Decoded]) {
     for (b, out) in out.iter_mut().enumerate() {
         let quants = &bytes[32 + 32 * (b / 4)..];
         out.quants = std::array::from_fn(|i| (quants[i] >> (2 * (b % 4)) & 3) | (bytes[i] >> b & 1) << 2);
-        out.scales = std::array::from_fn(|h| {
+        let factor = |h: usize| {
             let s = 2 * b + h;
             let low = if s < 8 { scales[s] & 15 } else { scales[s - 8] >> 4 };
-            let factor = low | (scales[8 + s % 4] >> (2 * (s / 4)) & 3) << 4;
-            d * (f32::from(factor) - 32.0)
-        });
-        out.minima = [0.0; 2];
+            (low | (scales[8 + s % 4] >> (2 * (s / 4)) & 3) << 4) as i8 - 32
+        };
+        out.units = [d, 0.0];
+        out.factors = [[factor(0), factor(1)], [0; 2]];
     }
 }
 
 /// The six-bit factors of scale and minimum for 32 values `b`, from 12 bytes.
-fn factors(bytes: &[u8], b: usize) -> (f32, f32) {
+fn factors(bytes: &[u8], b: usize) -> [[i8; 2]; 2] {
     let (scale, minimum) = if b < 4 {
         (bytes[b] & 63, bytes[b + 4] & 63)
     } else {
         (bytes[b + 4] & 15 | (bytes[b - 4] >> 6) << 4, bytes[b + 4] >> 4 | (bytes[b] >> 6) << 4)
     };
-    (f32::from(scale), f32::from(minimum))
+    [[scale as i8, 0], [minimum as i8, 0]]
 }
 
 /// `[d][dmin][factors: 12][quants: 128]`; 32 bytes hold 32 values below and the next 32 above.
 fn q4_k(bytes: &[u8], out: &mut [Decoded]) {
     let (d, dmin) = (scale(bytes, 0), scale(bytes, 2));
     for (b, out) in out.iter_mut().enumerate() {
-        let (factor, minimum) = factors(&bytes[4..16], b);
         let quants = &bytes[16 + 32 * (b / 2)..];
-        *out =
-            narrow(d * factor, -(dmin * minimum), std::array::from_fn(|i| quants[i] >> (4 * (b % 2)) & 15));
+        *out = narrow(d, -dmin, std::array::from_fn(|i| quants[i] >> (4 * (b % 2)) & 15));
+        out.factors = factors(&bytes[4..16], b);
     }
 }
 
@@ -107,10 +109,10 @@ fn q4_k(bytes: &[u8], out: &mut [Decoded]) {
 fn q5_k(bytes: &[u8], out: &mut [Decoded]) {
     let (d, dmin) = (scale(bytes, 0), scale(bytes, 2));
     for (b, out) in out.iter_mut().enumerate() {
-        let (factor, minimum) = factors(&bytes[4..16], b);
         let quants = &bytes[48 + 32 * (b / 2)..];
         let value = |i: usize| (quants[i] >> (4 * (b % 2)) & 15) | (bytes[16 + i] >> b & 1) << 4;
-        *out = narrow(d * factor, -(dmin * minimum), std::array::from_fn(value));
+        *out = narrow(d, -dmin, std::array::from_fn(value));
+        out.factors = factors(&bytes[4..16], b);
     }
 }
 
@@ -122,7 +124,7 @@ fn q6_k(bytes: &[u8], out: &mut [Decoded]) {
         let high = &bytes[128 + 32 * (b / 4)..];
         out.quants =
             std::array::from_fn(|i| (low[i] >> (4 * (b % 4 / 2)) & 15) | (high[i] >> (2 * (b % 4)) & 3) << 4);
-        out.scales = std::array::from_fn(|h| d * f32::from(scales[2 * b + h].cast_signed()));
-        out.minima = [0.0; 2];
+        out.units = [d, 0.0];
+        out.factors = [[scales[2 * b].cast_signed(), scales[2 * b + 1].cast_signed()], [0; 2]];
     }
 }

@@ -25,13 +25,13 @@ fn q8_0(x: &[f32; BLOCK]) -> Decoded {
     let d = if x.iter().all(|v| v.is_finite()) { largest / 127.0 } else { f32::NAN };
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
     let quants = x.map(|v| ((v * inverse).round() as i8).cast_unsigned() ^ 0x80);
-    Decoded { quants, scales: [narrow(d), 0.0], minima: [0.0; 2] }
+    Decoded { quants, units: [narrow(d), 0.0], factors: [[0; 2]; 2] }
 }
 
 /// `d * factor * q - dmin * factor'`: first each 32 values' best scale and minimum, then their common f16 scales.
 fn q4_k(x: &[[f32; BLOCK]], out: &mut [Decoded]) {
     if !x.iter().flatten().all(|v| v.is_finite()) {
-        out[0].scales[0] = f32::NAN;
+        out[0].units[0] = f32::NAN;
         return;
     }
     let mut fits = [(0.0_f32, 0.0_f32); 8];
@@ -43,10 +43,10 @@ fn q4_k(x: &[[f32; BLOCK]], out: &mut [Decoded]) {
     let factor =
         |value: f32, largest: f32| if largest > 0.0 { (63.0 / largest * value).round() } else { 0.0 };
     for ((x, out), fit) in x.iter().zip(out).zip(fits) {
-        let scale = d * factor(fit.0, largest.0);
-        let minimum = dmin * factor(fit.1, largest.1);
+        let factors = [factor(fit.0, largest.0), factor(fit.1, largest.1)];
+        let (scale, minimum) = (d * factors[0], dmin * factors[1]);
         let quants = if scale > 0.0 { levels(x, minimum, 1.0 / scale).map(|q| q as u8) } else { [0; BLOCK] };
-        *out = Decoded { quants, scales: [scale, 0.0], minima: [-minimum, 0.0] };
+        *out = Decoded { quants, units: [d, -dmin], factors: factors.map(|factor| [factor as i8, 0]) };
     }
 }
 

@@ -7,6 +7,9 @@ use crate::aligned::Aligned;
 use super::decode::Decoded;
 use super::{BLOCK, BlockError, BlockMatrix, BlockType};
 
+/// Blocks that share the units of their factors.
+const UNIT: usize = 8;
+
 /// Outputs of one tile.
 pub(crate) const TILE: usize = 16;
 
@@ -19,8 +22,8 @@ pub(crate) struct Spec {
     pub(crate) halves: bool,
     /// There are minima.
     pub(crate) affine: bool,
-    /// Scales and minima are f32 rather than f16.
-    pub(crate) wide: bool,
+    /// Scales and minima are 8-bit factors of an f16 scale and minimum for eight blocks, rather than f16 themselves.
+    pub(crate) factors: bool,
     /// What is taken from every integer; 0 where there are minima.
     pub(crate) centre: i32,
     /// The largest integer.
@@ -29,7 +32,7 @@ pub(crate) struct Spec {
 
 impl Spec {
     const NARROW: Spec =
-        Spec { nibbles: true, halves: false, affine: false, wide: false, centre: 0, peak: 15 };
+        Spec { nibbles: true, halves: false, affine: false, factors: false, centre: 0, peak: 15 };
 
     /// Bytes of integers in a tile's block.
     pub(crate) const fn quant_bytes(self) -> usize {
@@ -42,13 +45,40 @@ impl Spec {
     }
 
     /// Bytes of one vector of 16 scales or minima.
-    pub(crate) const fn lane_bytes(self) -> usize {
-        if self.wide { 4 * TILE } else { 2 * TILE }
+    pub(crate) const fn vector_bytes(self) -> usize {
+        if self.factors { TILE } else { 2 * TILE }
     }
 
-    /// Bytes of scales, then minima, in a tile's block.
+    /// Bytes of scales, then minima, of a tile's block.
     pub(crate) const fn scale_bytes(self) -> usize {
-        self.scales() * (1 + self.affine as usize) * self.lane_bytes()
+        self.scales() * (1 + self.affine as usize) * self.vector_bytes()
+    }
+
+    /// Bytes of what factors are multiplied with: a vector of f16 for the scales, one for the minima.
+    const fn unit_bytes(self) -> usize {
+        if self.factors { (1 + self.affine as usize) * 2 * TILE } else { 0 }
+    }
+
+    /// Where in a tile's plane of scales the units of block `b` start.
+    #[inline]
+    pub(crate) const fn units_at(self, b: usize) -> usize {
+        b / UNIT * (self.unit_bytes() + UNIT * self.scale_bytes())
+    }
+
+    /// Where in a tile's plane of scales those of block `b` start.
+    #[inline]
+    pub(crate) const fn scales_at(self, b: usize) -> usize {
+        if self.factors {
+            self.units_at(b) + self.unit_bytes() + b % UNIT * self.scale_bytes()
+        } else {
+            b * self.scale_bytes()
+        }
+    }
+
+    /// Bytes of a tile's plane of scales.
+    pub(crate) const fn plane_bytes(self, blocks: usize) -> usize {
+        self.scales_at(if self.factors { blocks.next_multiple_of(UNIT) } else { blocks })
+            - if self.factors { self.unit_bytes() } else { 0 }
     }
 }
 
@@ -62,12 +92,12 @@ impl BlockType {
             BlockType::Q5_0 => Spec { nibbles: false, centre: 16, peak: 31, ..narrow },
             BlockType::Q5_1 => Spec { nibbles: false, affine: true, peak: 31, ..narrow },
             BlockType::Q8_0 => Spec { nibbles: false, centre: 128, peak: 255, ..narrow },
-            BlockType::Q2K => Spec { halves: true, affine: true, wide: true, ..narrow },
-            BlockType::Q3K => Spec { halves: true, wide: true, centre: 4, ..narrow },
-            BlockType::Q4K => Spec { affine: true, wide: true, ..narrow },
-            BlockType::Q5K => Spec { nibbles: false, affine: true, wide: true, peak: 31, ..narrow },
+            BlockType::Q2K => Spec { halves: true, affine: true, factors: true, ..narrow },
+            BlockType::Q3K => Spec { halves: true, factors: true, centre: 4, ..narrow },
+            BlockType::Q4K => Spec { affine: true, factors: true, ..narrow },
+            BlockType::Q5K => Spec { nibbles: false, affine: true, factors: true, peak: 31, ..narrow },
             BlockType::Q6K => {
-                Spec { nibbles: false, halves: true, wide: true, centre: 32, peak: 63, ..narrow }
+                Spec { nibbles: false, halves: true, factors: true, centre: 32, peak: 63, ..narrow }
             }
         }
     }
@@ -76,11 +106,14 @@ impl BlockType {
 impl BlockMatrix {
     /// A matrix of zeros; `k` is a multiple of 32.
     pub(super) fn zeros(kind: BlockType, n: usize, k: usize) -> Result<BlockMatrix, BlockError> {
-        let (spec, blocks) = (kind.spec(), n.div_ceil(TILE).checked_mul(k / BLOCK));
-        let bytes = |each: usize| {
-            blocks.and_then(|blocks| blocks.checked_mul(each)).filter(|b| *b <= isize::MAX as usize)
+        let (spec, blocks) = (kind.spec(), k / BLOCK);
+        // A row's bytes fit in memory; all of them together may not.
+        let bytes = |tile: Option<usize>| {
+            tile.and_then(|tile| n.div_ceil(TILE).checked_mul(tile)).filter(|b| *b <= isize::MAX as usize)
         };
-        let (Some(quants), Some(scales)) = (bytes(spec.quant_bytes()), bytes(spec.scale_bytes())) else {
+        let quants = bytes(blocks.checked_mul(spec.quant_bytes()));
+        let scales = bytes((k < isize::MAX as usize / TILE).then(|| spec.plane_bytes(blocks)));
+        let (Some(quants), Some(scales)) = (quants, scales) else {
             return Err(BlockError::TooLarge { kind, n, k });
         };
         Ok(BlockMatrix { kind, n, k, quants: Aligned::zeros(quants), scales: Aligned::zeros(scales) })
@@ -90,7 +123,7 @@ impl BlockMatrix {
     pub(super) fn tiles_mut(&mut self) -> impl Iterator<Item = (&mut [u8], &mut [u8])> {
         let (spec, blocks) = (self.kind.spec(), self.blocks());
         let quants = self.quants.chunks_exact_mut(blocks * spec.quant_bytes());
-        quants.zip(self.scales.chunks_exact_mut(blocks * spec.scale_bytes()))
+        quants.zip(self.scales.chunks_exact_mut(spec.plane_bytes(blocks)))
     }
 
     /// Row `row` as f32, exactly as the type defines its values.
@@ -102,13 +135,12 @@ impl BlockMatrix {
         let (spec, lane) = (self.kind.spec(), row % TILE);
         let (quants, scales) = self.tile(row / TILE);
         let quants = quants.chunks_exact(spec.quant_bytes());
-        let scales = scales.chunks_exact(spec.scale_bytes());
-        for ((out, quants), scales) in out.chunks_exact_mut(BLOCK).zip(quants).zip(scales) {
+        for (b, (out, quants)) in out.chunks_exact_mut(BLOCK).zip(quants).enumerate() {
+            let scale = |vector: usize| scale(spec, b, vector, lane, scales);
             for (i, out) in out.iter_mut().enumerate() {
                 let s = if spec.halves { i / 16 } else { 0 };
-                let value =
-                    scale(spec, s, lane, scales) * (quant(spec, lane, i, quants) - spec.centre) as f32;
-                *out = if spec.affine { value + scale(spec, spec.scales() + s, lane, scales) } else { value };
+                let value = scale(s) * (quant(spec, lane, i, quants) - spec.centre) as f32;
+                *out = if spec.affine { value + scale(spec.scales() + s) } else { value };
             }
         }
     }
@@ -125,18 +157,21 @@ pub(super) fn put(
     (quants, scales): (&mut [u8], &mut [u8]),
 ) -> Result<(), BlockError> {
     let (spec, lane) = (kind.spec(), row % TILE);
-    let used = spec.scales();
     let quants = quants.chunks_exact_mut(spec.quant_bytes());
-    let scales = scales.chunks_exact_mut(spec.scale_bytes());
-    for (b, ((block, quants), scales)) in decoded.iter().zip(quants).zip(scales).enumerate() {
-        if !block.scales[..used].iter().chain(&block.minima[..used]).all(|v| v.is_finite()) {
+    for (b, (block, quants)) in decoded.iter().zip(quants).enumerate() {
+        if !block.units.iter().all(|v| v.is_finite()) {
             return Err(BlockError::NotFinite { kind, row, column: b * BLOCK });
         }
         put_quants(spec, lane, &block.quants, quants);
-        for s in 0..used {
-            put_scale(spec, s, lane, block.scales[s], scales);
-            if spec.affine {
-                put_scale(spec, used + s, lane, block.minima[s], scales);
+        for (u, unit) in block.units.iter().enumerate().take(1 + spec.affine as usize) {
+            if !spec.factors {
+                put_f16(&mut scales[spec.scales_at(b) + u * spec.vector_bytes()..], lane, *unit);
+                continue;
+            }
+            put_f16(&mut scales[spec.units_at(b) + u * 2 * TILE..], lane, *unit);
+            for (s, factor) in block.factors[u].iter().enumerate().take(spec.scales()) {
+                let vector = u * spec.scales() + s;
+                scales[spec.scales_at(b) + vector * TILE + lane] = factor.cast_unsigned();
             }
         }
     }
@@ -160,21 +195,20 @@ pub(crate) fn quant(spec: Spec, lane: usize, i: usize, tile: &[u8]) -> i32 {
     }
 }
 
-fn put_scale(spec: Spec, vector: usize, lane: usize, value: f32, plane: &mut [u8]) {
-    let plane = &mut plane[vector * spec.lane_bytes()..];
-    if spec.wide {
-        plane[4 * lane..][..4].copy_from_slice(&value.to_le_bytes());
-    } else {
-        plane[2 * lane..][..2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
-    }
+fn put_f16(plane: &mut [u8], lane: usize, value: f32) {
+    plane[2 * lane..][..2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
 }
 
-/// Scale or minimum of output `lane`: `vector` counts the scales of a block, then its minima.
-pub(crate) fn scale(spec: Spec, vector: usize, lane: usize, plane: &[u8]) -> f32 {
-    let plane = &plane[vector * spec.lane_bytes()..];
-    if spec.wide {
-        f32::from_le_bytes([plane[4 * lane], plane[4 * lane + 1], plane[4 * lane + 2], plane[4 * lane + 3]])
-    } else {
-        f16::from_le_bytes([plane[2 * lane], plane[2 * lane + 1]]).to_f32()
+fn f16_at(plane: &[u8], lane: usize) -> f32 {
+    f16::from_le_bytes([plane[2 * lane], plane[2 * lane + 1]]).to_f32()
+}
+
+/// Scale or minimum of output `lane` in block `b`: `vector` counts the block's scales, then its minima.
+pub(crate) fn scale(spec: Spec, b: usize, vector: usize, lane: usize, plane: &[u8]) -> f32 {
+    let at = spec.scales_at(b) + vector * spec.vector_bytes();
+    if !spec.factors {
+        return f16_at(&plane[at..], lane);
     }
+    let unit = f16_at(&plane[spec.units_at(b) + vector / spec.scales() * 2 * TILE..], lane);
+    unit * f32::from(plane[at + lane].cast_signed())
 }

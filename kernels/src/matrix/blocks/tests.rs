@@ -75,3 +75,19 @@ fn a_scale_that_is_not_finite_is_refused_with_its_place() {
         }
     }
 }
+
+#[test]
+fn the_packed_form_takes_little_more_than_the_file() {
+    for (kind, most) in [
+        (BlockType::Q4_0, 1.01),
+        (BlockType::Q4_1, 1.01),
+        (BlockType::Q8_0, 1.01),
+        (BlockType::Q4K, 1.04),
+        (BlockType::Q6K, 1.32),
+        (BlockType::Q5K, 1.6),
+    ] {
+        let file = 512 * 512 / kind.block_len() * kind.block_bytes();
+        let packed = BlockMatrix::zeros(kind, 512, 512).unwrap().bytes();
+        assert!((packed as f64) < most * file as f64, "{kind}: {packed} for {file}");
+    }
+}
