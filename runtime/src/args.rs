@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::size::Size;
+use crate::source::address::HostRule;
 
 /// Serves one base model and hundreds of its LoRA adapters, mixed in one batch.
 ///
@@ -247,6 +248,10 @@ pub struct SourceArgs {
     /// S3 session token. Better from the environment.
     #[arg(long, env = "AWS_SESSION_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub s3_session_token: Option<String>,
+    /// A host or network that https:// sources named over the admin API may reach though its address is not public; plain
+    /// http:// as well. HOST, HOST:PORT or ADDRESS/BITS; may be given again.
+    #[arg(long = "allow-source-host", value_name = "HOST")]
+    pub allow_source_hosts: Vec<HostRule>,
     /// The user's cache directory.
     #[arg(long, env = "XDG_CACHE_HOME", hide = true)]
     pub xdg_cache_home: Option<PathBuf>,

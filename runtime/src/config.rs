@@ -2,6 +2,7 @@
 //! certificates; reads no environment.
 
 pub mod size;
+mod sources;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -10,10 +11,11 @@ use std::time::Duration;
 
 use tokio_rustls::TlsAcceptor;
 
-use crate::args::{CapacityArgs, KvType, LimitArgs, Quantize, ServeArgs, SourceArgs};
+use crate::args::{CapacityArgs, KvType, LimitArgs, Quantize, ServeArgs};
 use crate::http::auth::{KeyFileError, Keys};
 use crate::http::limits::Limits;
 use crate::http::tls::{self, TlsError};
+use crate::source::config::FetchConfig;
 
 /// What a replica serves, where, within which bounds.
 pub struct Config {
@@ -22,7 +24,7 @@ pub struct Config {
     /// Its adapters.
     pub adapters: AdapterConfig,
     /// Where files from elsewhere come from.
-    pub sources: SourceArgs,
+    pub sources: FetchConfig,
     /// Memory, queue and batch.
     pub capacity: Capacity,
     /// The public face.
@@ -59,8 +61,6 @@ pub struct AdapterConfig {
     pub named: Vec<(String, String)>,
     /// A folder of adapters.
     pub directory: Option<PathBuf>,
-    /// Where paths may lead over the admin face.
-    pub roots: Vec<PathBuf>,
     /// Greatest rank.
     pub max_rank: u32,
     /// Greatest weights file.
@@ -171,15 +171,14 @@ impl Config {
                 max_length: at_least("--max-model-length", args.max_model_length, 2)?,
                 threads: args.threads.unwrap_or_else(cores),
             },
+            sources: sources::sources(&args.sources, &args.source_roots)?,
             adapters: AdapterConfig {
                 named,
                 directory: args.adapters_dir,
-                roots: args.source_roots,
                 max_rank: range("--max-rank", args.max_rank as usize, 1, 65_536).map(|_| args.max_rank)?,
                 max_bytes: args.max_adapter_bytes.0,
                 host_bytes: args.capacity.host_memory.0,
             },
-            sources: args.sources,
             capacity: capacity(&args.capacity)?,
             public: PublicFace { listen: args.listen, keys, metrics_need_key: args.metrics_need_key },
             admin,

@@ -25,14 +25,18 @@ impl Digest {
     /// that no two lists of files share a digest by moving bytes from one to the next.
     #[must_use]
     pub fn of_files<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
-        let mut hash = Sha256::new();
+        let mut stream = Self::stream();
         for (name, content) in files {
-            hash.update((name.len() as u64).to_le_bytes());
-            hash.update(name.as_bytes());
-            hash.update((content.len() as u64).to_le_bytes());
-            hash.update(content);
+            stream.file(name, content.len() as u64);
+            stream.bytes(content);
         }
-        Self(hash.finalize().into())
+        stream.finish()
+    }
+
+    /// The same, piece by piece, for files that are not in memory.
+    #[must_use]
+    pub(crate) fn stream() -> DigestStream {
+        DigestStream(Sha256::new())
     }
 
     /// From a finished hash.
@@ -51,6 +55,28 @@ impl Digest {
     #[must_use]
     pub fn hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// A [`Digest::of_files`] that is being made.
+pub(crate) struct DigestStream(Sha256);
+
+impl DigestStream {
+    /// The next file begins: `length` bytes of it follow.
+    pub(crate) fn file(&mut self, name: &str, length: u64) {
+        self.0.update((name.len() as u64).to_le_bytes());
+        self.0.update(name.as_bytes());
+        self.0.update(length.to_le_bytes());
+    }
+
+    /// Bytes of the file.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest.
+    pub(crate) fn finish(self) -> Digest {
+        Digest(self.0.finalize().into())
     }
 }
 

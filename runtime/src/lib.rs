@@ -11,7 +11,7 @@
 //! * [`safetensors`], [`gguf`]: file formats, read strictly
 //! * [`inspect`]: what a model or an adapter is, or why it would be refused
 //! * [`text`]: text and tokens: tokenizer, chat template, stop strings
-//! * [`source`]: where files are, and how they come here
+//! * [`source`]: where files are, and how they come here; [`progress`]: shown on a terminal
 
 pub mod adapters;
 pub mod args;
@@ -25,6 +25,7 @@ pub mod inspect;
 mod layers;
 pub mod metrics;
 pub mod model;
+pub mod progress;
 pub mod safetensors;
 pub mod serve;
 pub mod shutdown;

@@ -27,7 +27,10 @@ use crate::http::server::{self, Face};
 use crate::http::{App, unix_time};
 use crate::metrics::Metrics;
 use crate::model::Model;
-use crate::source::fetch::{FetchConfig, Fetcher};
+use crate::progress::Bars;
+use crate::source::config::FetchConfig;
+use crate::source::error::FetchError;
+use crate::source::fetch::Fetcher;
 use crate::telemetry::{self, InvalidFilter};
 use crate::{safetensors, shutdown};
 
@@ -50,6 +53,8 @@ pub enum ServeError {
     Bind { face: &'static str, address: std::net::SocketAddr, source: std::io::Error },
     #[error("--model: {0}")]
     Base(#[from] base::BaseError),
+    #[error(transparent)]
+    Sources(#[from] FetchError),
     #[error(transparent)]
     Engine(#[from] StartError),
     #[error("metrics: {0}")]
@@ -112,7 +117,9 @@ async fn bind(face: &'static str, address: std::net::SocketAddr) -> Result<TcpLi
 }
 
 async fn build(config: &Config) -> Result<(Arc<App>, AdapterStore), ServeError> {
-    let base = base::load(&config.model, &config.capacity).await?;
+    let bars = Bars::new();
+    let fetcher = Fetcher::new(FetchConfig { progress: Some(bars.downloads()), ..config.sources.clone() })?;
+    let base = base::load(&config.model, &config.capacity, &fetcher, &bars).await?;
     let metrics = Arc::new(Metrics::new(&config.model.name, base.engine.context())?);
     let report = BaseModel {
         name: config.model.name.clone(),
@@ -120,7 +127,7 @@ async fn build(config: &Config) -> Result<(Arc<App>, AdapterStore), ServeError> 
         revision: base.revision.clone(),
         ready: false,
     };
-    let loader = adapter_loader(config, &base.model);
+    let loader = adapter_loader(config, &base.model, fetcher);
     let budget = StoreConfig { host_budget: config.adapters.host_bytes, ..StoreConfig::default() };
     let store = AdapterStore::new(budget, report, Arc::new(loader));
     store.watch_engine(metrics.engine(), config.capacity.resident_bytes);
@@ -148,14 +155,13 @@ async fn build(config: &Config) -> Result<(Arc<App>, AdapterStore), ServeError> 
     Ok((Arc::new(app), store))
 }
 
-fn adapter_loader(config: &Config, model: &Model) -> AdapterLoader {
+fn adapter_loader(config: &Config, model: &Model, fetcher: Fetcher) -> AdapterLoader {
     let file = safetensors::Limits {
         file_bytes: config.adapters.max_bytes,
         header_bytes: ADAPTER_HEADER_BYTES,
         tensors: ADAPTER_TENSORS,
     };
     let limits = AdapterLimits { rank: config.adapters.max_rank as usize, file };
-    let fetcher = Fetcher::new(FetchConfig { source_roots: config.adapters.roots.clone() });
     AdapterLoader::new(fetcher, model.shape(), model.weights(), limits, config.model.threads)
 }
 

@@ -14,9 +14,18 @@ use std::path::PathBuf;
 use reqwest::Url;
 
 pub mod address;
+mod cache;
+pub mod config;
+mod download;
 pub mod error;
 pub mod fetch;
 pub mod folder;
+mod http;
+mod plan;
+mod s3;
+#[cfg(test)]
+mod server;
+mod web;
 
 /// The longest text that is taken for a source.
 const MAX_LENGTH: usize = 2048;

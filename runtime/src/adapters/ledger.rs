@@ -4,7 +4,7 @@
 //! A name serves one variant. A change of its content brings up the next variant beside it; the name flips when that
 //! is in memory, and keeps serving the old one while it is not, or for good when it is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::adapters::failure::LoadFailure;
 use crate::adapters::host::HostTier;
-use crate::adapters::pin::Pin;
+use crate::adapters::pin::{Generation, Pin};
 use crate::adapters::wanted::{Desire, Wanted};
 use crate::adapters::weights::AdapterWeights;
 
@@ -29,6 +29,8 @@ use report::Changes;
 /// The names of a replica.
 pub(crate) struct Ledger {
     names: BTreeMap<Arc<str>, Entry>,
+    /// The names that serve a generation, in memory or not.
+    meaning: HashMap<Generation, BTreeSet<Arc<str>>>,
     /// The base model's name: nobody else may have it.
     base: String,
     /// How many names there may be.
@@ -70,7 +72,16 @@ impl Ledger {
     /// No names yet. Pins ring `bell` when the last one of a name or of a generation goes.
     pub(crate) fn new(base: String, host_budget: u64, limit: usize, bell: Arc<Notify>) -> Self {
         let host = HostTier::new(host_budget, Arc::clone(&bell));
-        Self { names: BTreeMap::new(), base, limit, host, version: None, changes: Changes::default(), bell }
+        Self {
+            names: BTreeMap::new(),
+            meaning: HashMap::new(),
+            base,
+            limit,
+            host,
+            version: None,
+            changes: Changes::default(),
+            bell,
+        }
     }
 
     /// The entry of a name, draining or not.
@@ -145,7 +156,7 @@ impl Ledger {
             if self.names.get(&name).is_some_and(|entry| entry.draining)
                 && let Some(entry) = self.names.remove(&name)
             {
-                entry.serving.generation().iter().for_each(|generation| self.host.leave(*generation, &name));
+                self.turn(&name, entry.serving.generation(), None);
                 self.changes.removed(name);
             }
         }
@@ -158,7 +169,29 @@ impl Ledger {
         }
     }
 
-    /// The names that mean `generation` in `entry` are told to the host tier.
+    /// `name` serves another generation.
+    fn turn(&mut self, name: &Arc<str>, from: Option<Generation>, to: Option<Generation>) {
+        if from == to {
+            return;
+        }
+        if let Some(from) = from {
+            self.host.leave(from, name);
+            let left = self.meaning.get_mut(&from);
+            if left.is_some_and(|names| names.remove(name) && names.is_empty()) {
+                self.meaning.remove(&from);
+            }
+        }
+        if let Some(to) = to {
+            self.meaning.entry(to).or_default().insert(Arc::clone(name));
+        }
+    }
+
+    /// The names that serve it.
+    fn names_of(&self, generation: Generation) -> Vec<Arc<str>> {
+        self.meaning.get(&generation).into_iter().flatten().cloned().collect()
+    }
+
+    /// The host tier is told how dearly `name` keeps what it serves.
     fn place(&mut self, name: &Arc<str>) {
         let Some(entry) = self.names.get(name) else { return };
         if let Some(generation) = entry.serving.generation() {

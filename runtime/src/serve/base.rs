@@ -1,11 +1,8 @@
 //! The base model: files fetched, described, planned for, loaded; with what belongs to it.
 
-use std::io::IsTerminal as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use lorikeet_kernels::device::Device;
 use serde_json::Map;
 
@@ -17,6 +14,9 @@ use crate::engine::config::EngineConfig;
 use crate::http::Render;
 use crate::http::chat::Turn;
 use crate::model::{self, FileLimits, KvChoice, KvOptions, LoadError, LoadOptions, Model, ModelFiles};
+use crate::progress::Bars;
+use crate::source::error::FetchError;
+use crate::source::fetch::{Fetched, Fetcher};
 use crate::source::{InvalidSource, Source};
 use crate::text::template::Chat;
 use crate::text::{ChatTemplate, Text, TextError};
@@ -38,8 +38,8 @@ pub enum BaseError {
     Files(#[from] LoadError),
     #[error(transparent)]
     Source(#[from] InvalidSource),
-    #[error("{0}: expected a path")]
-    NotHere(Source),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     #[error(transparent)]
     Text(#[from] TextError),
     #[error(transparent)]
@@ -48,30 +48,30 @@ pub enum BaseError {
     Panicked,
 }
 
-/// Loads the model beside the threads that answer.
-pub(super) async fn load(base: &BaseConfig, capacity: &Capacity) -> Result<Base, BaseError> {
-    let path = match Source::parse(&base.source, None)? {
-        Source::Path(path) => path,
-        other => return Err(BaseError::NotHere(other)),
-    };
-    let (base, capacity) = (base.clone(), capacity.clone());
-    let loaded = tokio::task::spawn_blocking(move || from_disk(&path, None, &base, &capacity)).await;
+/// Fetches the model and loads it beside the threads that answer.
+pub(super) async fn load(
+    base: &BaseConfig,
+    capacity: &Capacity,
+    fetcher: &Fetcher,
+    bars: &Bars,
+) -> Result<Base, BaseError> {
+    let fetched = fetcher.model(&Source::parse(&base.source, None)?, None).await?;
+    let (base, capacity, bars) = (base.clone(), capacity.clone(), bars.clone());
+    let loaded = tokio::task::spawn_blocking(move || from_disk(&fetched, &base, &capacity, &bars)).await;
     loaded.unwrap_or(Err(BaseError::Panicked))
 }
 
 fn from_disk(
-    path: &Path,
-    revision: Option<String>,
+    fetched: &Fetched,
     base: &BaseConfig,
     capacity: &Capacity,
+    bars: &Bars,
 ) -> Result<Base, BaseError> {
-    let files = ModelFiles::open(path, &FileLimits::default())?;
-    let text = Text::of(path, &files)?;
-    let bar = bar(&base.name);
-    let progress = |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    };
+    let path = fetched.path();
+    let files = ModelFiles::open(&path, &FileLimits::default())?;
+    let text = Text::of(&path, &files)?;
+    let bar = bars.bar(&base.name, files.bytes());
+    let progress = |done, total| bar.at(done, total);
     let mut options = LoadOptions {
         device: Device::new(base.threads),
         quantize: base.quantize.map(|quantize| match quantize {
@@ -103,7 +103,7 @@ fn from_disk(
     options.kv.blocks = engine.blocks;
     let dtype = files.encoding();
     let model = files.load(options)?;
-    bar.finish_and_clear();
+    drop(bar);
     tracing::info!(
         model = base.name,
         architecture = shape.architecture,
@@ -113,20 +113,7 @@ fn from_disk(
         threads = base.threads,
         "loaded"
     );
-    Ok(Base { digest: model.digest(), model, engine, text, revision, dtype })
-}
-
-/// On a terminal only: a log file is no place for a bar.
-fn bar(name: &str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes} of {total_bytes}, {eta} left") {
-        bar.set_style(style);
-    }
-    bar.set_message(name.to_owned());
-    bar
+    Ok(Base { digest: model.digest(), model, engine, text, revision: fetched.revision.clone(), dtype })
 }
 
 /// The template as handlers use it.

@@ -92,6 +92,13 @@ impl HostPolicy {
         })
     }
 
+    /// Whether a rule names this host, at whatever port.
+    #[must_use]
+    pub fn names_host(&self, host: &str) -> bool {
+        let host = host.trim_end_matches('.');
+        self.allow.iter().any(|rule| matches!(rule, HostRule::Host(allowed, _) if allowed == host))
+    }
+
     /// Whether a connection to `address` is allowed.
     #[must_use]
     pub fn allows(&self, address: IpAddr) -> bool {

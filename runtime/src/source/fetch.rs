@@ -1,52 +1,104 @@
-//! Brings the files of a source to this machine: paths as they are, the rest through a content-addressed cache.
-//! Decides nothing about what the files say.
+//! Brings the files of a source to this machine: paths as they are, the rest through a content-addressed cache, one
+//! download for a source however many ask. Decides nothing about what the files say.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared};
 use lorikeet_api::Tier;
+use tokio::sync::Semaphore;
 
 use crate::digest::Digest;
+use crate::source::cache::{Cache, Lease, Partial};
+use crate::source::config::FetchConfig;
+use crate::source::download::Download;
 use crate::source::error::FetchError;
 use crate::source::folder::Folder;
-use crate::source::{Source, Trust};
-
-/// Where files may come from.
-#[derive(Clone, Debug, Default)]
-pub struct FetchConfig {
-    /// Paths named over the admin face must lie below one of these.
-    pub source_roots: Vec<PathBuf>,
-}
+use crate::source::http::{Http, Wish};
+use crate::source::plan::{Item, Kind, Location, Plan, is_weights};
+use crate::source::s3::S3;
+use crate::source::web::{hub_identity, key};
+use crate::source::{Source, Trust, is_commit};
 
 /// Brings files here. A clone is the same fetcher.
 #[derive(Clone)]
 pub struct Fetcher {
-    config: Arc<FetchConfig>,
+    inner: Arc<Inner>,
 }
 
-/// Files that are here.
-#[derive(Debug)]
+struct Inner {
+    config: FetchConfig,
+    http: Http,
+    s3: S3,
+    cache: OnceLock<Arc<Cache>>,
+    downloads: Semaphore,
+    flights: Mutex<HashMap<Order, Flight>>,
+}
+
+type Flight = Shared<BoxFuture<'static, Result<Fetched, FetchError>>>;
+
+/// What is to be fetched: equal orders are one download.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Order {
+    source: Source,
+    trust: Trust,
+    digest: Option<Digest>,
+    kind: Kind,
+}
+
+/// Files that are here. Cached ones stay while this lives.
+#[derive(Clone, Debug)]
 pub struct Fetched {
     /// The folder that they are in.
     pub folder: Folder,
+    /// The one file in it that is the whole source, as a GGUF file is.
+    pub file: Option<String>,
     /// The revision that the source resolved to.
     pub revision: Option<String>,
     /// What the content was when it came into the cache; `None` for a path, which is read as it is now.
     pub digest: Option<Digest>,
     /// Where they came from: [`Tier::Disk`] when nothing had to be downloaded.
     pub from: Tier,
+    lease: Option<Arc<(Lease, Arc<Cache>)>>,
 }
 
 impl Fetched {
+    /// Where the source is now: the one file, or the folder.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        let folder = self.folder.path();
+        self.file.as_ref().map_or_else(|| folder.to_owned(), |file| folder.join(file))
+    }
+
     /// Throws the cached copy away: it is not what it was.
-    pub fn discard(&self) {}
+    pub fn discard(&self) {
+        if let Some(held) = &self.lease {
+            held.1.discard(held.0.digest);
+        }
+    }
+
+    fn local(folder: Folder, file: Option<String>) -> Self {
+        Self { folder, file, revision: None, digest: None, from: Tier::Disk, lease: None }
+    }
 }
 
 impl Fetcher {
     /// A fetcher of this configuration.
-    #[must_use]
-    pub fn new(config: FetchConfig) -> Self {
-        Self { config: Arc::new(config) }
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn new(config: FetchConfig) -> Result<Self, FetchError> {
+        let inner = Inner {
+            http: Http::new(&config)?,
+            s3: S3::new(&config),
+            cache: OnceLock::new(),
+            downloads: Semaphore::new(config.downloads.max(1)),
+            flights: Mutex::default(),
+            config,
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The files of an adapter, whose weights may have `limit` bytes. With a `digest` nothing else is taken.
@@ -60,16 +112,211 @@ impl Fetcher {
         digest: Option<Digest>,
         limit: u64,
     ) -> Result<Fetched, FetchError> {
-        let _ = (digest, limit);
-        match source {
-            Source::Path(path) => {
-                let folder = match trust {
-                    Trust::CommandLine => Folder::trusted(path.clone()),
-                    Trust::Admin => Folder::below(path, &self.config.source_roots)?,
-                };
-                Ok(Fetched { folder, revision: None, digest: None, from: Tier::Disk })
+        if let Source::Path(path) = source {
+            let folder = match trust {
+                Trust::CommandLine => Folder::trusted(path.clone()),
+                Trust::Admin => Folder::below(path, &self.inner.config.source_roots)?,
+            };
+            return Ok(Fetched::local(folder, None));
+        }
+        self.remote(Order { source: source.clone(), trust, digest, kind: Kind::Adapter(limit) }).await
+    }
+
+    /// The files of the base model, which the command line names.
+    ///
+    /// # Errors
+    /// As [`Self::adapter`].
+    pub async fn model(&self, source: &Source, digest: Option<Digest>) -> Result<Fetched, FetchError> {
+        if let Source::Path(path) = source {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+            return Ok(match (name.filter(|_| path.is_file()), path.parent()) {
+                (Some(name), Some(parent)) => Fetched::local(Folder::trusted(parent.to_owned()), Some(name)),
+                _ => Fetched::local(Folder::trusted(path.clone()), None),
+            });
+        }
+        let kind = Kind::Model(self.inner.config.model_file_bytes);
+        self.remote(Order { source: source.clone(), trust: Trust::CommandLine, digest, kind }).await
+    }
+
+    /// Joins the download of the same order, or begins it. It goes on when its callers have gone.
+    async fn remote(&self, order: Order) -> Result<Fetched, FetchError> {
+        let flight = {
+            let mut flights = self.inner.flights.lock().unwrap_or_else(PoisonError::into_inner);
+            flights.entry(order.clone()).or_insert_with(|| self.fly(order)).clone()
+        };
+        flight.await
+    }
+
+    fn fly(&self, order: Order) -> Flight {
+        let inner = Arc::clone(&self.inner);
+        let task = tokio::spawn(async move {
+            let fetched = inner.fetch(&order).await;
+            inner.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&order);
+            fetched
+        });
+        let abandoned = |error: tokio::task::JoinError| FetchError::io("cache", std::io::Error::other(error));
+        task.map(move |ended| ended.map_err(abandoned).and_then(|fetched| fetched)).boxed().shared()
+    }
+}
+
+impl Inner {
+    async fn fetch(self: &Arc<Self>, order: &Order) -> Result<Fetched, FetchError> {
+        let cache = self.cache().await?;
+        if let Some(lease) = order.digest.and_then(|digest| cache.get(digest)) {
+            return Ok(self.cached(&cache, lease, None, Tier::Disk));
+        }
+        if let Source::Hub(hub) = &order.source
+            && let Some(commit) = hub.revision.as_deref().filter(|revision| is_commit(revision))
+            && let Some((lease, revision)) = cache.find(&key(&hub_identity(hub, commit, order.kind)))
+        {
+            return self.pinned(order, self.cached(&cache, lease, revision, Tier::Disk));
+        }
+        let whole = key(&format!("{:?} {:?}", order.source, order.trust));
+        let plan = match self.plan(order).await {
+            // What the source was when it last answered is better than nothing, where nothing says otherwise.
+            Err(error @ FetchError::Unavailable(_)) => {
+                let (lease, revision) = cache.find(&whole).ok_or(error.clone())?;
+                tracing::warn!(source = %order.source, "{error}; what was fetched before is used");
+                return self.pinned(order, self.cached(&cache, lease, revision, Tier::Disk));
             }
-            _ => Err(FetchError::Forbidden("remote sources are not configured".to_owned())),
+            plan => plan?,
+        };
+        let named = plan.identity.as_deref().map(key);
+        if let Some((lease, revision)) = named.as_ref().and_then(|named| cache.find(named)) {
+            return self.pinned(order, self.cached(&cache, lease, revision, Tier::Disk));
+        }
+        let permit =
+            self.downloads.acquire().await.map_err(|error| FetchError::Protocol(error.to_string()))?;
+        let lease = self.bring(order, &plan, &cache, named.clone().unwrap_or_else(|| whole.clone())).await?;
+        drop(permit);
+        for key in named.iter().chain([&whole]) {
+            cache.remember(key, lease.digest, plan.revision.as_deref())?;
+        }
+        Ok(self.cached(&cache, lease, plan.revision, Tier::Remote))
+    }
+
+    async fn plan(&self, order: &Order) -> Result<Plan, FetchError> {
+        match &order.source {
+            Source::Http(url) => self.http.plan_url(url, order.trust, order.kind).await,
+            Source::Hub(hub) => self.http.plan_hub(hub, order.kind).await,
+            Source::S3(place) => self.s3.plan(place, order.kind).await,
+            Source::Path(_) => Err(FetchError::Protocol("a path is not fetched".to_owned())),
+        }
+    }
+
+    /// Downloads every file of the plan and turns them into content.
+    async fn bring(
+        &self,
+        order: &Order,
+        plan: &Plan,
+        cache: &Arc<Cache>,
+        key: String,
+    ) -> Result<Lease, FetchError> {
+        let bytes: u64 = plan.items.iter().filter_map(|item| item.size).sum();
+        if let Some(item) = plan.items.iter().find(|item| item.size.is_some_and(|size| size > item.limit)) {
+            let (what, bytes) = (item.name.clone(), item.size.unwrap_or_default());
+            return Err(FetchError::TooLarge { what, bytes, limit: item.limit });
+        }
+        let anew = plan.identity.is_none();
+        let partial = self.beside(cache, move |cache| {
+            cache.make_room(bytes)?;
+            cache.partial(&key, anew)
+        });
+        let partial = Arc::new(partial.await?);
+        let mut names = Vec::new();
+        for item in &plan.items {
+            match self.download(order, item, &partial).await {
+                Err(FetchError::NotFound(_)) if item.optional => {}
+                done => done.map(|()| names.push(item.name.clone()))?,
+            }
+        }
+        let (digest, partial) = (order.digest, Arc::clone(&partial));
+        self.beside(cache, move |cache| {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            cache.commit(&partial, &names, digest)
+        })
+        .await
+    }
+
+    async fn download(&self, order: &Order, item: &Item, partial: &Partial) -> Result<(), FetchError> {
+        let nobody = |_: &crate::source::config::Progress<'_>| {};
+        let shown = order.source.to_string();
+        let download = Download {
+            item,
+            folder: &partial.folder,
+            patience: &self.config.patience,
+            tell: self.config.progress.as_deref().unwrap_or(&nobody),
+            source: &shown,
+        };
+        download
+            .run(|from| async move {
+                let from = from.as_ref().map(|(length, tag)| (*length, tag.as_str()));
+                let wish = Wish { from, head: false };
+                match (&item.at, &order.source) {
+                    (Location::Url(url), _) => self.http.open(url, &item.name, order.trust, wish).await,
+                    (Location::Key(_), Source::S3(place)) => self.s3.open(&place.bucket, item, wish).await,
+                    (Location::Key(_), _) => Err(FetchError::Protocol("a key without a bucket".to_owned())),
+                }
+            })
+            .await
+    }
+
+    async fn cache(&self) -> Result<Arc<Cache>, FetchError> {
+        if let Some(cache) = self.cache.get() {
+            return Ok(Arc::clone(cache));
+        }
+        let (dir, bytes) = (self.config.cache_dir.clone(), self.config.cache_bytes);
+        if dir.as_os_str().is_empty() {
+            return Err(FetchError::Forbidden(
+                "remote sources need a cache folder, and none is configured".to_owned(),
+            ));
+        }
+        let opened = tokio::task::spawn_blocking(move || Cache::open(&dir, bytes)).await;
+        let opened = opened.map_err(|error| FetchError::io("cache", std::io::Error::other(error)))??;
+        Ok(Arc::clone(self.cache.get_or_init(|| Arc::new(opened))))
+    }
+
+    /// Works on the cache beside the async workers.
+    async fn beside<T: Send + 'static>(
+        &self,
+        cache: &Arc<Cache>,
+        work: impl FnOnce(&Cache) -> Result<T, FetchError> + Send + 'static,
+    ) -> Result<T, FetchError> {
+        let cache = Arc::clone(cache);
+        let done = tokio::task::spawn_blocking(move || work(&cache)).await;
+        done.map_err(|error| FetchError::io("cache", std::io::Error::other(error)))?
+    }
+
+    fn cached(&self, cache: &Arc<Cache>, lease: Lease, revision: Option<String>, from: Tier) -> Fetched {
+        let names = std::fs::read_dir(&lease.folder).into_iter().flatten().flatten();
+        let names: Vec<String> = names
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| !name.starts_with('.'))
+            .collect();
+        let file = match names.as_slice() {
+            [one] if is_weights(one) => Some(one.clone()),
+            _ => None,
+        };
+        Fetched {
+            folder: Folder::trusted(lease.folder.clone()),
+            file,
+            revision,
+            digest: Some(lease.digest),
+            from,
+            lease: Some(Arc::new((lease, Arc::clone(cache)))),
+        }
+    }
+
+    /// What came from the cache under another name than its digest is still held against the pin.
+    fn pinned(&self, order: &Order, fetched: Fetched) -> Result<Fetched, FetchError> {
+        match (order.digest, fetched.digest) {
+            (Some(expected), Some(got)) if expected != got => {
+                Err(FetchError::DigestMismatch { expected, got })
+            }
+            _ => Ok(fetched),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

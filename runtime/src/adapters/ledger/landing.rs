@@ -8,7 +8,7 @@ use lorikeet_api::ErrorCode;
 use super::{Facts, Ledger, Load};
 use crate::adapters::failure::LoadFailure;
 use crate::adapters::host::Room;
-use crate::adapters::pin::Pin;
+use crate::adapters::pin::{Generation, Pin};
 use crate::adapters::wanted::{Desire, Wanted};
 use crate::adapters::weights::AdapterWeights;
 
@@ -61,7 +61,7 @@ impl Ledger {
         };
         let mut left: Vec<Arc<AdapterWeights>> =
             leaving.into_iter().filter_map(|generation| self.host.evict(generation)).collect();
-        self.touch_those_without(&left);
+        left.iter().for_each(|weights| self.touch_names_of(weights.generation));
         let facts = Arc::new(Facts {
             generation,
             revision: arrival.revision,
@@ -73,6 +73,9 @@ impl Ledger {
         let adopted = who.adopting.iter().map(|(name, desire)| self.set(name, desire.clone()));
         let adopted: Vec<Arc<str>> = adopted.collect();
         who.names.iter().chain(&adopted).for_each(|name| self.turns_to(name, wanted, &facts));
+        // Names of other sources with this very content have it back too.
+        self.names_of(generation).iter().for_each(|name| self.place(name));
+        self.touch_names_of(generation);
         left.extend(self.host.settle());
         Landing::Landed(pin, left)
     }
@@ -117,25 +120,12 @@ impl Ledger {
         }
         entry.serving.facts = Some(Arc::clone(facts));
         entry.serving.load = Load::Idle;
-        if let Some(gone) = before.filter(|before| *before != facts.generation) {
-            self.host.leave(gone, name);
-        }
-        self.place(name);
-        self.touch(name);
+        self.turn(name, before, Some(facts.generation));
     }
 
-    /// What left was in memory: its names are only on disk now.
-    fn touch_those_without(&mut self, left: &[Arc<AdapterWeights>]) {
-        if left.is_empty() {
-            return;
-        }
-        let gone = |name: &&Arc<str>| {
-            let entry = self.names.get(*name);
-            let generation = entry.and_then(|entry| entry.serving.generation());
-            generation.is_some_and(|of| left.iter().any(|weights| weights.generation == of))
-        };
-        let names: Vec<Arc<str>> = self.names.keys().filter(gone).cloned().collect();
-        names.iter().for_each(|name| self.touch(name));
+    /// It came into memory or left it: reports of all who serve it change.
+    fn touch_names_of(&mut self, generation: Generation) {
+        self.names_of(generation).iter().for_each(|name| self.touch(name));
     }
 }
 

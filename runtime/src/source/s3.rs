@@ -1,0 +1,203 @@
+//! Sources in a bucket: an S3 service that the configuration names, with its credentials.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::path::Path;
+use object_store::{
+    ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore as _, ObjectStoreExt as _, RetryConfig,
+};
+
+use crate::source::S3Source;
+use crate::source::config::{FetchConfig, Patience, S3Config, Secret};
+use crate::source::error::FetchError;
+use crate::source::http::{Body, Wish};
+use crate::source::plan::{ADAPTER, Item, Kind, Location, Plan, is_file_name, is_weights};
+
+/// Keys that are listed of a folder.
+const LISTED: usize = 10_000;
+
+/// The buckets of a service.
+pub(super) struct S3 {
+    config: S3Config,
+    patience: Patience,
+    buckets: Mutex<HashMap<String, Arc<AmazonS3>>>,
+}
+
+impl S3 {
+    pub(super) fn new(config: &FetchConfig) -> Self {
+        Self { config: config.s3.clone(), patience: config.patience, buckets: Mutex::default() }
+    }
+
+    /// What to fetch of a place in a bucket.
+    pub(super) async fn plan(&self, source: &S3Source, kind: Kind) -> Result<Plan, FetchError> {
+        let bucket = self.bucket(&source.bucket)?;
+        let last = source.key.rsplit('/').next().unwrap_or(&source.key);
+        let failed = |error| fault(&source.bucket, last, error);
+        let found: Vec<ObjectMeta> = if is_weights(last) {
+            let mut found = vec![bucket.head(&Path::from(source.key.as_str())).await.map_err(failed)?];
+            if let Kind::Adapter(_) = kind {
+                let folder = source.key.rsplit_once('/').map_or("", |(folder, _)| folder);
+                let config = Path::from(format!("{folder}/{}", ADAPTER[0]));
+                found.push(
+                    bucket.head(&config).await.map_err(|error| fault(&source.bucket, ADAPTER[0], error))?,
+                );
+            }
+            found
+        } else {
+            let prefix = Path::from(source.key.as_str());
+            let listed =
+                bucket.list(Some(&prefix)).take(LISTED).try_collect::<Vec<_>>().await.map_err(failed)?;
+            let own = |object: &ObjectMeta| {
+                let mut parts = object.location.prefix_match(&prefix)?;
+                parts.next()?;
+                parts.next().is_none().then_some(())
+            };
+            let listed: Vec<ObjectMeta> = listed.into_iter().filter(|object| own(object).is_some()).collect();
+            let names: Vec<&str> = listed.iter().filter_map(|object| object.location.filename()).collect();
+            let chosen: Vec<String> = kind.choose(&names)?.into_iter().map(str::to_owned).collect();
+            let is_chosen = |object: &ObjectMeta| {
+                object.location.filename().is_some_and(|name| chosen.iter().any(|chosen| chosen == name))
+            };
+            listed.into_iter().filter(is_chosen).collect()
+        };
+        plan_of(source, &found, kind)
+    }
+
+    /// A file's bytes, from where the wish says if it is still the same file.
+    pub(super) async fn open(
+        &self,
+        bucket_name: &str,
+        item: &Item,
+        wish: Wish<'_>,
+    ) -> Result<Body, FetchError> {
+        let Location::Key(key) = &item.at else {
+            return Err(FetchError::Protocol("a file of another kind of source".to_owned()));
+        };
+        let bucket = self.bucket(bucket_name)?;
+        let mut options = GetOptions::new();
+        if let Some((from, tag)) = wish.from {
+            options.range = Some(GetRange::Offset(from));
+            options.if_match = Some(tag.to_owned());
+        }
+        let path = Path::from(key.as_str());
+        let answer = match bucket.get_opts(&path, options).await {
+            Err(object_store::Error::Precondition { .. }) => bucket.get_opts(&path, GetOptions::new()).await,
+            other => other,
+        };
+        let answer = answer.map_err(|error| fault(bucket_name, &item.name, error))?;
+        let (start, total, tag) = (answer.range.start, answer.meta.size, answer.meta.e_tag.clone());
+        let (bucket_name, name) = (bucket_name.to_owned(), item.name.clone());
+        let pieces = answer.into_stream().map_err(move |error| fault(&bucket_name, &name, error));
+        Ok(Body { start, total: Some(total), tag, pieces: pieces.boxed() })
+    }
+
+    fn bucket(&self, name: &str) -> Result<Arc<AmazonS3>, FetchError> {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = buckets.get(name) {
+            return Ok(Arc::clone(bucket));
+        }
+        let bucket = self.build(name).map_err(|error| FetchError::Forbidden(format!("s3: {error}")))?;
+        let bucket = Arc::new(bucket);
+        // Buckets are named by callers: the map stays small whatever they name.
+        if buckets.len() >= 64 {
+            buckets.clear();
+        }
+        buckets.insert(name.to_owned(), Arc::clone(&bucket));
+        Ok(bucket)
+    }
+
+    fn build(&self, name: &str) -> object_store::Result<AmazonS3> {
+        let config = &self.config;
+        let plain = config.endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+        let client = ClientOptions::new()
+            .with_connect_timeout(self.patience.connect)
+            .with_read_timeout(self.patience.read)
+            .with_timeout_disabled()
+            .with_allow_http(plain);
+        let retry = RetryConfig { max_retries: 1, ..RetryConfig::default() };
+        let mut builder = AmazonS3Builder::new()
+            .with_bucket_name(name)
+            .with_region(config.region.as_deref().unwrap_or("us-east-1"))
+            .with_client_options(client)
+            .with_retry(retry);
+        if let Some(endpoint) = &config.endpoint {
+            builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
+        }
+        builder = match (&config.access_key_id, &config.secret_access_key) {
+            (Some(id), Some(secret)) => {
+                builder.with_access_key_id(id).with_secret_access_key(secret.reveal())
+            }
+            // Never ask a metadata service for credentials that nobody configured.
+            _ => builder.with_skip_signature(true),
+        };
+        if let Some(token) = config.session_token.as_ref().map(Secret::reveal) {
+            builder = builder.with_token(token);
+        }
+        builder.build()
+    }
+}
+
+fn plan_of(source: &S3Source, found: &[ObjectMeta], kind: Kind) -> Result<Plan, FetchError> {
+    let mut identity = Some(format!("s3 {} {}", source.bucket, source.key));
+    let mut items = Vec::new();
+    for object in found {
+        let own = object.location.filename().unwrap_or_default();
+        let name = match kind {
+            Kind::Adapter(_) if is_weights(own) => ADAPTER[1],
+            _ => own,
+        };
+        if !is_file_name(name) {
+            return Err(FetchError::Protocol(format!("{name:?} cannot be a file's name here")));
+        }
+        identity = identity.zip(object.e_tag.as_ref()).map(|(all, tag)| format!("{all} {name} {tag}"));
+        items.push(Item {
+            name: name.to_owned(),
+            at: Location::Key(object.location.to_string()),
+            limit: kind.limit(name),
+            size: Some(object.size),
+            tag: object.e_tag.clone(),
+            optional: false,
+        });
+    }
+    Ok(Plan { identity, revision: None, items })
+}
+
+/// The service's words can hold the whole request: only their kind is passed on.
+fn fault(bucket: &str, file: &str, error: object_store::Error) -> FetchError {
+    use object_store::Error as E;
+    match error {
+        E::NotFound { .. } => FetchError::NotFound(file.to_owned()),
+        E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
+            FetchError::Unauthorized(format!("s3://{bucket}"))
+        }
+        E::Generic { source, .. } => match innermost(&*source) {
+            // Some calls keep the status in words alone.
+            text if text.contains("403 Forbidden") || text.contains("401 Unauthorized") => {
+                FetchError::Unauthorized(format!("s3://{bucket}"))
+            }
+            text if text.contains("404 Not Found") => FetchError::NotFound(file.to_owned()),
+            text => FetchError::Unavailable(format!("s3://{bucket}: {text}")),
+        },
+        other => FetchError::Protocol(format!("s3://{bucket}: {file}: {}", kind_of(&other))),
+    }
+}
+
+fn kind_of(error: &object_store::Error) -> &'static str {
+    use object_store::Error as E;
+    match error {
+        E::InvalidPath { .. } => "the key is not usable",
+        E::Precondition { .. } | E::NotModified { .. } => "it changed while it was read",
+        _ => "the request failed",
+    }
+}
+
+fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> String {
+    let mut cause: &'a (dyn std::error::Error + 'static) = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string().lines().next().unwrap_or_default().chars().take(120).collect()
+}

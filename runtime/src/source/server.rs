@@ -1,0 +1,162 @@
+//! For tests: an HTTP server on the loopback that does what it is told, and well-behaved files with ranges and tags.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What came.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) headers: HashMap<String, String>,
+}
+
+/// What goes back.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: Vec<u8>,
+    /// The length that is claimed, where it is not the body's.
+    pub(super) claims: Option<u64>,
+    /// Then it says no more, without closing.
+    pub(super) stalls: bool,
+    /// Then the body again and again, in chunks.
+    pub(super) endless: bool,
+}
+
+type Handler = dyn Fn(&Asked) -> Answer + Send + Sync;
+
+/// A running server. It stops when it is dropped.
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Answer {
+    pub(super) fn status(status: u16) -> Self {
+        Self { status, ..Self::default() }
+    }
+
+    pub(super) fn with(mut self, name: &str, value: impl ToString) -> Self {
+        self.headers.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    pub(super) fn text(body: impl Into<Vec<u8>>) -> Self {
+        Self { status: 200, body: body.into(), ..Self::default() }
+    }
+
+    /// A redirect.
+    pub(super) fn to(location: impl ToString) -> Self {
+        Self::status(302).with("Location", location)
+    }
+
+    /// `content` under `tag`, in part where a part is asked for.
+    pub(super) fn file(asked: &Asked, content: &[u8], tag: &str) -> Self {
+        let tag = format!("\"{tag}\"");
+        let goes_on = asked.headers.get("if-range").is_none_or(|wanted| *wanted == tag);
+        let range = asked.headers.get("range").filter(|_| goes_on);
+        let from =
+            range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+        match from {
+            Some(from) if from < content.len() => {
+                let range = format!("bytes {from}-{}/{}", content.len() - 1, content.len());
+                let part = Self { status: 206, body: content[from..].to_vec(), ..Self::default() };
+                part.with("Content-Range", range).with("ETag", tag)
+            }
+            _ => Self::text(content).with("ETag", tag),
+        }
+    }
+
+    /// Only so many bytes of the body come, then the connection breaks.
+    pub(super) fn cut(mut self, after: usize) -> Self {
+        self.claims = Some(self.body.len() as u64);
+        self.body.truncate(after);
+        self
+    }
+}
+
+impl Server {
+    pub(super) async fn start(handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked = Arc::<Mutex<Vec<Asked>>>::default();
+        let (handler, seen): (Arc<Handler>, _) = (Arc::new(handler), Arc::clone(&asked));
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(answer(stream, Arc::clone(&handler), Arc::clone(&seen)));
+            }
+        });
+        Self { address, asked, task }
+    }
+
+    pub(super) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// What was asked so far.
+    pub(super) fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    /// The paths that were asked with GET.
+    pub(super) fn got(&self) -> Vec<String> {
+        self.asked().into_iter().filter(|asked| asked.method == "GET").map(|asked| asked.path).collect()
+    }
+}
+
+async fn answer(mut stream: TcpStream, handler: Arc<Handler>, seen: Arc<Mutex<Vec<Asked>>>) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => return,
+        }
+    }
+    let head = String::from_utf8(head).unwrap();
+    let mut lines = head.lines();
+    let mut first = lines.next().unwrap().split(' ');
+    let (method, path) = (first.next().unwrap().to_owned(), first.next().unwrap().to_owned());
+    let headers = lines.filter_map(|line| line.split_once(": "));
+    let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
+    let asked = Asked { method, path, headers };
+    let answer = handler(&asked);
+    let is_head = asked.method == "HEAD";
+    seen.lock().unwrap().push(asked);
+    let mut text = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", answer.status);
+    if answer.endless {
+        text += "Transfer-Encoding: chunked\r\n";
+    } else {
+        text += &format!("Content-Length: {}\r\n", answer.claims.unwrap_or(answer.body.len() as u64));
+    }
+    answer.headers.iter().for_each(|(name, value)| text += &format!("{name}: {value}\r\n"));
+    let mut bytes = (text + "\r\n").into_bytes();
+    if answer.endless && !is_head {
+        let chunk = [format!("{:x}\r\n", answer.body.len()).as_bytes(), &answer.body, b"\r\n"].concat();
+        let _ = stream.write_all(&bytes).await;
+        while stream.write_all(&chunk).await.is_ok() {}
+        return;
+    }
+    if !is_head {
+        bytes.extend(&answer.body);
+    }
+    let _ = stream.write_all(&bytes).await;
+    let _ = stream.flush().await;
+    if answer.stalls && !is_head {
+        std::future::pending::<()>().await;
+    }
+    let _ = stream.shutdown().await;
+}
