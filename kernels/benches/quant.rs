@@ -1,7 +1,7 @@
 //! How fast linears over quantized blocks are. usage: cargo bench -p lorikeet-kernels --bench quant -- [THREADS] [SmolLM2] [TYPE]…
 //!
 //! Prints the linear layers of SmolLM2-135M (as its Q4_1 file has them) at several numbers of rows, then each type's
-//! kernel alone; every time is the best of some runs. `peak` is what one core does in a loop of nothing but the kernel's three
+//! kernel alone; every time is the best of some runs, of each linear by itself. `peak` is what one core does in a loop of nothing but the kernel's three
 //! instructions (broadcast, multiply, add), times the threads.
 #![allow(clippy::print_stdout, reason = "a bench prints")]
 #![allow(unsafe_code, reason = "the peak is measured with the kernel's instructions")]
@@ -91,7 +91,8 @@ impl Run {
     }
 }
 
-/// The best time for all `sites` one after the other.
+/// All `sites` one after the other, again and again; the sum of each one's best time, so that other work on the machine
+/// counts little.
 fn measure(dev: &Device, rows: usize, sites: &[Vec<Matrix>]) -> Run {
     let n = |parts: &[Matrix]| parts.iter().map(Matrix::n).sum::<usize>();
     let operations: f64 = sites.iter().flatten().map(|part| 2.0 * (part.n() * part.k() * rows) as f64).sum();
@@ -100,15 +101,16 @@ fn measure(dev: &Device, rows: usize, sites: &[Vec<Matrix>]) -> Run {
         .take(4)
         .map(|parts| (input(rows, parts[0].k()), Tensor::zeros(rows, n(parts))))
         .collect();
-    let mut best = f64::INFINITY;
-    for _ in 0..if operations > 3e10 { 4 } else { 16 } {
-        let start = Instant::now();
-        for (i, parts) in sites.iter().enumerate() {
+    let mut best = vec![f64::INFINITY; sites.len()];
+    for _ in 0..if operations > 3e10 { 8 } else { 24 } {
+        for (i, (parts, best)) in sites.iter().zip(&mut best).enumerate() {
             let (x, out) = &mut buffers[i % 4];
+            let start = Instant::now();
             linear(dev, x, parts, None, out);
+            *best = best.min(start.elapsed().as_secs_f64());
         }
-        best = best.min(start.elapsed().as_secs_f64());
     }
+    let best = best.iter().sum();
     Run { rows, seconds: best, bytes: sites.iter().flatten().map(Matrix::bytes).sum(), operations }
 }
 
