@@ -17,6 +17,8 @@ use crate::http::limits::Limits;
 use crate::http::tls::{self, TlsError};
 use crate::source::config::FetchConfig;
 
+pub use sources::sources;
+
 /// What a replica serves, where, within which bounds.
 pub struct Config {
     /// The base model.
@@ -171,7 +173,7 @@ impl Config {
                 max_length: at_least("--max-model-length", args.max_model_length, 2)?,
                 threads: args.threads.unwrap_or_else(cores),
             },
-            sources: sources::sources(&args.sources, &args.source_roots)?,
+            sources: sources(&args.sources, &args.source_roots)?,
             adapters: AdapterConfig {
                 named,
                 directory: args.adapters_dir,

@@ -2,6 +2,7 @@
 //! serving says: it goes through the same readers, and a refusal is their message.
 
 mod adapter;
+mod locate;
 mod model;
 mod table;
 
@@ -12,6 +13,7 @@ use serde::Serialize;
 use serde_json::json;
 
 pub use adapter::AdapterReport;
+pub use locate::{Located, locate};
 pub use model::ModelReport;
 
 use crate::adapters::build::FILES;
@@ -47,15 +49,25 @@ pub fn run(inspection: &Inspection<'_>, out: &mut dyn Write) -> io::Result<bool>
     let found = inspect(inspection);
     match (&found, inspection.json) {
         (Ok(report), false) => write!(out, "{}", report.table())?,
-        (Err(reason), false) => writeln!(out, "refused: {reason}")?,
+        (Err(reason), json) => refuse(reason, json, out)?,
         (Ok(report), true) => {
             let mut value = serde_json::to_value(report)?;
             value["accepted"] = json!(true);
             writeln!(out, "{value:#}")?;
         }
-        (Err(reason), true) => writeln!(out, "{:#}", json!({"accepted": false, "reason": reason}))?,
     }
     Ok(found.is_ok())
+}
+
+/// Writes a refusal.
+///
+/// # Errors
+/// When `out` fails.
+pub fn refuse(reason: &str, json: bool, out: &mut dyn Write) -> io::Result<()> {
+    match json {
+        true => writeln!(out, "{:#}", json!({"accepted": false, "reason": reason})),
+        false => writeln!(out, "refused: {reason}"),
+    }
 }
 
 /// What is at the path.

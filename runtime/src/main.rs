@@ -1,6 +1,5 @@
 //! The `lorikeet` command: arguments -> configuration -> engine -> faces -> drain.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -26,13 +25,17 @@ fn main() -> ExitCode {
 
 /// 0: it would be served; 1: it would be refused.
 fn inspected(args: &InspectArgs) -> ExitCode {
-    let inspection = Inspection {
-        path: Path::new(&args.source),
-        model: args.model.as_deref().map(Path::new),
-        max_rank: args.max_rank as usize,
-        json: args.json,
+    let mut out = std::io::stdout().lock();
+    let done = match inspect::locate(args) {
+        Ok(located) => {
+            let (path, model) = (located.path(), located.model());
+            let (max_rank, json) = (args.max_rank as usize, args.json);
+            let inspection = Inspection { path: &path, model: model.as_deref(), max_rank, json };
+            inspect::run(&inspection, &mut out)
+        }
+        Err(reason) => inspect::refuse(&reason, args.json, &mut out).map(|()| false),
     };
-    match inspect::run(&inspection, &mut std::io::stdout().lock()) {
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) | Err(_) => ExitCode::FAILURE,
     }

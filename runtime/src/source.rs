@@ -24,7 +24,7 @@ mod http;
 mod plan;
 mod s3;
 #[cfg(test)]
-mod server;
+pub(crate) mod server;
 mod web;
 
 /// The longest text that is taken for a source.

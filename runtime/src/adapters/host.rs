@@ -4,7 +4,7 @@
 //! those without a place go first, then by priority, then by value: hits times the cost of a reload over the bytes that
 //! it takes, aged as in GreedyDual-Size-Frequency. A generation without a name is freed with its last pin.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -20,6 +20,8 @@ pub(crate) struct HostTier {
     /// GreedyDual's clock: the value of what was evicted last.
     clock: f64,
     held: HashMap<Generation, Held>,
+    /// Those of `held` that no name means: they are freed with their last pin.
+    nameless: HashSet<Generation>,
     evictions: u64,
     bell: Arc<Notify>,
 }
@@ -70,7 +72,8 @@ impl Held {
 impl HostTier {
     /// An empty tier. Pins ring `bell` when a generation's last one goes.
     pub(crate) fn new(budget: u64, bell: Arc<Notify>) -> Self {
-        Self { budget, used: 0, clock: 0.0, held: HashMap::new(), evictions: 0, bell }
+        let (held, nameless) = (HashMap::new(), HashSet::new());
+        Self { budget, used: 0, clock: 0.0, held, nameless, evictions: 0, bell }
     }
 
     /// Bytes in use and allowed.
@@ -143,6 +146,7 @@ impl HostTier {
         let (generation, bytes) = (weights.generation, weights.bytes);
         let held = self.held.entry(generation).or_insert_with(|| {
             self.used += bytes;
+            self.nameless.insert(generation);
             Held::new(Arc::new(weights), &self.bell, cost)
         });
         held.hit(self.clock);
@@ -156,24 +160,29 @@ impl HostTier {
             Some(known) => known.1 = placement,
             None => held.names.push((Arc::clone(name), placement)),
         }
+        self.nameless.remove(&generation);
     }
 
     /// `name` means it no longer.
     pub(crate) fn leave(&mut self, generation: Generation, name: &str) {
         if let Some(held) = self.held.get_mut(&generation) {
             held.names.retain(|(known, _)| &**known != name);
+            if held.names.is_empty() {
+                self.nameless.insert(generation);
+            }
         }
     }
 
     /// Frees what has neither a name nor a pin. The weights come back to be dropped outside of any lock.
     pub(crate) fn settle(&mut self) -> Vec<Arc<AdapterWeights>> {
-        let nameless = |held: &Held| held.names.is_empty() && held.pins.held() == 0;
-        let gone: Vec<Generation> =
-            self.held.iter().filter(|(_, held)| nameless(held)).map(|(generation, _)| *generation).collect();
+        let free =
+            |generation: &&Generation| self.held.get(generation).is_none_or(|held| held.pins.held() == 0);
+        let gone: Vec<Generation> = self.nameless.iter().filter(free).copied().collect();
         gone.into_iter().filter_map(|generation| self.free(generation)).collect()
     }
 
     fn free(&mut self, generation: Generation) -> Option<Arc<AdapterWeights>> {
+        self.nameless.remove(&generation);
         let held = self.held.remove(&generation)?;
         self.used -= held.weights.bytes;
         Some(held.weights)

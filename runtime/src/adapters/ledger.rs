@@ -99,6 +99,11 @@ impl Ledger {
         self.names.iter().filter(|(_, entry)| !entry.draining).map(|(name, _)| name)
     }
 
+    /// How many names requests may ask for.
+    pub(crate) fn count(&self) -> usize {
+        self.names.len() - self.changes.drain_count()
+    }
+
     /// A request asks for `name`.
     pub(crate) fn ask(&mut self, name: &str, now: Instant) -> Result<Asked, NotServed> {
         let entry = self.names.get(name).filter(|entry| !entry.draining).ok_or(NotServed::Unknown)?;
@@ -152,10 +157,7 @@ impl Ledger {
     pub(crate) fn settle(&mut self) -> Vec<Arc<AdapterWeights>> {
         let runs = |entry: &Entry| entry.draining && entry.running.held() > 0;
         for name in self.changes.drained(|name| !self.names.get(name).is_some_and(runs)) {
-            // It may have been wanted again in the meantime.
-            if self.names.get(&name).is_some_and(|entry| entry.draining)
-                && let Some(entry) = self.names.remove(&name)
-            {
+            if let Some(entry) = self.names.remove(&name) {
                 self.turn(&name, entry.serving.generation(), None);
                 self.changes.removed(name);
             }

@@ -95,3 +95,6 @@ fn mismatch(fetched: &Fetched, wanted: &Wanted, error: FetchError) -> LoadFailur
     }
     error.into()
 }
+
+#[cfg(test)]
+mod tests;

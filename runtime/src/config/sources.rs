@@ -10,7 +10,10 @@ use crate::source::address::HostPolicy;
 use crate::source::config::{FetchConfig, HubConfig, S3Config, Secret};
 
 /// Checks what was typed; paths named over the admin face must lie below one of `roots`.
-pub(super) fn sources(args: &SourceArgs, roots: &[PathBuf]) -> Result<FetchConfig, ConfigError> {
+///
+/// # Errors
+/// [`ConfigError`] names the flag.
+pub fn sources(args: &SourceArgs, roots: &[PathBuf]) -> Result<FetchConfig, ConfigError> {
     let endpoint = |flag, text: &str| match text.parse::<Url>() {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(text.to_owned()),
         _ => Err(invalid(flag, "an http or https URL", text)),

@@ -148,6 +148,8 @@ impl Cache {
             fs::remove_dir_all(&partial.folder).map_err(failed)?;
             return Ok(lease);
         }
+        // Now its size is known, whatever the server said ahead.
+        self.make_room(size_of_folder(&partial.folder))?;
         let staged = self.stage(partial, names).map_err(failed)?;
         let folder = self.root.join("content").join(digest.hex());
         let moved = fs::rename(staged.path(), &folder)

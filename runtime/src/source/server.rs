@@ -9,31 +9,31 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// What came.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
-    pub(super) method: String,
-    pub(super) path: String,
-    pub(super) headers: HashMap<String, String>,
+pub(crate) struct Asked {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) headers: HashMap<String, String>,
 }
 
 /// What goes back.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
     /// The length that is claimed, where it is not the body's.
-    pub(super) claims: Option<u64>,
+    pub(crate) claims: Option<u64>,
     /// Then it says no more, without closing.
-    pub(super) stalls: bool,
+    pub(crate) stalls: bool,
     /// Then the body again and again, in chunks.
-    pub(super) endless: bool,
+    pub(crate) endless: bool,
 }
 
 type Handler = dyn Fn(&Asked) -> Answer + Send + Sync;
 
 /// A running server. It stops when it is dropped.
-pub(super) struct Server {
-    pub(super) address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -45,26 +45,26 @@ impl Drop for Server {
 }
 
 impl Answer {
-    pub(super) fn status(status: u16) -> Self {
+    pub(crate) fn status(status: u16) -> Self {
         Self { status, ..Self::default() }
     }
 
-    pub(super) fn with(mut self, name: &str, value: impl ToString) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.headers.push((name.to_owned(), value.to_string()));
         self
     }
 
-    pub(super) fn text(body: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn text(body: impl Into<Vec<u8>>) -> Self {
         Self { status: 200, body: body.into(), ..Self::default() }
     }
 
     /// A redirect.
-    pub(super) fn to(location: impl ToString) -> Self {
+    pub(crate) fn to(location: impl ToString) -> Self {
         Self::status(302).with("Location", location)
     }
 
     /// `content` under `tag`, in part where a part is asked for.
-    pub(super) fn file(asked: &Asked, content: &[u8], tag: &str) -> Self {
+    pub(crate) fn file(asked: &Asked, content: &[u8], tag: &str) -> Self {
         let tag = format!("\"{tag}\"");
         let goes_on = asked.headers.get("if-range").is_none_or(|wanted| *wanted == tag);
         let range = asked.headers.get("range").filter(|_| goes_on);
@@ -81,7 +81,7 @@ impl Answer {
     }
 
     /// Only so many bytes of the body come, then the connection breaks.
-    pub(super) fn cut(mut self, after: usize) -> Self {
+    pub(crate) fn cut(mut self, after: usize) -> Self {
         self.claims = Some(self.body.len() as u64);
         self.body.truncate(after);
         self
@@ -89,7 +89,7 @@ impl Answer {
 }
 
 impl Server {
-    pub(super) async fn start(handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let asked = Arc::<Mutex<Vec<Asked>>>::default();
@@ -103,17 +103,17 @@ impl Server {
         Self { address, asked, task }
     }
 
-    pub(super) fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
     /// What was asked so far.
-    pub(super) fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
 
     /// The paths that were asked with GET.
-    pub(super) fn got(&self) -> Vec<String> {
+    pub(crate) fn got(&self) -> Vec<String> {
         self.asked().into_iter().filter(|asked| asked.method == "GET").map(|asked| asked.path).collect()
     }
 }

@@ -122,6 +122,7 @@ impl Ledger {
         let is_new = !self.names.contains_key(&name);
         let entry = self.names.entry(Arc::clone(&name)).or_insert_with(fresh);
         let changed = entry.turn_to(desire) | std::mem::take(&mut entry.draining) | is_new;
+        self.changes.drains_no_more(&name);
         if changed {
             self.touch(&name);
             self.place(&name);

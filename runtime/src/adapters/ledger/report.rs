@@ -34,6 +34,14 @@ impl Changes {
         self.draining.insert(Arc::clone(name));
     }
 
+    pub(super) fn drains_no_more(&mut self, name: &str) {
+        self.draining.remove(name);
+    }
+
+    pub(super) fn drain_count(&self) -> usize {
+        self.draining.len()
+    }
+
     /// Those draining names of which `is_over` is true, which are then no longer kept.
     pub(super) fn drained(&mut self, is_over: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
         self.draining.extract_if(|name| is_over(name)).collect()

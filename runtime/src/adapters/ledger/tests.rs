@@ -141,6 +141,7 @@ impl World {
         for pin in &self.pins {
             assert!(self.ledger.host.contains(pin.generation()), "{pin:?} was freed while it was held");
         }
+        assert_eq!(self.ledger.count(), self.ledger.names().count());
         let report = self.ledger.reported(None, &|_| false);
         for adapter in report.adapters {
             let ready = adapter.state == AdapterState::Ready;

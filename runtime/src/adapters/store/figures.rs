@@ -74,7 +74,7 @@ impl Shared {
     pub(super) fn figures(&self) -> StoreFigures {
         let counts = self.figures.read();
         self.with(|state| StoreFigures {
-            registered: state.ledger.names().count(),
+            registered: state.ledger.count(),
             loaded: state.ledger.host.len(),
             loading: state.flights.len(),
             host: state.ledger.host_bytes(),
