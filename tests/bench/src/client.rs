@@ -126,18 +126,19 @@ impl Server {
     }
 }
 
-/// A failure in few words: without addresses and numbers that would make each one its own kind.
+/// A failure in few words that many failures share: the innermost cause, without addresses.
 fn kind(error: &reqwest::Error) -> String {
-    let words = if error.is_timeout() {
-        "timeout"
-    } else if error.is_connect() {
-        "connect"
-    } else if error.is_body() || error.is_decode() {
-        "connection lost"
-    } else {
-        "request"
-    };
-    words.to_owned()
+    if error.is_timeout() {
+        return "timeout".to_owned();
+    }
+    if error.is_connect() {
+        return "connect".to_owned();
+    }
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    innermost.to_string()
 }
 
 impl Seen {
