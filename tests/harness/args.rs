@@ -9,6 +9,12 @@ pub fn golden() -> PathBuf {
     std::env::var_os("LORIKEET_GOLDEN").map_or_else(|| root().join("tests/fixtures/golden"), PathBuf::from)
 }
 
+/// The `lorikeet` to judge in place of this build's: `LORIKEET_BINARY`.
+#[must_use]
+pub fn binary() -> Option<PathBuf> {
+    std::env::var_os("LORIKEET_BINARY").map(PathBuf::from)
+}
+
 /// How many random steps the lifecycle suite takes: `LORIKEET_STEPS`, else `usual`.
 #[must_use]
 pub fn steps(usual: usize) -> usize {

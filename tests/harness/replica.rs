@@ -109,7 +109,7 @@ impl Replica {
     }
 }
 
-/// The `lorikeet` of this build. Cargo decides whether it is up to date.
+/// The `lorikeet` of this build, or the one that the environment names. Cargo decides whether it is up to date.
 ///
 /// # Panics
 /// When it does not build.
@@ -118,6 +118,9 @@ pub fn binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY
         .get_or_init(|| {
+            if let Some(named) = args::binary() {
+                return named;
+            }
             let built = args::built();
             let mut command = Command::new(env!("CARGO"));
             command.args(["build", "--quiet", "--package", "lorikeet-runtime", "--bin", "lorikeet"]);
