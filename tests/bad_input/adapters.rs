@@ -1,8 +1,11 @@
 //! Every adapter of the suite's `bad` folder: refused at load with a message that names the fault, over the command, the
 //! adapters' folder and the admin face; the good ones beside them are served.
 
+use std::collections::BTreeSet;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
+use lorikeet_api::ADAPTERS_PATH;
 use lorikeet_tests::golden::{BadAdapter, Suite};
 use lorikeet_tests::replica::{Replica, binary};
 use lorikeet_tests::say::say;
@@ -89,8 +92,17 @@ async fn a_folder_with_invalid_adapters_is_served_without_them() {
     assert_eq!(ask("control_good").await, 200);
     assert_ne!(ask("wrong_hidden").await, 200);
     replica.process().assert_running();
-    let log = replica.process().log();
-    for adapter in bad.adapters.iter().filter(|adapter| adapter.expect == "error") {
-        assert!(log.contains(&adapter.dir), "the log does not say that {} was refused", adapter.dir);
+    let refused = async || {
+        let report = replica.admin.get(ADAPTERS_PATH).await.ok();
+        let adapters = report["adapters"].as_array().cloned().unwrap_or_default();
+        let failed = adapters.into_iter().filter(|adapter| adapter["state"] == "failed");
+        failed.map(|adapter| adapter["name"].as_str().unwrap_or_default().to_owned()).collect::<BTreeSet<_>>()
+    };
+    let expected = bad.adapters.iter().filter(|adapter| adapter.expect == "error");
+    let expected: BTreeSet<String> = expected.map(|adapter| adapter.dir.clone()).collect();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !expected.is_subset(&refused().await) {
+        assert!(Instant::now() < deadline, "refused are {:?}, expected {expected:?}", refused().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

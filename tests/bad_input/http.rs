@@ -38,18 +38,8 @@ async fn start() -> Replica {
     let suite = Suite::load();
     let model = suite.model("llama_gqa");
     let adapter = format!("qv_r8={}", model.folder.join("adapters/qv_r8").display());
-    let flags = [
-        "--served-name",
-        "base",
-        "--adapter",
-        &adapter,
-        "--max-model-length",
-        "512",
-        "--body-timeout",
-        "2",
-        "--header-timeout",
-        "2",
-    ];
+    let flags =
+        ["--served-name", "base", "--adapter", &adapter, "--body-timeout", "2", "--header-timeout", "2"];
     Replica::start(&model.folder, &flags).await
 }
 
@@ -66,8 +56,9 @@ async fn every_bad_body_has_its_status_and_its_message() {
     let mut findings = Vec::new();
     for case in &cases {
         let answer = send(&replica, &case.path, &case.body).await;
-        let got = format!("{} {}", answer.status, answer.message());
-        assert!(answer.json()["error"]["type"].is_string(), "{}", answer.text);
+        let refused = answer.status != 200 && answer.json()["error"]["type"].is_string();
+        let got =
+            if refused { format!("{} {}", answer.status, answer.message()) } else { answer.text.clone() };
         if got != case.expected {
             findings.push(format!("{}\n{}\n{got}\n", case.path, case.body));
         }

@@ -95,7 +95,10 @@ def test_a_bias_forbids_a_token(miniature):
 
 
 def test_the_real_model_answers_a_question_sensibly(real):
-    question = [{"role": "user", "content": "What is the capital of France?"}]
+    question = [
+        {"role": "system", "content": "You are a helpful assistant."},
+        {"role": "user", "content": "What is the capital of France?"},
+    ]
     answer = real.chat.completions.create(model="smollm2", messages=question, temperature=0, max_tokens=32)
     assert "Paris" in answer.choices[0].message.content
     assert answer.choices[0].message.role == "assistant"
@@ -106,15 +109,14 @@ def test_the_real_model_answers_a_question_sensibly(real):
     assert "".join(delta.content or "" for delta in deltas) == answer.choices[0].message.content
 
 
-def test_a_chat_remembers_what_was_said(real):
-    messages = [
-        {"role": "system", "content": "You are a helpful assistant."},
-        {"role": "user", "content": "My name is Ada."},
-        {"role": "assistant", "content": "Nice to meet you, Ada."},
-        {"role": "user", "content": "What is my name?"},
-    ]
-    answer = real.chat.completions.create(model="smollm2", messages=messages, temperature=0, max_tokens=32)
-    assert "Ada" in answer.choices[0].message.content
+def test_a_conversation_of_several_turns_is_one_prompt(real):
+    first = [{"role": "user", "content": "How many days are in a week?"}]
+    answer = real.chat.completions.create(model="smollm2", messages=first, temperature=0, max_tokens=32)
+    assert "7" in answer.choices[0].message.content
+    more = first + [answer.choices[0].message, {"role": "user", "content": "And what is the largest ocean on Earth?"}]
+    second = real.chat.completions.create(model="smollm2", messages=more, temperature=0, max_tokens=32)
+    assert "ocean" in second.choices[0].message.content.lower()
+    assert second.usage.prompt_tokens > answer.usage.total_tokens
 
 
 def test_chat_log_probabilities(real):

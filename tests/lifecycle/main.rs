@@ -21,9 +21,9 @@ use crate::traffic::{Answers, Traffic};
 /// Users at a time: more than the KV cache has room for, so that sequences are preempted.
 const USERS: usize = 12;
 
-/// Room for two or three of the adapters, so that they are evicted and come back.
-const ADAPTER_MEMORY: &str = "400KiB";
-const KV_MEMORY: &str = "256KiB";
+/// Room for one to six of the adapters, so that they are evicted and come back.
+const ADAPTER_MEMORY: &str = "150KiB";
+const KV_MEMORY: &str = "96KiB";
 
 async fn run(make: impl Fn(&Replica, &str) -> Operator, seed: u64) {
     let suite = Suite::load();

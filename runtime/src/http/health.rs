@@ -52,6 +52,8 @@ pub async fn version() -> Json<Value> {
 
 /// `GET /metrics`.
 pub async fn metrics(State(app): State<Arc<App>>) -> Response {
+    // An idle engine has not seen which weights were let go since its last step: the next scrape tells.
+    app.generator.engine().refresh();
     let page = app.metrics.page(app.generator.engine().config(), &app.adapters.figures());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
 }
