@@ -113,8 +113,9 @@ impl Ledger {
         true
     }
 
-    /// `name` means `desire` from now on; what it serves stays until that is in memory.
+    /// `name` means `desire` from now on; what it serves stays until that is in memory, unless it was removed before.
     pub(crate) fn set(&mut self, name: &str, desire: Desire) -> Arc<str> {
+        self.forget_the_removed(name, &desire);
         let known = self.names.get_key_value(name).map(|(name, _)| Arc::clone(name));
         let name = known.unwrap_or_else(|| Arc::from(name));
         let running = PinCount::ringing(&self.bell);
@@ -128,6 +129,18 @@ impl Ledger {
             self.place(&name);
         }
         name
+    }
+
+    /// A name that was removed and comes back with another meaning must not serve the old one: requests that still run
+    /// hold it by their pins.
+    fn forget_the_removed(&mut self, name: &str, desire: &Desire) {
+        let Some((name, _)) = self.names.get_key_value(name) else { return };
+        let name = Arc::clone(name);
+        let Some(entry) = self.names.get_mut(&name).filter(|entry| entry.draining) else { return };
+        if entry.serving.desire.wanted != desire.wanted {
+            let old = std::mem::replace(&mut entry.serving, Variant::of(desire.clone()));
+            self.turn(&name, old.generation(), None);
+        }
     }
 
     fn desire(&mut self, desired: &DesiredAdapter) -> Arc<str> {

@@ -76,6 +76,10 @@ impl World {
         match *step {
             Step::Set(name, path, resident) => {
                 let name = NAMES[name];
+                if !self.ledger.knows(name) {
+                    // What it meant before it was removed is none of its meanings any more.
+                    self.told.remove(name);
+                }
                 self.told.entry(name.to_owned()).or_default().insert(path);
                 let placement = Placement { resident, ..Placement::default() };
                 self.ledger.set(name, desire(&format!("/{path}"), placement));
@@ -294,6 +298,21 @@ fn a_name_that_drains_may_come_back_before_its_last_request_ends() {
     drop(pin);
     drop(ledger.settle());
     assert!(matches!(ledger.ask("a", Instant::now()), Ok(Asked::Held(_))));
+}
+
+#[test]
+fn a_removed_name_that_comes_back_with_another_meaning_never_serves_the_old_one() {
+    let mut ledger = ledger(BUDGET);
+    ledger.set("a", desire("/1", Placement::default()));
+    let Ok(Asked::Cold(wanted)) = ledger.ask("a", Instant::now()) else { panic!() };
+    let Landing::Landed(running, _) = ledger.lands(&wanted, &who("a"), arrival("/1")) else { panic!() };
+    ledger.remove("a");
+    ledger.set("a", desire("/2", Placement::default()));
+    let asked = ledger.ask("a", Instant::now());
+    assert!(matches!(asked, Ok(Asked::Cold(wanted)) if wanted.source.to_string() == "/2"));
+    drop(running);
+    drop(ledger.settle());
+    assert_eq!(ledger.host.bytes().0, 0, "the old weights went with their last request");
 }
 
 #[test]
