@@ -61,7 +61,6 @@ fn ids(value: &Value) -> Vec<u32> {
 
 impl Suite {
     /// The suite in the repository, or the one that the environment names.
-    #[expect(clippy::disallowed_methods, reason = "a test's own switch")]
     pub fn open() -> Self {
         let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden");
         let root = std::env::var_os("LORIKEET_GOLDEN").map_or_else(own, PathBuf::from);
