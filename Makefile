@@ -7,6 +7,8 @@ SHELL := /bin/bash
 MODEL ?= loraland
 LISTEN ?= 127.0.0.1:8080
 ADMIN_LISTEN ?= 127.0.0.1:8081
+# `cargo test` builds the binary beside the tests; a build of its own would compile half the dependencies a second time.
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 SMOLLM2 := .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
 
 help: ## this list
@@ -27,7 +29,7 @@ test: ## everything: installs what the tests need, lints, all tests, all suites 
 	tests/setup.sh python smollm2 llama.cpp s3
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	cargo test --workspace --no-fail-fast
+	LORIKEET_BINARY=$(TARGET)/debug/lorikeet cargo test --workspace --no-fail-fast
 	@echo "make test: all passed"
 
 bench: ## the benchmark table, with the peers llama.cpp and transformers + PEFT beside us (an hour)
