@@ -1,3 +1,5 @@
+//! The admin face: the desired set, its report and vLLM's endpoints.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! LoRAX's endpoints, against a scripted engine.
+
 use serde_json::json;
 
 use super::*;

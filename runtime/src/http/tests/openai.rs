@@ -1,3 +1,5 @@
+//! OpenAI's endpoints, against a scripted engine.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Who may use which route.
+
 use super::super::routes::{Policy, administration, public};
 use super::*;
 
