@@ -1,6 +1,7 @@
 """What a cold adapter costs: the time that it adds to its first token, and the longest pause of a stream that runs beside."""
 
 import json
+import os
 import statistics
 import threading
 import time
@@ -22,12 +23,24 @@ def stream(url, model, tokens):
     return times
 
 
+def register(admin, adapters):
+    """Names and sources alone: nothing is loaded before it is asked for."""
+    named = [{"name": name, "source": os.path.abspath(peft)} for name, peft, *_ in adapters]
+    body = {"version": {"epoch": 1, "sequence": 1}, "adapters": named}
+    request = urllib.request.Request(f"http://{admin}/admin/v1/adapters", json.dumps(body).encode(), {"content-type": "application/json"}, method="PUT")
+    urllib.request.urlopen(request).close()
+
+
 def longest_gap(times):
     return max(later - earlier for earlier, later in zip(times, times[1:])) * 1e3
 
 
 def measure(binary, model, adapters, threads, log):
-    with servers.lorikeet(binary, model, adapters, threads, log) as server:
+    admin = f"127.0.0.1:{servers.free_port()}"
+    root = os.path.dirname(os.path.abspath(adapters[0][1]))
+    flags = ["--admin-listen", admin, "--admin-insecure", "--source-root", root]
+    with servers.lorikeet(binary, model, [], threads, log, flags) as server:
+        register(admin, adapters)
         stream(server.url, "base", 64)
         quiet = longest_gap(stream(server.url, "base", 400))
         beside = []
