@@ -1,0 +1,85 @@
+//! The runtime's flags for a valid fleet: the same for a pod and for a process on this machine. Pure.
+
+use lorikeet_crds::Deployment;
+use lorikeet_crds::deployment::Quantization;
+
+use crate::decide::validate::ValidFleet;
+
+/// Where the runtime finds and leaves things; a carrier knows.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Address of the public face.
+    pub listen: String,
+    /// Address of the admin face.
+    pub admin: String,
+    /// A folder with `tls.crt`, `tls.key` and `token`.
+    pub admin_folder: String,
+    /// The folder of the registry's shards.
+    pub registry: String,
+    /// The folder of the disk cache.
+    pub cache: String,
+    /// The file of API keys, where there is one.
+    pub api_keys: Option<String>,
+    /// Folders below which `file://` sources may be.
+    pub source_roots: Vec<String>,
+    /// `pvc://claim/` is mounted below this folder.
+    pub claims: String,
+}
+
+/// The arguments of `lorikeet`, `serve` first.
+#[must_use]
+pub fn arguments(deployment: &Deployment, valid: &ValidFleet, places: &Places) -> Vec<String> {
+    let spec = &deployment.spec;
+    let mut flags = Flags(vec!["serve".to_owned()]);
+    flags.set("model", mounted(&spec.model.source.source, places));
+    flags.set("served-name", &valid.served_name);
+    flags.optional("model-revision", spec.model.source.revision.as_ref());
+    flags.optional("model-digest", spec.model.source.digest.as_ref());
+    match spec.model.quantization {
+        Quantization::None => {}
+        Quantization::Q8_0 => flags.set("quantize", "q8_0"),
+        Quantization::Q4K => flags.set("quantize", "q4_k"),
+    }
+    flags.set("listen", &places.listen);
+    flags.set("admin-listen", &places.admin);
+    flags.set("admin-token-file", format!("{}/token", places.admin_folder));
+    flags.set("admin-tls-cert", format!("{}/tls.crt", places.admin_folder));
+    flags.set("admin-tls-key", format!("{}/tls.key", places.admin_folder));
+    flags.set("registry", &places.registry);
+    flags.set("cache-dir", &places.cache);
+    flags.optional("api-keys-file", places.api_keys.as_ref());
+    places.source_roots.iter().for_each(|root| flags.set("source-root", root));
+    flags.set("adapter-memory", valid.resident_bytes.to_string());
+    flags.set("host-memory", valid.host_bytes.to_string());
+    flags.set("max-rank", valid.max_rank.to_string());
+    flags.optional("max-model-length", spec.serving.max_model_length);
+    flags.optional("max-sequences", spec.serving.max_sequences);
+    flags.optional("max-queue", spec.serving.max_queue);
+    flags.set("drain-seconds", valid.drain_seconds.to_string());
+    flags.set("log-format", "json");
+    flags.0
+}
+
+/// A source as the runtime reads it: a claim is a folder that is mounted.
+#[must_use]
+pub fn mounted(source: &str, places: &Places) -> String {
+    match (source.strip_prefix("pvc://"), source.strip_prefix("file://")) {
+        (Some(claim), _) => format!("{}/{claim}", places.claims),
+        (None, Some(path)) => path.to_owned(),
+        (None, None) => source.to_owned(),
+    }
+}
+
+struct Flags(Vec<String>);
+
+impl Flags {
+    fn set(&mut self, name: &str, value: impl AsRef<str>) {
+        self.0.push(format!("--{name}={}", value.as_ref()));
+    }
+
+    fn optional(&mut self, name: &str, value: Option<impl ToString>) {
+        if let Some(value) = value {
+            self.set(name, value.to_string());
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The registry: the desired set beside the pod, so that a replica which starts while the operator is away still knows
+//! its adapters. In shards, since a ConfigMap ends at 1 MiB and a change should write one of them, not all.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use lorikeet_api::DesiredSet;
+
+use crate::build::Scope;
+use crate::decide::desired::desired;
+use crate::decide::validate::ValidFleet;
+
+/// Shards of the registry: 16 MiB in all, some 50,000 adapters.
+pub const SHARDS: usize = 16;
+
+/// The name of shard `index` after the Deployment's.
+#[must_use]
+pub fn suffix(index: usize) -> String {
+    format!("-registry-{index}")
+}
+
+/// The shards; each a [`DesiredSet`] of the first version under the key `<index>.json`. None is resident by it: where
+/// adapters are placed is pushed, and changes too often to be written here.
+#[must_use]
+pub fn registry(scope: &Scope, valid: &ValidFleet) -> Vec<ConfigMap> {
+    let mut shards = vec![DesiredSet::default(); SHARDS];
+    for adapter in desired(valid, &BTreeMap::new(), None) {
+        shards[shard(&adapter.name)].adapters.push(adapter);
+    }
+    let config_map = |(index, set): (usize, DesiredSet)| ConfigMap {
+        metadata: scope.metadata(&suffix(index)),
+        data: serde_json::to_string(&set).ok().map(|json| BTreeMap::from([(format!("{index}.json"), json)])),
+        ..ConfigMap::default()
+    };
+    shards.into_iter().enumerate().filter(|(_, set)| !set.adapters.is_empty()).map(config_map).collect()
+}
+
+/// FNV-1a of the name: an adapter stays in its shard whatever the others are.
+fn shard(name: &str) -> usize {
+    let hash =
+        name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    hash as usize % SHARDS
+}

@@ -1,0 +1,341 @@
+//! The pods: an `apps/v1` Deployment that passes Pod Security `restricted` and never waits for GPUs that it holds itself.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::{
+    Deployment as Workload, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
+};
+use k8s_openapi::api::core::v1::{
+    Affinity, Capabilities, ConfigMapProjection, Container, ContainerPort, EmptyDirVolumeSource,
+    HTTPGetAction, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
+    PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+    ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+    Toleration, TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use lorikeet_crds::Deployment;
+use lorikeet_crds::deployment::{Accelerator, NodePool, RolloutStrategy};
+
+use crate::build::arguments::{Places, arguments};
+use crate::build::registry::{SHARDS, suffix};
+use crate::build::{ADMIN_PORT, PUBLIC_PORT, Scope, Settings};
+use crate::decide::validate::ValidFleet;
+use crate::fleet::{Capacity, Fleet};
+
+const GPU: &str = "nvidia.com/gpu";
+/// The unprivileged user of the images.
+const USER: i64 = 65_532;
+/// Beyond the drain: time for the process to end.
+const GRACE_SECONDS: i64 = 15;
+
+/// `<name>-runtime`.
+#[must_use]
+pub fn workload(
+    scope: &Scope,
+    fleet: &Fleet,
+    deployment: &Deployment,
+    valid: &ValidFleet,
+    settings: &Settings,
+    admin: &str,
+) -> Workload {
+    let spec = &deployment.spec;
+    Workload {
+        metadata: scope.metadata("-runtime"),
+        spec: Some(DeploymentSpec {
+            // Under autoscaling the number belongs to the autoscaler.
+            replicas: if spec.autoscaling.is_some() { None } else { Some(spec.replicas.unwrap_or(1)) },
+            selector: scope.selector(),
+            strategy: Some(strategy(spec.rollout.strategy, fleet.capacity, gpus(&spec.node_pool))),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels: Some(scope.labels()),
+                    annotations: Some(BTreeMap::from([(
+                        "lorikeet.dev/admin-secret".to_owned(),
+                        admin.to_owned(),
+                    )])),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(pod(scope, deployment, valid, settings)),
+            },
+            ..DeploymentSpec::default()
+        }),
+        ..Workload::default()
+    }
+}
+
+/// Auto surges only where a new replica finds its GPUs free: else it would wait for those that the old one holds until
+/// the new one is ready, which is never.
+fn strategy(asked: RolloutStrategy, capacity: Capacity, gpus: u32) -> DeploymentStrategy {
+    let room = gpus == 0 || capacity.free_gpus.is_some_and(|free| free >= gpus);
+    let surge = match asked {
+        RolloutStrategy::Surge => true,
+        RolloutStrategy::Recreate => false,
+        RolloutStrategy::Auto => room,
+    };
+    let (surge, unavailable) = if surge { (1, 0) } else { (0, 1) };
+    DeploymentStrategy {
+        type_: Some("RollingUpdate".to_owned()),
+        rolling_update: Some(RollingUpdateDeployment {
+            max_surge: Some(IntOrString::Int(surge)),
+            max_unavailable: Some(IntOrString::Int(unavailable)),
+        }),
+    }
+}
+
+/// GPUs of one replica.
+#[must_use]
+pub fn gpus(pool: &NodePool) -> u32 {
+    let default = i32::from(pool.accelerator.is_some());
+    pool.gpus.unwrap_or(default).max(0).unsigned_abs()
+}
+
+fn pod(scope: &Scope, deployment: &Deployment, valid: &ValidFleet, settings: &Settings) -> PodSpec {
+    let pool = &deployment.spec.node_pool;
+    PodSpec {
+        service_account_name: Some(scope.name("-runtime")),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: Some(i64::from(valid.drain_seconds) + GRACE_SECONDS),
+        node_selector: pool.node_selector.clone(),
+        affinity: pool.accelerator.map(affinity),
+        tolerations: Some(tolerations(pool)),
+        topology_spread_constraints: Some(vec![
+            spread(scope, "kubernetes.io/hostname"),
+            spread(scope, "topology.kubernetes.io/zone"),
+        ]),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            fs_group: Some(USER),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                localhost_profile: None,
+            }),
+            ..PodSecurityContext::default()
+        }),
+        containers: vec![container(deployment, valid, settings)],
+        volumes: Some(volumes(scope, deployment)),
+        ..PodSpec::default()
+    }
+}
+
+fn container(deployment: &Deployment, valid: &ValidFleet, settings: &Settings) -> Container {
+    let spec = &deployment.spec;
+    let places = places(deployment);
+    Container {
+        name: "runtime".to_owned(),
+        image: Some(spec.image.clone().unwrap_or_else(|| settings.image.clone())),
+        args: Some(arguments(deployment, valid, &places)),
+        ports: Some(vec![port("http", PUBLIC_PORT), port("admin", ADMIN_PORT)]),
+        // A model may take minutes to load: until then only the start-up probe speaks.
+        startup_probe: Some(probe("/health", 10, 180)),
+        readiness_probe: Some(probe("/ready", 2, 2)),
+        liveness_probe: Some(probe("/health", 10, 3)),
+        resources: Some(resources(spec.resources.clone().unwrap_or_default(), gpus(&spec.node_pool))),
+        volume_mounts: Some(mounts(deployment)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            run_as_non_root: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+            ..SecurityContext::default()
+        }),
+        ..Container::default()
+    }
+}
+
+fn places(deployment: &Deployment) -> Places {
+    Places {
+        listen: format!("0.0.0.0:{PUBLIC_PORT}"),
+        admin: format!("0.0.0.0:{ADMIN_PORT}"),
+        admin_folder: "/etc/lorikeet/admin".to_owned(),
+        registry: "/etc/lorikeet/registry".to_owned(),
+        cache: "/cache".to_owned(),
+        api_keys: deployment.spec.auth.as_ref().map(|_| "/etc/lorikeet/keys/keys".to_owned()),
+        source_roots: vec!["/models".to_owned()],
+        claims: "/models".to_owned(),
+    }
+}
+
+fn port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort { name: Some(name.to_owned()), container_port: number, ..ContainerPort::default() }
+}
+
+fn probe(path: &str, period: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("http".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period),
+        timeout_seconds: Some(5),
+        failure_threshold: Some(failures),
+        ..Probe::default()
+    }
+}
+
+fn resources(mut resources: ResourceRequirements, gpus: u32) -> ResourceRequirements {
+    if gpus > 0 {
+        let quantity = Quantity(gpus.to_string());
+        resources.limits.get_or_insert_default().insert(GPU.to_owned(), quantity.clone());
+        resources.requests.get_or_insert_default().insert(GPU.to_owned(), quantity);
+    }
+    resources
+}
+
+/// Any of the labels by which the clouds and NVIDIA's feature discovery name the accelerator.
+fn affinity(accelerator: Accelerator) -> Affinity {
+    let labels: [(&str, &[&str]); 4] = match accelerator {
+        Accelerator::NvidiaA100_40Gb => [
+            ("cloud.google.com/gke-accelerator", &["nvidia-tesla-a100"]),
+            ("node.kubernetes.io/instance-type", &["p4d.24xlarge", "Standard_ND96asr_v4"]),
+            ("karpenter.k8s.aws/instance-gpu-name", &["a100"]),
+            ("nvidia.com/gpu.product", &["NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-PCIE-40GB"]),
+        ],
+        Accelerator::NvidiaA100_80Gb => [
+            ("cloud.google.com/gke-accelerator", &["nvidia-a100-80gb"]),
+            (
+                "node.kubernetes.io/instance-type",
+                &[
+                    "p4de.24xlarge",
+                    "Standard_NC24ads_A100_v4",
+                    "Standard_NC48ads_A100_v4",
+                    "Standard_ND96amsr_A100_v4",
+                ],
+            ),
+            ("karpenter.k8s.aws/instance-family", &["p4de"]),
+            (
+                "nvidia.com/gpu.product",
+                &["NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-PCIE-80GB", "NVIDIA-A100-80GB-PCIe"],
+            ),
+        ],
+    };
+    let term = |(key, values): (&str, &[&str])| NodeSelectorTerm {
+        match_expressions: Some(vec![NodeSelectorRequirement {
+            key: key.to_owned(),
+            operator: "In".to_owned(),
+            values: Some(values.iter().map(|&value| value.to_owned()).collect()),
+        }]),
+        match_fields: None,
+    };
+    Affinity {
+        node_affinity: Some(NodeAffinity {
+            required_during_scheduling_ignored_during_execution: Some(NodeSelector {
+                node_selector_terms: labels.into_iter().map(term).collect(),
+            }),
+            ..NodeAffinity::default()
+        }),
+        ..Affinity::default()
+    }
+}
+
+fn tolerations(pool: &NodePool) -> Vec<Toleration> {
+    let mut all = pool.tolerations.clone();
+    if gpus(pool) > 0 {
+        all.push(Toleration {
+            key: Some(GPU.to_owned()),
+            operator: Some("Exists".to_owned()),
+            effect: Some("NoSchedule".to_owned()),
+            ..Toleration::default()
+        });
+    }
+    all
+}
+
+fn spread(scope: &Scope, topology: &str) -> TopologySpreadConstraint {
+    TopologySpreadConstraint {
+        topology_key: topology.to_owned(),
+        max_skew: 1,
+        when_unsatisfiable: "ScheduleAnyway".to_owned(),
+        label_selector: Some(scope.selector()),
+        ..TopologySpreadConstraint::default()
+    }
+}
+
+fn volumes(scope: &Scope, deployment: &Deployment) -> Vec<Volume> {
+    let empty = |name: &str| Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Volume::default()
+    };
+    let mut volumes =
+        vec![empty("cache"), empty("tmp"), secret("admin", scope.name("-admin")), registry_volume(scope)];
+    if let Some(auth) = &deployment.spec.auth {
+        volumes.push(secret("keys", auth.api_keys_secret_ref.name.clone()));
+    }
+    if let Some(credentials) = &deployment.spec.model.source.secret_ref {
+        volumes.push(secret("credentials", credentials.name.clone()));
+    }
+    if let Some(claim) = claim(deployment) {
+        volumes.push(Volume {
+            name: "claim".to_owned(),
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: claim.to_owned(),
+                read_only: Some(true),
+            }),
+            ..Volume::default()
+        });
+    }
+    volumes
+}
+
+fn secret(volume: &str, name: String) -> Volume {
+    Volume {
+        name: volume.to_owned(),
+        secret: Some(SecretVolumeSource { secret_name: Some(name), ..SecretVolumeSource::default() }),
+        ..Volume::default()
+    }
+}
+
+fn registry_volume(scope: &Scope) -> Volume {
+    let shard = |index| VolumeProjection {
+        config_map: Some(ConfigMapProjection {
+            name: scope.name(&suffix(index)),
+            optional: Some(true),
+            ..ConfigMapProjection::default()
+        }),
+        ..VolumeProjection::default()
+    };
+    Volume {
+        name: "registry".to_owned(),
+        projected: Some(ProjectedVolumeSource {
+            sources: Some((0..SHARDS).map(shard).collect()),
+            ..ProjectedVolumeSource::default()
+        }),
+        ..Volume::default()
+    }
+}
+
+/// The claim that holds the model, where its source is one.
+fn claim(deployment: &Deployment) -> Option<&str> {
+    deployment.spec.model.source.source.strip_prefix("pvc://")?.split('/').next()
+}
+
+fn mounts(deployment: &Deployment) -> Vec<VolumeMount> {
+    let mount = |name: &str, path: String, read_only| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path,
+        read_only: Some(read_only),
+        ..VolumeMount::default()
+    };
+    let mut mounts = vec![
+        mount("cache", "/cache".to_owned(), false),
+        mount("tmp", "/tmp".to_owned(), false),
+        mount("admin", "/etc/lorikeet/admin".to_owned(), true),
+        mount("registry", "/etc/lorikeet/registry".to_owned(), true),
+    ];
+    if deployment.spec.auth.is_some() {
+        mounts.push(mount("keys", "/etc/lorikeet/keys".to_owned(), true));
+    }
+    if deployment.spec.model.source.secret_ref.is_some() {
+        mounts.push(mount("credentials", "/etc/lorikeet/credentials".to_owned(), true));
+    }
+    if let Some(claim) = claim(deployment) {
+        mounts.push(mount("claim", format!("/models/{claim}"), true));
+    }
+    mounts
+}

@@ -1,0 +1,184 @@
+//! The decision about one fleet: validate -> place -> desired sets and children -> status. Pure: the same facts give the
+//! same decision. Takes `now` as a fact; must not read a clock, a file, a client or memory of an earlier decision.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use lorikeet_api::DesiredAdapter;
+use lorikeet_crds::deployment::AdapterCount;
+use lorikeet_crds::{Adapter, AdapterStatus, ConditionType, DeploymentStatus, Reason};
+
+use crate::decide::adapter_status::{Served, leaving_status, refused_status, served_status};
+use crate::decide::desired::desired;
+use crate::decide::events::{is_true, transition};
+use crate::decide::place::{Place, place};
+use crate::decide::reports::Reports;
+use crate::decide::status::deployment_status;
+use crate::decide::validate::{AdapterKey, Refusal, ValidFleet, key_of, validate};
+use crate::fleet::{Contact, Fleet, Replica};
+
+pub mod adapter_status;
+pub mod desired;
+pub mod events;
+pub mod labels;
+pub mod place;
+pub mod reports;
+pub mod status;
+pub mod validate;
+
+/// What is to be written, and to whom. The one who carries it out compares with what is there and writes what differs.
+#[derive(Clone, Debug, Default)]
+pub struct Decision {
+    /// What each replica should hold, by replica name.
+    pub desired: BTreeMap<String, Vec<DesiredAdapter>>,
+    /// The Deployment's status; absent where there is none.
+    pub status: Option<DeploymentStatus>,
+    /// The Adapters' statuses, by (namespace, name).
+    pub adapters: BTreeMap<(String, String), AdapterStatus>,
+    /// Adapters whose deletion nothing holds up any longer, by (namespace, name).
+    pub released: Vec<(String, String)>,
+    /// Events for transitions that this decision saw.
+    pub events: Vec<Occurrence>,
+    /// Decide again after this time even if nothing changes.
+    pub again: Option<Duration>,
+}
+
+/// A transition that is worth an Event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Occurrence {
+    /// The Adapter's (namespace, name), or `None` for the Deployment.
+    pub adapter: Option<(String, String)>,
+    /// Why.
+    pub reason: Reason,
+    /// A warning, or news.
+    pub warning: bool,
+    /// For people.
+    pub message: String,
+}
+
+/// Decides about `fleet`.
+#[must_use]
+pub fn decide(fleet: &Fleet, now: Timestamp) -> Decision {
+    let reports = Reports::of(&fleet.replicas);
+    match validate(fleet) {
+        Ok(valid) => of_valid(fleet, &valid, &reports, now),
+        Err(refusal) => of_refused(fleet, &refusal, &reports, now),
+    }
+}
+
+fn of_valid(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>, now: Timestamp) -> Decision {
+    let here = placeable(&fleet.replicas);
+    let names: Vec<String> = here.iter().map(|index| fleet.replicas[*index].name.clone()).collect();
+    let mut places = place(&valid.adapters, &reports.measured(&valid.adapters), &names, valid.resident_bytes);
+    // From places among the placeable replicas to places among all of them; both ascend.
+    places.values_mut().flat_map(|place| &mut place.replicas).for_each(|index| *index = here[*index]);
+    let mut decision = Decision { desired: desired_sets(fleet, valid, &places), ..Decision::default() };
+    for adapter in &fleet.adapters {
+        let key = key_of(adapter);
+        let status = if let Some(since) = valid.leaving.get(&key) {
+            leave(&mut decision, fleet, valid, reports, adapter, *since, now);
+            leaving_status(adapter, now)
+        } else if let Some(refusal) = valid.refused.get(&key) {
+            refused_status(adapter, refusal, now)
+        } else if let Ok(at) = valid.adapters.binary_search_by(|one| one.key.cmp(&key)) {
+            let subject =
+                Served { adapter, valid: &valid.adapters[at], place: &places[&key], paused: valid.paused };
+            served_status(&subject, &fleet.replicas, reports, now)
+        } else {
+            continue;
+        };
+        decision.events.extend(transition(
+            Some(&key),
+            adapter.status.as_ref().map(|old| old.conditions.as_slice()),
+            &status.conditions,
+        ));
+        decision.adapters.insert(key, status);
+    }
+    finish(decision, fleet, None, now)
+}
+
+/// The Deployment is missing or refused: nothing is asked of its replicas, and nothing holds up a deletion for long.
+fn of_refused(fleet: &Fleet, refusal: &Refusal, reports: &Reports<'_>, now: Timestamp) -> Decision {
+    let mut decision = Decision::default();
+    let nobody = ValidFleet::default();
+    for adapter in &fleet.adapters {
+        let key = key_of(adapter);
+        let status = match &adapter.metadata.deletion_timestamp {
+            Some(since) => {
+                leave(&mut decision, fleet, &nobody, reports, adapter, since.0, now);
+                leaving_status(adapter, now)
+            }
+            None => refused_status(adapter, refusal, now),
+        };
+        decision.events.extend(transition(
+            Some(&key),
+            adapter.status.as_ref().map(|old| old.conditions.as_slice()),
+            &status.conditions,
+        ));
+        decision.adapters.insert(key, status);
+    }
+    finish(decision, fleet, Some(refusal), now)
+}
+
+fn finish(mut decision: Decision, fleet: &Fleet, refused: Option<&Refusal>, now: Timestamp) -> Decision {
+    let Some(deployment) = &fleet.deployment else { return decision };
+    let ready = |status: &&AdapterStatus| is_true(&status.conditions, ConditionType::Ready);
+    let stalled = |status: &&AdapterStatus| is_true(&status.conditions, ConditionType::Stalled);
+    let adapters = AdapterCount {
+        total: decision.adapters.len() as u32,
+        ready: decision.adapters.values().filter(ready).count() as u32,
+        failed: decision.adapters.values().filter(stalled).count() as u32,
+    };
+    let status = deployment_status(fleet, deployment, refused, adapters, now);
+    decision.events.extend(transition(
+        None,
+        deployment.status.as_ref().map(|old| old.conditions.as_slice()),
+        &status.conditions,
+    ));
+    decision.status = Some(status);
+    decision
+}
+
+/// Replicas that adapters can be placed on, by index: not those that are leaving or were never heard. One that stopped
+/// answering stays: its adapters come back with it, and moving them at every stutter would be the greater harm.
+fn placeable(replicas: &[Replica]) -> Vec<usize> {
+    let may = |replica: &Replica| !replica.leaving && !matches!(replica.contact, Contact::Pending);
+    (0..replicas.len()).filter(|index| may(&replicas[*index])).collect()
+}
+
+fn desired_sets(
+    fleet: &Fleet,
+    valid: &ValidFleet,
+    places: &BTreeMap<AdapterKey, Place>,
+) -> BTreeMap<String, Vec<DesiredAdapter>> {
+    if valid.paused {
+        return BTreeMap::new();
+    }
+    let of =
+        |(index, replica): (usize, &Replica)| (replica.name.clone(), desired(valid, places, Some(index)));
+    fleet.replicas.iter().enumerate().filter(|(_, replica)| !replica.leaving).map(of).collect()
+}
+
+/// Lets a deletion go on once no replica that answers has the adapter, or its time to drain is over.
+fn leave(
+    decision: &mut Decision,
+    fleet: &Fleet,
+    valid: &ValidFleet,
+    reports: &Reports<'_>,
+    adapter: &Adapter,
+    since: Timestamp,
+    now: Timestamp,
+) {
+    let key = key_of(adapter);
+    let name = adapter.spec.served_name.as_deref().unwrap_or(&key.1);
+    let taken_over = valid.adapters.iter().any(|other| other.served_name == name);
+    let end = since.as_second().saturating_add(i64::from(valid.drain_seconds));
+    let left = u64::try_from(end.saturating_sub(now.as_second())).unwrap_or(0);
+    if fleet.deployment.is_none() || taken_over || !reports.mentions(name) || left == 0 {
+        decision.released.push(key);
+    } else {
+        let wait = Duration::from_secs(left);
+        decision.again = Some(decision.again.map_or(wait, |again| again.min(wait)));
+    }
+}

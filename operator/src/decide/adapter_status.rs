@@ -1,0 +1,255 @@
+//! Status of an Adapter: from what the replicas report of it. Pure; never from what was asked of them.
+
+use jiff::Timestamp;
+use lorikeet_api::{AdapterReport, AdapterState, ErrorCode, Failure, Tier};
+use lorikeet_crds::adapter::{AdapterStatus, PlacementCount, ReplicaPlacement};
+use lorikeet_crds::condition::{Saying, Truth, conditions};
+use lorikeet_crds::{Adapter, ConditionType, Reason};
+
+use crate::decide::place::Place;
+use crate::decide::reports::{Reports, is_resident, speaks_of};
+use crate::decide::validate::{Refusal, ValidAdapter};
+use crate::fleet::{Contact, Replica};
+
+/// How many replicas a status lists: those in error first.
+const LISTED: usize = 50;
+
+/// The status of an Adapter that was refused before any replica heard of it.
+#[must_use]
+pub fn refused_status(adapter: &Adapter, refusal: &Refusal, now: Timestamp) -> AdapterStatus {
+    let saying = |condition, truth| Saying {
+        condition,
+        truth,
+        reason: refusal.reason(),
+        message: refusal.to_string(),
+    };
+    let sayings = [
+        saying(ConditionType::Accepted, Truth::False),
+        saying(ConditionType::Resolved, Truth::Unknown),
+        saying(ConditionType::Loaded, Truth::False),
+        saying(ConditionType::Ready, Truth::False),
+        saying(ConditionType::Reconciling, Truth::False),
+        saying(ConditionType::Stalled, Truth::True),
+    ];
+    stamped(adapter, &sayings, now)
+}
+
+/// The status of an Adapter that is being deleted.
+#[must_use]
+pub fn leaving_status(adapter: &Adapter, now: Timestamp) -> AdapterStatus {
+    let message = "Running requests finish, then it is forgotten";
+    let saying =
+        |condition, truth| Saying { condition, truth, reason: Reason::Draining, message: message.to_owned() };
+    let sayings = [
+        saying(ConditionType::Ready, Truth::False),
+        saying(ConditionType::Reconciling, Truth::True),
+        saying(ConditionType::Stalled, Truth::False),
+    ];
+    let before = adapter.status.clone().unwrap_or_default();
+    AdapterStatus {
+        placements: before.placements,
+        replicas: before.replicas,
+        ..stamped(adapter, &sayings, now)
+    }
+}
+
+/// An Adapter that is served, and where it goes.
+#[derive(Clone, Copy)]
+pub struct Served<'a> {
+    /// As it was applied.
+    pub adapter: &'a Adapter,
+    /// As it was validated.
+    pub valid: &'a ValidAdapter,
+    /// Where it is placed.
+    pub place: &'a Place,
+    /// Its Deployment is paused.
+    pub paused: bool,
+}
+
+/// The status of an Adapter that is served.
+#[must_use]
+pub fn served_status(
+    subject: &Served<'_>,
+    replicas: &[Replica],
+    reports: &Reports<'_>,
+    now: Timestamp,
+) -> AdapterStatus {
+    let Served { adapter, valid, place, paused } = *subject;
+    let current: Vec<(usize, &AdapterReport)> = reports.current(valid).collect();
+    let ready = current
+        .iter()
+        .filter(|(index, report)| place.replicas.binary_search(index).is_ok() && is_resident(report))
+        .count() as u32;
+    let count = PlacementCount { desired: place.replicas.len() as u32 + place.without_room, ready };
+    let known = current
+        .iter()
+        .map(|(_, report)| *report)
+        .find(|report| report.digest.is_some() && report.error.is_none());
+    let failure = current.iter().find_map(|(_, report)| report.error.as_ref());
+    let sayings = sayings(valid, place, count, known, failure, paused);
+    let before = adapter.status.clone().unwrap_or_default();
+    AdapterStatus {
+        digest: known.and_then(|report| report.digest.clone()).or_else(|| kept(&before.digest, &current)),
+        revision: known.and_then(|report| report.revision.clone()),
+        rank: known.map(|report| report.rank).filter(|rank| *rank > 0),
+        bytes: known.map(|report| report.bytes).filter(|bytes| *bytes > 0),
+        target_modules: known.map(|report| report.target_modules.clone()).unwrap_or_default(),
+        replicas: count,
+        placements: placements(valid, replicas, reports),
+        ..stamped(adapter, &sayings, now)
+    }
+}
+
+/// While no replica says anything, the digest that was known stays: it is of the content, not of a replica.
+fn kept(before: &Option<String>, current: &[(usize, &AdapterReport)]) -> Option<String> {
+    if current.is_empty() { before.clone() } else { None }
+}
+
+fn stamped(adapter: &Adapter, sayings: &[Saying], now: Timestamp) -> AdapterStatus {
+    let before = adapter.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    AdapterStatus {
+        observed_generation: adapter.metadata.generation,
+        conditions: conditions(before, sayings, adapter.metadata.generation, now),
+        ..AdapterStatus::default()
+    }
+}
+
+fn sayings(
+    valid: &ValidAdapter,
+    place: &Place,
+    count: PlacementCount,
+    known: Option<&AdapterReport>,
+    failure: Option<&Failure>,
+    paused: bool,
+) -> Vec<Saying> {
+    let accepted = Saying {
+        condition: ConditionType::Accepted,
+        truth: Truth::True,
+        reason: Reason::Valid,
+        message: "Valid".to_owned(),
+    };
+    let resolved = resolved_saying(valid, known, failure);
+    let loaded = loaded_saying(place, count);
+    let failed = failure.map(|failure| (reason(failure.code), failure.message.clone()));
+    let lacking =
+        failed.or_else(|| (loaded.truth != Truth::True).then(|| (loaded.reason, loaded.message.clone())));
+    let stalling =
+        failure.map(|failure| failure.code).filter(|code| !is_passing(*code)).map_or(Reason::Paused, reason);
+    let mut all = vec![accepted, resolved, loaded];
+    all.extend(super::status::kstatus(lacking, paused, stalling));
+    all
+}
+
+fn resolved_saying(valid: &ValidAdapter, known: Option<&AdapterReport>, failure: Option<&Failure>) -> Saying {
+    let (truth, reason, message) = match (known, failure) {
+        (Some(report), _) => {
+            let digest = report.digest.as_deref().unwrap_or_default();
+            (Truth::True, Reason::AsDesired, format!("{} is {digest}", valid.source))
+        }
+        (None, Some(failure)) => (Truth::False, reason(failure.code), failure.message.clone()),
+        (None, None) => {
+            (Truth::Unknown, Reason::Loading, format!("no replica has read {} yet", valid.source))
+        }
+    };
+    Saying { condition: ConditionType::Resolved, truth, reason, message }
+}
+
+fn loaded_saying(place: &Place, count: PlacementCount) -> Saying {
+    let (reason, message) = if count.desired == 0 {
+        (Reason::NoReplicas, "the Deployment has no replica that answers".to_owned())
+    } else if place.without_room > 0 {
+        let message = format!(
+            "{} of {} replicas have no room for it in adapters.gpuMemory; raise it, or lower placement.replicas",
+            place.without_room, count.desired
+        );
+        (Reason::InsufficientMemory, message)
+    } else {
+        let message = format!("resident on {} of {} replicas", count.ready, count.desired);
+        (if count.ready == count.desired { Reason::AsDesired } else { Reason::Loading }, message)
+    };
+    let truth = (count.desired > 0 && count.ready == count.desired).into();
+    Saying { condition: ConditionType::Loaded, truth, reason, message }
+}
+
+/// Faults that go away by themselves or by somebody else's work: the replicas try again.
+const fn is_passing(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::SourceUnavailable
+            | ErrorCode::NoRoom
+            | ErrorCode::SourceUnauthorized
+            | ErrorCode::Draining
+            | ErrorCode::Internal
+    )
+}
+
+/// A replica's error code as a condition's reason: one word each way.
+#[must_use]
+pub const fn reason(code: ErrorCode) -> Reason {
+    match code {
+        ErrorCode::SourceUnavailable => Reason::SourceUnavailable,
+        ErrorCode::SourceForbidden => Reason::SourceForbidden,
+        ErrorCode::SourceUnauthorized => Reason::SourceUnauthorized,
+        ErrorCode::DigestMismatch => Reason::DigestMismatch,
+        ErrorCode::TooLarge => Reason::TooLarge,
+        ErrorCode::InvalidConfig => Reason::InvalidConfig,
+        ErrorCode::InvalidWeights => Reason::InvalidWeights,
+        ErrorCode::BaseModelMismatch => Reason::BaseModelMismatch,
+        ErrorCode::UnsupportedFeature => Reason::UnsupportedFeature,
+        ErrorCode::RankExceeded => Reason::RankExceeded,
+        ErrorCode::BudgetExceeded => Reason::BudgetExceeded,
+        ErrorCode::NoRoom => Reason::InsufficientMemory,
+        ErrorCode::NameConflict => Reason::NameConflict,
+        ErrorCode::Draining => Reason::Draining,
+        ErrorCode::StaleVersion
+        | ErrorCode::UnknownAdapter
+        | ErrorCode::InvalidRequest
+        | ErrorCode::Internal
+        | ErrorCode::Unknown => Reason::Internal,
+    }
+}
+
+/// What each replica says, those in error first, then by name.
+fn placements(valid: &ValidAdapter, replicas: &[Replica], reports: &Reports<'_>) -> Vec<ReplicaPlacement> {
+    let mut all: Vec<ReplicaPlacement> = replicas
+        .iter()
+        .enumerate()
+        .filter_map(|(index, replica)| placement(replica, reports.get(index, &valid.served_name), valid))
+        .collect();
+    all.sort_by(|one, other| (one.error.is_none(), &one.pod).cmp(&(other.error.is_none(), &other.pod)));
+    all.truncate(LISTED);
+    all
+}
+
+fn placement(
+    replica: &Replica,
+    report: Option<&AdapterReport>,
+    valid: &ValidAdapter,
+) -> Option<ReplicaPlacement> {
+    let pod = replica.name.clone();
+    if let Contact::Unreachable { error, .. } = &replica.contact {
+        return Some(ReplicaPlacement {
+            pod,
+            tier: None,
+            state: "Unreachable".to_owned(),
+            error: Some(error.clone()),
+        });
+    }
+    let report = report?;
+    let state = match report.state {
+        _ if !speaks_of(report, valid) => "Outdated",
+        AdapterState::Registered => "Registered",
+        AdapterState::Loading => "Loading",
+        AdapterState::Ready => "Ready",
+        AdapterState::Failed => "Failed",
+        AdapterState::Draining => "Draining",
+    };
+    let tier = match report.tier {
+        Tier::Resident => "Resident",
+        Tier::Host => "Host",
+        Tier::Disk => "Disk",
+        Tier::Remote => "Remote",
+    };
+    let error = report.error.as_ref().map(|failure| failure.message.clone());
+    Some(ReplicaPlacement { pod, tier: Some(tier.to_owned()), state: state.to_owned(), error })
+}

@@ -1,0 +1,201 @@
+//! Status of a Deployment: from what its workload and its replicas say. Pure; never from what was asked of them.
+
+use jiff::Timestamp;
+use lorikeet_crds::condition::{Saying, Truth, conditions};
+use lorikeet_crds::deployment::{AdapterCount, DeploymentStatus, ModelStatus};
+use lorikeet_crds::{ConditionType, Deployment, Reason};
+
+use crate::decide::validate::Refusal;
+use crate::fleet::{Contact, Fleet, Replica};
+
+/// How a fleet is doing, counted.
+struct Tally {
+    wanted: i32,
+    exist: i32,
+    ready: i32,
+    loaded: usize,
+    unreachable: Vec<String>,
+}
+
+/// The Deployment's status. `adapters` are those counted from their own statuses.
+#[must_use]
+pub fn deployment_status(
+    fleet: &Fleet,
+    deployment: &Deployment,
+    refused: Option<&Refusal>,
+    adapters: AdapterCount,
+    now: Timestamp,
+) -> DeploymentStatus {
+    let before = deployment.status.clone().unwrap_or_default();
+    let tally = tally(fleet, deployment);
+    let sayings = refused.map_or_else(|| sayings(fleet, deployment, &tally, adapters), refusal_sayings);
+    DeploymentStatus {
+        observed_generation: deployment.metadata.generation,
+        conditions: conditions(&before.conditions, &sayings, deployment.metadata.generation, now),
+        replicas: tally.exist,
+        ready_replicas: tally.ready,
+        selector: Some(format!("lorikeet.dev/deployment={}", fleet.key.name)),
+        model: model(&fleet.replicas),
+        adapters,
+        url: fleet.url.clone(),
+    }
+}
+
+fn tally(fleet: &Fleet, deployment: &Deployment) -> Tally {
+    let reports = fleet.replicas.iter().filter_map(report);
+    Tally {
+        wanted: deployment.spec.replicas.unwrap_or(1),
+        exist: fleet.workload.as_ref().map_or(0, |workload| workload.replicas),
+        ready: fleet.workload.as_ref().map_or(0, |workload| workload.ready),
+        loaded: reports.filter(|report| report.base.ready).count(),
+        unreachable: fleet
+            .replicas
+            .iter()
+            .filter_map(|replica| match &replica.contact {
+                Contact::Unreachable { error, .. } => Some(format!("{}: {error}", replica.name)),
+                Contact::Pending | Contact::Reported(_) => None,
+            })
+            .collect(),
+    }
+}
+
+fn report(replica: &Replica) -> Option<&lorikeet_api::ReportedSet> {
+    match &replica.contact {
+        Contact::Reported(report) => Some(report),
+        Contact::Pending | Contact::Unreachable { .. } => None,
+    }
+}
+
+/// The model that the replicas agree on; nothing while a rollout has two.
+fn model(replicas: &[Replica]) -> Option<ModelStatus> {
+    let mut bases = replicas.iter().filter_map(report).map(|report| &report.base).filter(|base| base.ready);
+    let first = bases.next()?;
+    bases
+        .all(|base| base.digest == first.digest)
+        .then(|| ModelStatus { revision: first.revision.clone(), digest: first.digest.clone() })
+}
+
+fn refusal_sayings(refusal: &Refusal) -> Vec<Saying> {
+    let saying = |condition, truth| Saying {
+        condition,
+        truth,
+        reason: refusal.reason(),
+        message: refusal.to_string(),
+    };
+    vec![
+        saying(ConditionType::Accepted, Truth::False),
+        saying(ConditionType::Ready, Truth::False),
+        saying(ConditionType::Reconciling, Truth::False),
+        saying(ConditionType::Stalled, Truth::True),
+    ]
+}
+
+fn sayings(fleet: &Fleet, deployment: &Deployment, tally: &Tally, adapters: AdapterCount) -> Vec<Saying> {
+    let model = model_saying(tally);
+    let of_adapters = adapters_saying(adapters);
+    let available = available_saying(fleet, tally);
+    let rolled = fleet.workload.as_ref().is_some_and(|workload| {
+        workload.current && workload.updated == tally.wanted && workload.ready == tally.wanted
+    });
+    let replicas = if rolled {
+        None
+    } else {
+        let message = format!("{} of {} replicas are ready", tally.ready, tally.wanted);
+        Some((Reason::ReplicasNotReady, message))
+    };
+    let unscheduled = fleet
+        .workload
+        .as_ref()
+        .and_then(|workload| workload.unschedulable.clone())
+        .map(|message| (Reason::Unschedulable, message));
+    let unreachable =
+        (!tally.unreachable.is_empty()).then(|| (Reason::ReplicaUnreachable, tally.unreachable.join("; ")));
+    let of = |saying: &Saying| (saying.truth != Truth::True).then(|| (saying.reason, saying.message.clone()));
+    let lacking =
+        unscheduled.or(unreachable).or(replicas).or_else(|| of(&model)).or_else(|| of(&of_adapters));
+    let mut all = vec![accepted_saying(fleet), model, of_adapters, available];
+    all.extend(kstatus(lacking, deployment.spec.paused, Reason::Unschedulable));
+    all
+}
+
+fn accepted_saying(fleet: &Fleet) -> Saying {
+    let message = if fleet.capacity.without_gpus {
+        "Valid; the node pool asks for GPUs, this machine has none: running on the CPU".to_owned()
+    } else {
+        "Valid".to_owned()
+    };
+    Saying { condition: ConditionType::Accepted, truth: Truth::True, reason: Reason::Valid, message }
+}
+
+fn model_saying(tally: &Tally) -> Saying {
+    let all = tally.exist > 0 && tally.loaded as i32 >= tally.exist;
+    Saying {
+        condition: ConditionType::ModelLoaded,
+        truth: all.into(),
+        reason: match (all, tally.exist) {
+            (true, _) => Reason::AsDesired,
+            (false, 0) => Reason::NoReplicas,
+            (false, _) => Reason::Loading,
+        },
+        message: format!("{} of {} replicas have loaded the model", tally.loaded, tally.exist),
+    }
+}
+
+fn adapters_saying(adapters: AdapterCount) -> Saying {
+    let all = adapters.ready == adapters.total;
+    let failed = if adapters.failed > 0 { format!(", {} refused", adapters.failed) } else { String::new() };
+    Saying {
+        condition: ConditionType::AdaptersReady,
+        truth: all.into(),
+        reason: if all { Reason::AsDesired } else { Reason::AdaptersNotReady },
+        message: format!("{} of {} adapters are ready{failed}", adapters.ready, adapters.total),
+    }
+}
+
+fn available_saying(fleet: &Fleet, tally: &Tally) -> Saying {
+    let available = tally.ready > 0;
+    let wanted_none = tally.wanted == 0;
+    Saying {
+        condition: ConditionType::Available,
+        truth: available.into(),
+        reason: if available { Reason::AsDesired } else { Reason::NoReplicas },
+        message: match (available, wanted_none) {
+            (true, _) => format!("{} replicas serve {}", tally.ready, fleet.key.name),
+            (false, true) => "spec.replicas is 0".to_owned(),
+            (false, false) => "no replica serves yet".to_owned(),
+        },
+    }
+}
+
+/// Ready, Reconciling and Stalled from what is lacking. `stalling` is the reason that no work of ours will mend.
+pub(super) fn kstatus(lacking: Option<(Reason, String)>, paused: bool, stalling: Reason) -> [Saying; 3] {
+    let saying = |condition, truth: bool, reason, message: &str| Saying {
+        condition,
+        truth: truth.into(),
+        reason,
+        message: message.to_owned(),
+    };
+    let (ready, reconciling, stalled) =
+        (ConditionType::Ready, ConditionType::Reconciling, ConditionType::Stalled);
+    match lacking {
+        _ if paused => {
+            let message = "spec.paused is true: nothing is written until it is false";
+            let is_ready = lacking.is_none();
+            [
+                saying(ready, is_ready, if is_ready { Reason::AsDesired } else { Reason::Paused }, message),
+                saying(reconciling, false, Reason::Paused, message),
+                saying(stalled, true, Reason::Paused, message),
+            ]
+        }
+        None => [
+            saying(ready, true, Reason::AsDesired, "All is as the spec asks"),
+            saying(reconciling, false, Reason::AsDesired, "All is as the spec asks"),
+            saying(stalled, false, Reason::AsDesired, "All is as the spec asks"),
+        ],
+        Some((reason, message)) => [
+            saying(ready, false, reason, &message),
+            saying(reconciling, reason != stalling, reason, &message),
+            saying(stalled, reason == stalling, reason, &message),
+        ],
+    }
+}

@@ -1,0 +1,310 @@
+//! Validate: a fleet's specs become promises, or refusals with a reason. Pure; later steps take only what it returns.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt as _;
+use lorikeet_crds::deployment::{AllowedNamespaces, NamespacesFrom};
+use lorikeet_crds::{Adapter, Deployment, Reason};
+
+use crate::decide::labels;
+use crate::fleet::Fleet;
+
+/// (namespace, name) of an Adapter.
+pub type AdapterKey = (String, String);
+
+/// A fleet whose Deployment holds what its type promises. The default is of a Deployment that does not exist.
+#[derive(Clone, Debug, Default)]
+pub struct ValidFleet {
+    /// The name that requests use for the base model.
+    pub served_name: String,
+    /// Bytes that resident adapters may take on a replica.
+    pub resident_bytes: u64,
+    /// Bytes that adapters may take in host memory.
+    pub host_bytes: u64,
+    /// The greatest rank.
+    pub max_rank: u32,
+    /// How long a drain may take.
+    pub drain_seconds: u32,
+    /// Nothing is to be written.
+    pub paused: bool,
+    /// Adapters that are served, ordered by key. Served names are unique and none is the base model's.
+    pub adapters: Vec<ValidAdapter>,
+    /// Adapters that are not, and why.
+    pub refused: BTreeMap<AdapterKey, Refusal>,
+    /// Adapters that are being deleted, since when.
+    pub leaving: BTreeMap<AdapterKey, Timestamp>,
+}
+
+/// An Adapter that is allowed and has a name of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValidAdapter {
+    /// Whose it is.
+    pub key: AdapterKey,
+    /// The name that requests use.
+    pub served_name: String,
+    /// Where its files are.
+    pub source: String,
+    /// The revision asked for.
+    pub revision: Option<String>,
+    /// The content asked for.
+    pub digest: Option<String>,
+    /// On how many replicas it is kept resident.
+    pub spread: Spread,
+    /// Never evicted there.
+    pub pinned: bool,
+    /// Who goes first.
+    pub priority: i32,
+}
+
+/// On how many replicas an adapter is kept resident.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// Every one.
+    All,
+    /// That many, or all where there are fewer.
+    Count(u32),
+    /// By demand: one, and one more for each that reports waiting requests.
+    Auto,
+}
+
+/// Why a spec is not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The Deployment does not exist.
+    #[error("deploymentRef: no Deployment {namespace}/{name}; apply it, or correct the reference")]
+    DeploymentNotFound {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// The Deployment does not allow the namespace.
+    #[error(
+        "deploymentRef: {deployment} allows Adapters {allowed}, not of namespace {namespace}; see its spec.adapters.allowedNamespaces"
+    )]
+    NamespaceNotAllowed {
+        /// The Deployment.
+        deployment: String,
+        /// What it allows.
+        allowed: String,
+        /// The Adapter's namespace.
+        namespace: String,
+    },
+    /// Somebody older has the name.
+    #[error("servedName: {name:?} is taken by {owner}; choose another")]
+    NameConflict {
+        /// The name.
+        name: String,
+        /// Who has it.
+        owner: String,
+    },
+    /// A value that no rule of the API server could refuse.
+    #[error("{field}: expected {expected}, got {got:?}")]
+    InvalidSpec {
+        /// The field.
+        field: &'static str,
+        /// What it should be.
+        expected: &'static str,
+        /// What it is.
+        got: String,
+    },
+    /// A Secret of another namespace cannot be mounted.
+    #[error(
+        "secretRef: a pod of namespace {pods} cannot mount a Secret of namespace {namespace}; put Adapter and Secret into {pods}"
+    )]
+    SecretElsewhere {
+        /// The Deployment's namespace.
+        pods: String,
+        /// The Adapter's namespace.
+        namespace: String,
+    },
+}
+
+impl Refusal {
+    /// The reason that a condition and a metric name.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::DeploymentNotFound { .. } => Reason::DeploymentNotFound,
+            Self::NamespaceNotAllowed { .. } => Reason::NamespaceNotAllowed,
+            Self::NameConflict { .. } => Reason::NameConflict,
+            Self::InvalidSpec { .. } | Self::SecretElsewhere { .. } => Reason::InvalidSpec,
+        }
+    }
+}
+
+/// Validates `fleet`. `Err` refuses the Deployment itself, and with it every Adapter.
+///
+/// # Errors
+/// The Deployment is missing or has a value that cannot be served.
+pub fn validate(fleet: &Fleet) -> Result<ValidFleet, Refusal> {
+    let deployment = fleet.deployment.as_deref().ok_or_else(|| Refusal::DeploymentNotFound {
+        namespace: fleet.key.namespace.clone(),
+        name: fleet.key.name.clone(),
+    })?;
+    let budget = &deployment.spec.adapters;
+    let mut valid = ValidFleet {
+        served_name: deployment.spec.model.served_name.clone().unwrap_or_else(|| fleet.key.name.clone()),
+        resident_bytes: bytes("adapters.gpuMemory", &budget.gpu_memory)?,
+        host_bytes: bytes("adapters.hostMemory", &budget.host_memory)?,
+        max_rank: budget.max_rank,
+        drain_seconds: deployment.spec.rollout.drain_seconds,
+        paused: deployment.spec.paused,
+        adapters: Vec::new(),
+        refused: BTreeMap::new(),
+        leaving: BTreeMap::new(),
+    };
+    let mut owners = BTreeMap::from([(valid.served_name.clone(), "the base model".to_owned())]);
+    let mut by_age: Vec<&Adapter> = fleet.adapters.iter().map(AsRef::as_ref).collect();
+    by_age.sort_by_key(|adapter| (adapter.metadata.creation_timestamp.clone(), key_of(adapter)));
+    for adapter in by_age {
+        let key = key_of(adapter);
+        if let Some(since) = &adapter.metadata.deletion_timestamp {
+            valid.leaving.insert(key, since.0);
+            continue;
+        }
+        match valid_adapter(fleet, deployment, adapter, &mut owners) {
+            Ok(adapter) => valid.adapters.push(adapter),
+            Err(refusal) => drop(valid.refused.insert(key, refusal)),
+        }
+    }
+    valid.adapters.sort_by(|one, other| one.key.cmp(&other.key));
+    Ok(valid)
+}
+
+/// (namespace, name) of `adapter`.
+#[must_use]
+pub fn key_of(adapter: &Adapter) -> AdapterKey {
+    (adapter.namespace().unwrap_or_default(), adapter.name_any())
+}
+
+fn valid_adapter(
+    fleet: &Fleet,
+    deployment: &Deployment,
+    adapter: &Adapter,
+    owners: &mut BTreeMap<String, String>,
+) -> Result<ValidAdapter, Refusal> {
+    let key = key_of(adapter);
+    allowed(fleet, &deployment.spec.adapters.allowed_namespaces, &key.0)?;
+    if adapter.spec.source.secret_ref.is_some() && key.0 != fleet.key.namespace {
+        return Err(Refusal::SecretElsewhere { pods: fleet.key.namespace.clone(), namespace: key.0 });
+    }
+    let spread = spread(&adapter.spec.placement.replicas)?;
+    let served_name = adapter.spec.served_name.clone().unwrap_or_else(|| key.1.clone());
+    if let Some(owner) = owners.get(&served_name) {
+        return Err(Refusal::NameConflict { name: served_name, owner: owner.clone() });
+    }
+    owners.insert(served_name.clone(), format!("Adapter {}/{}", key.0, key.1));
+    Ok(ValidAdapter {
+        served_name,
+        source: adapter.spec.source.source.clone(),
+        revision: adapter.spec.source.revision.clone(),
+        digest: adapter.spec.source.digest.clone(),
+        spread,
+        pinned: adapter.spec.placement.pinned,
+        priority: adapter.spec.placement.priority,
+        key,
+    })
+}
+
+fn allowed(fleet: &Fleet, rule: &AllowedNamespaces, namespace: &str) -> Result<(), Refusal> {
+    let may = namespace == fleet.key.namespace
+        || match rule.from {
+            NamespacesFrom::Same => false,
+            NamespacesFrom::All => true,
+            NamespacesFrom::Selector => rule.selector.as_ref().is_some_and(|selector| {
+                fleet.namespaces.get(namespace).is_some_and(|set| labels::matches(selector, set))
+            }),
+        };
+    if may {
+        return Ok(());
+    }
+    Err(Refusal::NamespaceNotAllowed {
+        deployment: format!("{}/{}", fleet.key.namespace, fleet.key.name),
+        allowed: match rule.from {
+            NamespacesFrom::Selector => "of namespaces with certain labels".to_owned(),
+            NamespacesFrom::Same | NamespacesFrom::All => format!("of namespace {}", fleet.key.namespace),
+        },
+        namespace: namespace.to_owned(),
+    })
+}
+
+fn spread(replicas: &IntOrString) -> Result<Spread, Refusal> {
+    match replicas {
+        IntOrString::String(text) if text == "All" => Ok(Spread::All),
+        IntOrString::String(text) if text == "Auto" => Ok(Spread::Auto),
+        IntOrString::Int(count) if (1..=1024).contains(count) => Ok(Spread::Count(count.unsigned_abs())),
+        IntOrString::Int(count) => Err(invalid_spread(count.to_string())),
+        IntOrString::String(text) => Err(invalid_spread(text.clone())),
+    }
+}
+
+fn invalid_spread(got: String) -> Refusal {
+    Refusal::InvalidSpec {
+        field: "placement.replicas",
+        expected: "All, Auto or a number from 1 to 1024",
+        got,
+    }
+}
+
+/// The bytes of a quantity such as `8Gi`, `1.5G` or `1e9`.
+fn bytes(field: &'static str, quantity: &Quantity) -> Result<u64, Refusal> {
+    const SUFFIXES: [(&str, u64); 11] = [
+        ("Ki", 1 << 10),
+        ("Mi", 1 << 20),
+        ("Gi", 1 << 30),
+        ("Ti", 1 << 40),
+        ("Pi", 1 << 50),
+        ("k", 1_000),
+        ("M", 1_000_000),
+        ("G", 1_000_000_000),
+        ("T", 1_000_000_000_000),
+        ("P", 1_000_000_000_000_000),
+        ("", 1),
+    ];
+    let invalid =
+        || Refusal::InvalidSpec { field, expected: "a quantity of bytes, as 8Gi", got: quantity.0.clone() };
+    let (number, unit) = SUFFIXES
+        .iter()
+        .find_map(|(suffix, unit)| quantity.0.strip_suffix(suffix).map(|number| (number, *unit)))
+        .ok_or_else(invalid)?;
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(unit).ok_or_else(invalid);
+    }
+    let value = number.parse::<f64>().map_err(|_| invalid())? * unit as f64;
+    // 2^63: far over any memory, and exactly a float.
+    if (0.0..9_223_372_036_854_775_808.0).contains(&value) { Ok(value as u64) } else { Err(invalid()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_bytes() {
+        for (text, expected) in
+            [("8Gi", 8 << 30), ("1.5G", 1_500_000_000), ("1e9", 1_000_000_000), ("12", 12), ("0", 0)]
+        {
+            assert_eq!(bytes("x", &Quantity(text.to_owned())), Ok(expected), "{text}");
+        }
+        for text in ["", "-1", "8GiB", "1e40", "NaN", "lots"] {
+            assert!(bytes("x", &Quantity(text.to_owned())).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_spread_is_all_auto_or_a_count() {
+        assert_eq!(spread(&IntOrString::String("All".to_owned())), Ok(Spread::All));
+        assert_eq!(spread(&IntOrString::Int(3)), Ok(Spread::Count(3)));
+        assert!(spread(&IntOrString::Int(0)).is_err());
+        assert!(
+            spread(&IntOrString::String("Some".to_owned()))
+                .unwrap_err()
+                .to_string()
+                .contains("placement.replicas")
+        );
+    }
+}

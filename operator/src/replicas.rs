@@ -1,0 +1,91 @@
+//! The replicas that answer over HTTP: one actor each, so that one that hangs delays nobody. Shared by both carriers.
+//!
+//! Carries out desired sets and collects reports. Must not decide what a replica should hold.
+
+pub mod actor;
+pub mod change;
+pub mod client;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lorikeet_api::{DesiredAdapter, Version};
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::fleet::{Contact, FleetKey};
+use crate::replicas::actor::Actor;
+use crate::replicas::client::Endpoint;
+
+/// Writes to replicas that may be under way at once, over all fleets.
+const CONCURRENT_WRITES: usize = 32;
+
+/// A replica by fleet and name.
+pub type ReplicaKey = (FleetKey, String);
+
+/// Every replica's actor. Cloneable handles are not needed: one task owns it.
+pub struct Replicas {
+    actors: BTreeMap<ReplicaKey, Actor>,
+    shared: Shared,
+}
+
+/// What all actors share.
+#[derive(Clone)]
+pub struct Shared {
+    versions: Arc<Versions>,
+    writes: Arc<Semaphore>,
+    changed: mpsc::UnboundedSender<FleetKey>,
+}
+
+/// Hands out versions of desired sets: newer each time, and newer than any of an earlier term.
+struct Versions {
+    epoch: u64,
+    sequence: AtomicU64,
+}
+
+impl Versions {
+    fn next(&self) -> Version {
+        Version { epoch: self.epoch, sequence: self.sequence.fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+}
+
+impl Replicas {
+    /// None yet. `epoch` grows with each change of the writer; `changed` hears of every fleet whose reports changed.
+    #[must_use]
+    pub fn new(epoch: u64, changed: mpsc::UnboundedSender<FleetKey>) -> Self {
+        let shared = Shared {
+            versions: Arc::new(Versions { epoch, sequence: AtomicU64::new(0) }),
+            writes: Arc::new(Semaphore::new(CONCURRENT_WRITES)),
+            changed,
+        };
+        Self { actors: BTreeMap::new(), shared }
+    }
+
+    /// The replicas of `fleet` are these, there: new ones get an actor, others lose theirs.
+    pub fn observe(&mut self, fleet: &FleetKey, endpoints: &BTreeMap<String, Endpoint>) {
+        self.actors.retain(|(of, name), actor| {
+            of != fleet || endpoints.get(name).is_some_and(|endpoint| *endpoint == *actor.endpoint())
+        });
+        for (name, endpoint) in endpoints {
+            let key = (fleet.clone(), name.clone());
+            if !self.actors.contains_key(&key) {
+                self.actors.insert(key, Actor::start(fleet.clone(), endpoint.clone(), self.shared.clone()));
+            }
+        }
+    }
+
+    /// What replica `name` says.
+    #[must_use]
+    pub fn contact(&self, fleet: &FleetKey, name: &str) -> Contact {
+        self.actors.get(&(fleet.clone(), name.to_owned())).map_or(Contact::Pending, Actor::contact)
+    }
+
+    /// Asks the replicas of `fleet` to hold `desired`, by replica name. Returns at once; the actors carry it out.
+    pub fn want(&self, fleet: &FleetKey, desired: BTreeMap<String, Vec<DesiredAdapter>>) {
+        for (name, set) in desired {
+            if let Some(actor) = self.actors.get(&(fleet.clone(), name)) {
+                actor.want(set);
+            }
+        }
+    }
+}
