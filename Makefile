@@ -32,7 +32,7 @@ test: ## everything: installs what the tests need, lints, all tests, all suites 
 	LORIKEET_BINARY=$(TARGET)/debug/lorikeet cargo test --workspace --no-fail-fast
 	@echo "make test: all passed"
 
-bench: ## the benchmark table, with the peers llama.cpp and transformers + PEFT beside us (an hour)
+bench: ## the benchmark table, with the peers llama.cpp and transformers + PEFT beside us (40 minutes)
 	tests/setup.sh smollm2 llama.cpp peers
 	cargo build --release --package lorikeet-runtime --package lorikeet-bench
 	.cache/peers/bin/python tests/bench/compare

@@ -5,8 +5,8 @@ use crate::sources::{Source, none, rust};
 /// The bookkeeping of the engine, with the folders beside the files.
 const ENGINE: &[&str] = &["scheduler", "sequence", "blocks", "batch", "prefix", "fairness", "residency"];
 
-/// What decides in the operator, in every controller's folder.
-const OPERATOR: &[&str] = &["validate", "plan", "place", "build"];
+/// What decides in the operator, with the folders beside the files.
+const OPERATOR: &[&str] = &["fleet", "decide", "build", "why"];
 
 /// Whether `file` is `FOLDER/NAME.rs`, or lies in `FOLDER/NAME/`, for one of `names`. Its tests may do as they like.
 fn is_one_of(file: &Source, folder: &str, names: &[&str]) -> bool {

@@ -14,6 +14,7 @@ import time
 
 import cold
 import files
+import memory
 import servers
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../../.."))
@@ -25,7 +26,7 @@ CASES = [(BASE, 1), (BASE, 8), (BASE, 25), (QV, 1), (QV, 25), (MIXED, 1), (MIXED
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one repeat, a third of the requests")
+    parser.add_argument("--quick", action="store_true", help="one repeat, half of the requests")
     parser.add_argument("--models", default="q4_1,bf16")
     parser.add_argument("--peers", default="llama.cpp,peft")
     parser.add_argument("--repeats", type=int, default=3)
@@ -51,6 +52,7 @@ class Comparison:
         self.llama = os.path.join(ROOT, ".cache/llama.cpp/bin/llama-server")
         self.sets = {BASE: [], **files.adapters(self.folder)}
         self.rows = []
+        self.peft_speeds = {}
 
     def model(self, kind):
         """(for Lorikeet, for llama.cpp, for transformers)"""
@@ -62,7 +64,7 @@ class Comparison:
         return original, files.bf16_gguf(SMOLLM2, os.path.join(self.folder, "smollm2-bf16.gguf")), original
 
     def requests(self, users):
-        return users * (1 if self.options.quick else 3) + (4 if users == 1 else 0)
+        return users * (1 if self.options.quick else 2) + (4 if users == 1 else 0)
 
     def ours(self, model, case, users, seed):
         asked = [] if case == IDLE else self.sets[case]
@@ -77,6 +79,12 @@ class Comparison:
             return servers.load(self.bench, server, "llama-cpp", adapters, users, self.requests(users), seed)
 
     def peft(self, model, case, users):
+        """transformers computes in float32 whatever the weights were: it has one figure for all models."""
+        if (case, users) not in self.peft_speeds:
+            self.peft_speeds[case, users] = self.run_peft(model, case, users)
+        return self.peft_speeds[case, users]
+
+    def run_peft(self, model, case, users):
         job = {
             "model": model, "adapters": [(name, peft) for name, peft, _, _ in self.sets[case]], "users": users,
             "threads": self.options.threads, "repeats": self.options.repeats, "seed": 1, "words": WORDS, "dtype": "float32",
@@ -139,20 +147,27 @@ def main():
     comparison = Comparison(options)
     began = time.time()
     results = {"cpu": servers.cpu_name(), "threads": options.threads, "repeats": options.repeats, "cold": {}}
+    results["memory"] = memory.bytes_a_second(options.threads)
     for kind in options.models.split(","):
         models = comparison.model(kind)
         for case, users in CASES:
             comparison.case(kind, models, case, users)
         log, threads = comparison.log, options.threads
-        results["cold"][kind] = cold.measure(comparison.lorikeet, models[0], comparison.sets[MIXED][:8], threads, log)
+        results["cold"][kind] = cold.measure(comparison.lorikeet, models[0], comparison.sets["cold"], threads, log)
     results |= {"rows": comparison.rows, "seconds": time.time() - began}
     with open(options.json, "w") as out:
         json.dump(results, out, indent=1)
     print(f"{results['cpu']}; {options.threads} threads a server, the load generator beside it; prompts of 20-60 words, 64 tokens")
     print("each; medians of " + str(options.repeats) + "\n\n" + table(comparison.rows) + "\n")
+    read = sum(os.path.getsize(os.path.join(peft, "adapter_model.safetensors")) for _, peft, *_ in comparison.sets[MIXED])
+    read_ms = read / results["memory"] * 1e3
+    print(f"Reading the {read / 1e6:.0f} MB of the 25 adapters of {MIXED} takes {read_ms:.1f} ms at {results['memory'] / 1e9:.1f} GB/s.")
     for kind, what in results["cold"].items():
-        print(f"{kind}: a cold adapter adds {what['added_ms']:.1f} ms to the first token (median of {what['count']}); the longest")
-        print(f"  gap of a running stream was {what['gap_ms']:.1f} ms beside loads, {what['quiet_gap_ms']:.1f} ms without")
+        step = {row["case"]: median(row["lorikeet"], "inter_token_ms", "p50") for row in comparison.rows if (row["model"], row["users"]) == (kind, 25)}
+        print(f"{kind}: with 25 users these adapters add {step[MIXED] - step[BASE]:.1f} ms to a step, those of {QV} {step[QV] - step[BASE]:.1f} ms, 200 idle ones")
+        print(f"  {step[IDLE] - step[BASE]:.1f} ms (medians of inter-token time)")
+        print(f"{kind}: a cold adapter of 2 MB adds {what['added_ms']:.1f} ms to the first token (median of {what['count']}); the longest gap of a")
+        print(f"  running stream was {what['gap_ms']:.1f} ms beside such requests, {what['quiet_gap_ms']:.1f} ms beside the same with all loaded")
     print(f"\n{(time.time() - began) / 60:.0f} minutes; all figures in {os.path.relpath(options.json, ROOT)}")
 
 

@@ -85,6 +85,7 @@ def adapters(folder):
         sets["rank 8 on q, v"].append((name, *adapter(folder, name, 8, ["q_proj", "v_proj"], number), 8))
         rank, name = MIXED_RANKS[number % 4], f"mixed{number}"
         sets["ranks 8-64 on all linear"].append((name, *adapter(folder, name, rank, list(MODULES), 100 + number), rank))
+    sets["cold"] = [(f"cold{n}", *adapter(folder, f"cold{n}", 18, ["q_proj", "v_proj"], 500 + n), 18) for n in range(16)]  # 2 MB
     sets["idle"] = []
     for number in range(200):
         name = f"idle{number}"
@@ -129,6 +130,11 @@ def hugging_face(source, folder):
 
     where, name = os.path.split(os.path.realpath(source))
     AutoTokenizer.from_pretrained(where, gguf_file=name).save_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
+    read = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
+    # The weights were widened when they were read, but transformers goes on to call this a quantized model and won't save it.
+    if hasattr(read.config, "quantization_config"):
+        del read.config.quantization_config
+    model = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict())
     model.to(torch.bfloat16).save_pretrained(folder)
     return folder

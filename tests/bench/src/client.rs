@@ -40,12 +40,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// The server of `scenario`. Connections are kept, one a user.
+    /// The server of `scenario`. Connections are kept, one a user, where it keeps its own.
     pub(crate) fn of(scenario: &Scenario) -> Result<Self, reqwest::Error> {
         let builder = reqwest::Client::builder()
             .timeout(scenario.timeout)
             .tcp_nodelay(true)
-            .pool_max_idle_per_host(4096);
+            .pool_max_idle_per_host(scenario.speaks.kept_connections());
         // Without TLS no certificates are looked for: a machine may have none.
         let plain = !scenario.url.starts_with("https://");
         let builder = if plain { builder.tls_certs_only([]) } else { builder };

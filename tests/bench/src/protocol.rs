@@ -30,6 +30,12 @@ impl Speaks {
         }
     }
 
+    /// How many connections wait for their next request. llama.cpp's server closes a connection after its answer without
+    /// saying so, and the next request on it would fail.
+    pub(crate) fn kept_connections(self) -> usize {
+        if matches!(self, Self::LlamaCpp) { 0 } else { 4096 }
+    }
+
     /// The body of a request. `model` is the base model's name, `name` the adapter's or the base model's.
     pub(crate) fn body(self, ask: &Ask, model: &str, name: &str) -> Value {
         let prompt = match &ask.prompt {
