@@ -96,17 +96,22 @@ class Comparison:
             raise SystemExit(f"peft_batch.py ended; see {self.log}")
         return json.loads(ended.stdout)
 
-    def case(self, kind, models, case, users):
-        """Repeats of a case, ours and the peer's in turn."""
-        ours, theirs = [], []
-        for seed in range(1, self.options.repeats + 1):
-            ours.append(self.ours(models[0], case, users, seed))
-            if "llama.cpp" in self.options.peers and case != IDLE:
-                theirs.append(self.llama_cpp(models[1], case, users, seed))
-        peft = self.peft(models[2], case, users) if "peft" in self.options.peers and case != IDLE and users != 8 else []
-        row = {"model": kind, "case": case, "users": users, "lorikeet": ours, "llama.cpp": theirs, "peft": peft}
-        self.rows.append(row)
-        print(" | ".join(cells(row)), file=sys.stderr, flush=True)
+    def model_rows(self, kind):
+        """All cases of one model. The repeats are the outer loop, ours and the peer's in turn in it, so that a slow minute of the
+        machine touches every case and both sides."""
+        models = self.model(kind)
+        rows = [{"model": kind, "case": case, "users": users, "lorikeet": [], "llama.cpp": [], "peft": []} for case, users in CASES]
+        for repeat in range(1, self.options.repeats + 1):
+            for row, (case, users) in zip(rows, CASES):
+                row["lorikeet"].append(self.ours(models[0], case, users, repeat))
+                if "llama.cpp" in self.options.peers and case != IDLE:
+                    row["llama.cpp"].append(self.llama_cpp(models[1], case, users, repeat))
+                print(f"{repeat} of {self.options.repeats}", *cells(row), sep=" | ", file=sys.stderr, flush=True)
+        for row, (case, users) in zip(rows, CASES):
+            if "peft" in self.options.peers and case != IDLE and users != 8:
+                row["peft"] = self.peft(models[2], case, users)
+        self.rows.extend(rows)
+        return models
 
 
 def median(reports, *path):
@@ -149,9 +154,7 @@ def main():
     results = {"cpu": servers.cpu_name(), "threads": options.threads, "repeats": options.repeats, "cold": {}}
     results["memory"] = memory.bytes_a_second(options.threads)
     for kind in options.models.split(","):
-        models = comparison.model(kind)
-        for case, users in CASES:
-            comparison.case(kind, models, case, users)
+        models = comparison.model_rows(kind)
         log, threads = comparison.log, options.threads
         results["cold"][kind] = cold.measure(comparison.lorikeet, models[0], comparison.sets["cold"], threads, log)
     results |= {"rows": comparison.rows, "seconds": time.time() - began}
