@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::size::Size;
+use crate::digest::Digest;
 use crate::source::address::HostRule;
 
 /// Serves one base model and hundreds of its LoRA adapters, mixed in one batch.
@@ -55,6 +56,13 @@ pub struct ServeArgs {
     /// The base model: a directory in Hugging Face's layout, a .gguf file, hf://OWNER/NAME, s3://BUCKET/KEY or https://…
     #[arg(long, env = "LORIKEET_MODEL", value_name = "SRC", help_heading = "Model")]
     pub model: String,
+    /// The revision of a model of the hub: a branch, a tag or a commit.
+    #[arg(long, value_name = "REVISION", help_heading = "Model")]
+    pub model_revision: Option<String>,
+    /// Pins the model's content: sha256: and 64 hex digits, as `lorikeet inspect` and the admin API name it. Any other
+    /// content is refused.
+    #[arg(long, value_name = "DIGEST", help_heading = "Model")]
+    pub model_digest: Option<Digest>,
     /// The name that requests use for the base model. Default: the last part of the source.
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub served_name: Option<String>,
@@ -75,7 +83,12 @@ pub struct ServeArgs {
     /// the rest from being served.
     #[arg(long = "adapters", value_name = "DIR", help_heading = "Adapters")]
     pub adapters_dir: Option<PathBuf>,
-    /// Over the admin API, adapters may be read from paths below this directory, and from no other path. May be given
+    /// Every .json file in this directory names adapters, `{"adapters": [{"name": …, "source": …}]}`: they are served
+    /// until the first desired set comes over the admin API. One that cannot be read is reported and does not keep the
+    /// rest from being served.
+    #[arg(long, value_name = "DIR", help_heading = "Adapters")]
+    pub registry: Option<PathBuf>,
+    /// Over the admin API and in --registry, adapters may be read from paths below this directory, and from no other path. May be given
     /// again.
     #[arg(long = "source-root", value_name = "DIR", help_heading = "Adapters")]
     pub source_roots: Vec<PathBuf>,
@@ -98,7 +111,7 @@ pub struct ServeArgs {
     /// The admin face's bearer token is this file's content.
     #[arg(long, value_name = "FILE", help_heading = "Faces", conflicts_with = "admin_insecure")]
     pub admin_token_file: Option<PathBuf>,
-    /// The admin face's certificate chain (PEM). Needed beyond loopback.
+    /// The admin face's certificate chain (PEM). Needed beyond loopback. Read anew, with its key, when it changes.
     #[arg(long, value_name = "FILE", help_heading = "Faces", requires = "admin_tls_key")]
     pub admin_tls_cert: Option<PathBuf>,
     /// The admin face's private key (PEM).
@@ -158,6 +171,9 @@ pub struct CapacityArgs {
     /// From SIGTERM: how long requests may still take. Those that take longer end with an error.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub drain_seconds: u64,
+    /// Stop, as at SIGTERM, when standard input ends: the process that holds its other end is gone.
+    #[arg(long)]
+    pub until_stdin_closes: bool,
 }
 
 /// What a caller may ask for.

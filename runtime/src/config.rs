@@ -9,13 +9,13 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio_rustls::TlsAcceptor;
-
 use crate::args::{CapacityArgs, KvType, LimitArgs, Quantize, ServeArgs};
+use crate::digest::Digest;
 use crate::http::auth::{KeyFileError, Keys};
 use crate::http::limits::Limits;
-use crate::http::tls::{self, TlsError};
+use crate::http::tls::{Certificate, TlsError};
 use crate::source::config::FetchConfig;
+use crate::source::{InvalidSource, Source};
 
 pub use sources::sources;
 
@@ -39,13 +39,17 @@ pub struct Config {
     pub stuck_after: Duration,
     /// How long requests may still take when it stops.
     pub drain: Duration,
+    /// It stops when standard input ends, too.
+    pub until_stdin_closes: bool,
 }
 
 /// The base model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseConfig {
     /// Where its files are.
-    pub source: String,
+    pub source: Source,
+    /// What their content must be.
+    pub digest: Option<Digest>,
     /// The name that requests use.
     pub name: String,
     /// Quantized while loading.
@@ -63,6 +67,8 @@ pub struct AdapterConfig {
     pub named: Vec<(String, String)>,
     /// A folder of adapters.
     pub directory: Option<PathBuf>,
+    /// A folder of files that name adapters until the first desired set comes.
+    pub registry: Option<PathBuf>,
     /// Greatest rank.
     pub max_rank: u32,
     /// Greatest weights file.
@@ -107,7 +113,7 @@ pub struct AdminFace {
     /// Who may ask.
     pub keys: Keys,
     /// With TLS, or in the clear on loopback.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Certificate>,
 }
 
 /// A command line that cannot be.
@@ -142,6 +148,9 @@ pub enum ConfigError {
     /// A certificate or key.
     #[error("--admin-tls-cert, --admin-tls-key: {0}")]
     Tls(#[from] TlsError),
+    /// A model's source or revision.
+    #[error("--model, --model-revision: {0}")]
+    Model(#[from] InvalidSource),
 }
 
 impl Config {
@@ -167,7 +176,8 @@ impl Config {
         }
         Ok(Self {
             model: BaseConfig {
-                source: args.model,
+                source: Source::parse(&args.model, args.model_revision.as_deref())?,
+                digest: args.model_digest,
                 name: check_name("--served-name", &name)?,
                 quantize: args.quantize,
                 max_length: at_least("--max-model-length", args.max_model_length, 2)?,
@@ -177,6 +187,7 @@ impl Config {
             adapters: AdapterConfig {
                 named,
                 directory: args.adapters_dir,
+                registry: args.registry,
                 max_rank: range("--max-rank", args.max_rank as usize, 1, 65_536).map(|_| args.max_rank)?,
                 max_bytes: args.max_adapter_bytes.0,
                 host_bytes: args.capacity.host_memory.0,
@@ -187,6 +198,7 @@ impl Config {
             limits: limits(&args.limits)?,
             stuck_after: seconds("--stuck-after", args.limits.stuck_after)?,
             drain: Duration::from_secs(args.capacity.drain_seconds),
+            until_stdin_closes: args.capacity.until_stdin_closes,
         })
     }
 }
@@ -246,7 +258,7 @@ fn admin(args: &ServeArgs) -> Result<Option<AdminFace>, ConfigError> {
     let loopback = listen.ip().is_loopback();
     let open = |why| Err(ConfigError::OpenAdmin { listen, why });
     let tls = match (&args.admin_tls_cert, &args.admin_tls_key) {
-        (Some(cert), Some(key)) => Some(tls::acceptor(cert, key)?),
+        (Some(cert), Some(key)) => Some(Certificate::read(cert, key)?),
         _ => None,
     };
     let Some(token) = &args.admin_token_file else {
@@ -394,6 +406,8 @@ mod tests {
             ("--request-timeout 0", "--request-timeout: expected 1 to 31622400, got 0"),
             ("--max-model-length 1", "--max-model-length: expected 2 to 16777216, got 1"),
             ("--api-keys-file /nowhere", "--api-keys-file: /nowhere: No such file"),
+            ("--model-revision v1", "--model-revision: revision: only a source of the hub"),
+            ("--model-digest sha256:12", "expected sha256:<64 lower-case hex digits>, got \"sha256:12\""),
             ("--kv-memory 8apples", "expected a number of bytes such as 8GiB"),
             ("--max-body 1", "--max-body: expected 1024 to 1073741824, got 1"),
         ] {

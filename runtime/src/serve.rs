@@ -2,6 +2,7 @@
 
 mod base;
 mod plan;
+mod registry;
 
 use std::future::pending;
 use std::sync::Arc;
@@ -84,12 +85,12 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         Some(admin) => Some(bind("admin-listen", admin.listen).await?),
         None => None,
     };
-    let signal = shutdown::requested()?;
+    let signal = stop_asked(&config)?;
     tokio::pin!(signal);
     let (app, store) = tokio::select! {
         built = build(&config) => built?,
         name = &mut signal => {
-            tracing::info!(signal = name, "stopped while loading");
+            tracing::info!(reason = name, "stopped while loading");
             return Ok(());
         }
     };
@@ -97,7 +98,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     tracing::info!(address = %config.public.listen, model = app.card.name, adapters = store.names().len(), "serving");
     let engine = app.generator.engine().clone();
     tokio::select! {
-        name = &mut signal => tracing::info!(signal = name, drain = ?config.drain, "draining"),
+        name = &mut signal => tracing::info!(reason = name, drain = ?config.drain, "draining"),
         () = engine.ended() => return Err(ServeError::EngineFailed),
     }
     drain(&config, &app, &store).await;
@@ -110,6 +111,24 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         EngineState::Failed => Err(ServeError::EngineFailed),
         EngineState::Serving | EngineState::Draining | EngineState::Stopped => Ok(()),
     }
+}
+
+/// Resolves when it is to stop, with the reason.
+fn stop_asked(config: &Config) -> std::io::Result<impl Future<Output = &'static str> + use<>> {
+    let signal = shutdown::requested()?;
+    let stdin = config.until_stdin_closes.then(shutdown::stdin_closed).transpose()?;
+    Ok(async move {
+        let parent_gone = async {
+            match stdin {
+                Some(stdin) => stdin.await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            name = signal => name,
+            name = parent_gone => name,
+        }
+    })
 }
 
 async fn bind(face: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, ServeError> {
@@ -133,6 +152,9 @@ async fn build(config: &Config) -> Result<(Arc<App>, AdapterStore), ServeError> 
     store.watch_engine(metrics.engine(), config.capacity.resident_bytes);
     let engine = Engine::start(Box::new(base.model), base.engine, metrics.engine())?;
     register(config, &store)?;
+    if let Some(folder) = &config.adapters.registry {
+        registry::preset(folder, &store);
+    }
     store.set_base_ready(true);
     let card = ModelCard {
         name: config.model.name.clone(),
@@ -207,6 +229,9 @@ fn open(
     let mut faces = vec![tokio::spawn(server::serve(face, stopped.clone()))];
     if let (Some(listener), Some(admin)) = (admin, &config.admin) {
         tokio::spawn(admin.keys.clone().watch());
+        if let Some(certificate) = &admin.tls {
+            tokio::spawn(certificate.clone().watch());
+        }
         let router = admin_router(Arc::clone(app), &admin.keys);
         let face = Face { listener, router, tls: admin.tls.clone(), limits: config.admin_limits() };
         faces.push(tokio::spawn(server::serve(face, stopped)));

@@ -114,7 +114,7 @@ impl Ledger {
             (_, Load::Failed { failure, until, .. }) if until.is_none_or(|until| now < until) => {
                 Err(NotServed::Failed(failure.clone(), *until))
             }
-            (Err(refused), _) => Err(NotServed::Failed(refused.failure.clone(), None)),
+            (Err(refused), _) => Err(NotServed::Failed(refused.clone(), None)),
             (Ok(wanted), _) => Ok(Asked::Cold(Arc::clone(wanted))),
         }
     }
@@ -206,7 +206,7 @@ impl Variant {
     fn of(desire: Desire) -> Self {
         let load = match &desire.wanted {
             Ok(_) => Load::Idle,
-            Err(refused) => Load::Failed { failure: refused.failure.clone(), tries: 1, until: None },
+            Err(refused) => Load::Failed { failure: refused.clone(), tries: 1, until: None },
         };
         Self { desire, facts: None::<Arc<Facts>>, load }
     }

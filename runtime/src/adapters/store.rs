@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use lorikeet_api::{Accepted, AdapterReport, BaseModel, DesiredChange, DesiredSet, ErrorCode, ReportedSet};
+use lorikeet_api::{
+    Accepted, AdapterReport, BaseModel, DesiredAdapter, DesiredChange, DesiredSet, ErrorCode, ReportedSet,
+};
 use tokio::sync::{Notify, watch};
 
 use crate::adapters::failure::LoadFailure;
@@ -226,6 +228,16 @@ impl AdapterStore {
         Ok(())
     }
 
+    /// Desires an adapter before the first desired set, which takes its place.
+    ///
+    /// # Errors
+    /// When the name is taken, or none.
+    pub fn preset(&self, adapter: &DesiredAdapter) -> Result<(), StoreError> {
+        let named = self.shared.with(|state| state.ledger.preset(adapter))?;
+        self.shared.look_at([named]);
+        Ok(())
+    }
+
     /// Takes a desired set over. What it names is brought up in the background.
     ///
     /// # Errors
@@ -274,7 +286,7 @@ impl AdapterStore {
     /// `NameConflict` when the name exists and not `in_place`; why the load failed otherwise.
     pub async fn load(&self, name: &str, source: &str, in_place: bool) -> Result<(), StoreError> {
         let desire = Desire::of_source(source, Trust::Admin, Placement::default());
-        let wanted = desire.wanted.clone().map_err(|refused| refused.failure)?;
+        let wanted = desire.wanted.clone()?;
         self.shared.with(|state| state.ledger.check_load(name, in_place))?;
         loop {
             // A load that began before this call may have read what was there before: only a new one will do.

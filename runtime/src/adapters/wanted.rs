@@ -52,15 +52,10 @@ impl Placement {
 /// is reported under its name and does not keep the rest of a set from being taken.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Desire {
-    pub(crate) wanted: Result<Arc<Wanted>, Refused>,
+    pub(crate) wanted: Result<Arc<Wanted>, LoadFailure>,
+    /// The source as it was written, as far as it may be shown.
+    written: Arc<str>,
     pub(crate) placement: Placement,
-}
-
-/// What was written, and why it cannot be wanted.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Refused {
-    pub(crate) source: String,
-    pub(crate) failure: LoadFailure,
 }
 
 impl Desire {
@@ -74,19 +69,25 @@ impl Desire {
     pub(crate) fn of(desired: &DesiredAdapter, trust: Trust) -> Self {
         let placement =
             Placement { pinned: desired.pinned, resident: desired.resident, priority: desired.priority };
-        let wanted = wanted(desired, trust)
-            .map(Arc::new)
-            .map_err(|failure| Refused { source: desired.source.chars().take(200).collect(), failure });
-        Self { wanted, placement }
+        Self { wanted: wanted(desired, trust).map(Arc::new), written: shown(&desired.source), placement }
     }
 
-    /// The source as reports show it.
+    /// The source as reports show it: as it was written, so that its writer knows it again.
     pub(crate) fn source(&self) -> String {
-        match &self.wanted {
-            Ok(wanted) => wanted.source.to_string(),
-            Err(refused) => refused.source.clone(),
-        }
+        self.written.to_string()
     }
+
+    /// `other` wants the same and may have written it otherwise.
+    pub(crate) fn rewrite(&mut self, other: &Self) {
+        self.placement = other.placement;
+        self.written = Arc::clone(&other.written);
+    }
+}
+
+/// Without a URL's query, which may hold a signature.
+fn shown(source: &str) -> Arc<str> {
+    let shown = if source.contains("://") { source.split('?').next().unwrap_or(source) } else { source };
+    Arc::from(shown.chars().take(2048).collect::<String>())
 }
 
 fn wanted(desired: &DesiredAdapter, trust: Trust) -> Result<Wanted, LoadFailure> {

@@ -17,10 +17,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
 use super::limits::Limits;
+use super::tls::Certificate;
 
 /// The address of the peer, for the log.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +33,7 @@ pub struct Face {
     /// What answers.
     pub router: Router,
     /// With TLS, or in the clear.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Certificate>,
     /// How many connections, how long for a head.
     pub limits: Limits,
 }
@@ -104,7 +104,7 @@ async fn connection(
     let _ = socket.set_nodelay(true);
     match &face.tls {
         None => exchange(&face, socket, peer, stop).await,
-        Some(tls) => match tokio::time::timeout(face.limits.head_time, tls.accept(socket)).await {
+        Some(tls) => match tokio::time::timeout(face.limits.head_time, tls.acceptor().accept(socket)).await {
             Ok(Ok(stream)) => exchange(&face, stream, peer, stop).await,
             Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
             Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),

@@ -1,12 +1,17 @@
-//! TLS for the admin face: a certificate and a key from PEM files, read once, checked before a port is bound.
+//! TLS for the admin face: a certificate and a key from PEM files, checked before a port is bound, and read anew when
+//! they change: whoever rotates them need not restart the replica.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
 use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
+
+/// How often the files' times are looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A certificate or key that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -31,11 +36,73 @@ pub enum TlsError {
     },
 }
 
+/// A certificate and its key, as their files are now. A clone is the same one.
+#[derive(Clone)]
+pub struct Certificate {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    cert: PathBuf,
+    key: PathBuf,
+    now: RwLock<TlsAcceptor>,
+}
+
+/// When two files were written, and how long they are.
+type Stamp = [Option<(SystemTime, u64)>; 2];
+
+impl Certificate {
+    /// The pair in these files.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn read(cert: &Path, key: &Path) -> Result<Self, TlsError> {
+        let now = RwLock::new(acceptor(cert, key)?);
+        Ok(Self { shared: Arc::new(Shared { cert: cert.to_owned(), key: key.to_owned(), now }) })
+    }
+
+    /// What accepts the next connection.
+    #[must_use]
+    pub fn acceptor(&self) -> TlsAcceptor {
+        self.shared.now.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Looks at the files for ever and takes over what changed. A pair that turns bad is reported and the old one stays.
+    pub async fn watch(self) {
+        let mut seen = self.stamp();
+        let mut timer = tokio::time::interval(LOOK);
+        loop {
+            timer.tick().await;
+            seen = self.refresh(seen);
+        }
+    }
+
+    /// Takes the files over where they are not as they were `seen`. Of a pair that is written one file after the other
+    /// the first look may be too early: the second file's time brings another.
+    fn refresh(&self, seen: Stamp) -> Stamp {
+        let stamp = self.stamp();
+        if stamp != seen {
+            match acceptor(&self.shared.cert, &self.shared.key) {
+                Ok(new) => {
+                    *self.shared.now.write().unwrap_or_else(PoisonError::into_inner) = new;
+                    tracing::info!(certificate = ?self.shared.cert, "certificate read anew");
+                }
+                Err(error) => tracing::warn!(%error, "certificate not taken over"),
+            }
+        }
+        stamp
+    }
+
+    fn stamp(&self) -> Stamp {
+        [&self.shared.cert, &self.shared.key].map(|path| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.modified().ok()?, metadata.len()))
+        })
+    }
+}
+
 /// TLS 1.2 and 1.3 with this certificate chain and key.
-///
-/// # Errors
-/// [`TlsError`].
-pub fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
+fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
     let pem = |path: &Path, expected: &'static str, why: String| TlsError::Pem {
         path: path.to_owned(),
         expected,
@@ -83,5 +150,26 @@ mod tests {
         assert!(acceptor(&text, &key).err().unwrap().to_string().contains("a certificate chain"));
         assert!(acceptor(&cert, &text).err().unwrap().to_string().contains("a private key"));
         assert!(acceptor(Path::new("/nowhere"), &key).is_err());
+    }
+
+    #[test]
+    fn a_changed_pair_is_taken_over_and_half_of_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let [cert, key] = ["tls.crt", "tls.key"].map(|name| folder.path().join(name));
+        let pair = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (one, two) = (pair(), pair());
+        std::fs::write(&cert, one.cert.pem()).unwrap();
+        std::fs::write(&key, one.signing_key.serialize_pem()).unwrap();
+        let certificate = Certificate::read(&cert, &key).unwrap();
+        let config = |certificate: &Certificate| Arc::as_ptr(certificate.acceptor().config());
+        let (first, seen) = (config(&certificate), certificate.stamp());
+        assert_eq!(certificate.refresh(seen), seen);
+        assert_eq!(config(&certificate), first, "nothing changed");
+        std::fs::write(&cert, two.cert.pem() + "\n").unwrap();
+        let seen = certificate.refresh(seen);
+        assert_eq!(config(&certificate), first, "the key is still the old one");
+        std::fs::write(&key, two.signing_key.serialize_pem() + "\n").unwrap();
+        certificate.refresh(seen);
+        assert_ne!(config(&certificate), first);
     }
 }

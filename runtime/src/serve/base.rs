@@ -17,7 +17,6 @@ use crate::model::{self, FileLimits, KvChoice, KvOptions, LoadError, LoadOptions
 use crate::progress::Bars;
 use crate::source::error::FetchError;
 use crate::source::fetch::{Fetched, Fetcher};
-use crate::source::{InvalidSource, Source};
 use crate::text::template::Chat;
 use crate::text::{ChatTemplate, Text, TextError};
 
@@ -37,13 +36,13 @@ pub enum BaseError {
     #[error(transparent)]
     Files(#[from] LoadError),
     #[error(transparent)]
-    Source(#[from] InvalidSource),
-    #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error(transparent)]
     Text(#[from] TextError),
     #[error(transparent)]
     Plan(#[from] PlanError),
+    #[error("the content is {got}, but --model-digest pins {expected}")]
+    Digest { expected: Digest, got: Digest },
     #[error("loading panicked: a file is broken in a way that nobody thought of")]
     Panicked,
 }
@@ -55,7 +54,7 @@ pub(super) async fn load(
     fetcher: &Fetcher,
     bars: &Bars,
 ) -> Result<Base, BaseError> {
-    let fetched = fetcher.model(&Source::parse(&base.source, None)?, None).await?;
+    let fetched = fetcher.model(&base.source, None).await?;
     let (base, capacity, bars) = (base.clone(), capacity.clone(), bars.clone());
     let loaded = tokio::task::spawn_blocking(move || from_disk(&fetched, &base, &capacity, &bars)).await;
     loaded.unwrap_or(Err(BaseError::Panicked))
@@ -104,6 +103,10 @@ fn from_disk(
     let dtype = files.encoding();
     let model = files.load(options)?;
     drop(bar);
+    // What was loaded is what was hashed: a file that changed in between is found out too.
+    if let Some(expected) = base.digest.filter(|digest| *digest != model.digest()) {
+        return Err(BaseError::Digest { expected, got: model.digest() });
+    }
     tracing::info!(
         model = base.name,
         architecture = shape.architecture,

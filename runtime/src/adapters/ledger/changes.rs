@@ -29,6 +29,16 @@ impl Ledger {
         Ok(name)
     }
 
+    /// The registry names an adapter: it is desired as if by a set that is older than any.
+    pub(crate) fn preset(&mut self, adapter: &DesiredAdapter) -> Result<Arc<str>, LoadFailure> {
+        self.check_name(&adapter.name)?;
+        if self.names.contains_key(&*adapter.name) {
+            return Err(conflict(format!("name: {:?} is given twice", adapter.name)));
+        }
+        self.check_limit(1)?;
+        Ok(self.desire(adapter))
+    }
+
     /// Whether [`Self::set`] may take `name` from a caller that loads it by hand.
     pub(crate) fn check_load(&self, name: &str, in_place: bool) -> Result<(), LoadFailure> {
         self.check_name(name)?;
@@ -218,14 +228,14 @@ impl Entry {
     /// Whether anything that reports show changed.
     fn turn_to(&mut self, desire: Desire) -> bool {
         if self.serving.desire.wanted == desire.wanted {
-            let same = self.serving.desire.placement == desire.placement && self.next.is_none();
-            self.serving.desire.placement = desire.placement;
+            let same = self.serving.desire == desire && self.next.is_none();
+            self.serving.desire.rewrite(&desire);
             self.next = None;
             return !same;
         }
         if self.next.as_ref().is_some_and(|next| next.desire.wanted == desire.wanted) {
             self.serving.desire.placement = desire.placement;
-            self.next.iter_mut().for_each(|next| next.desire.placement = desire.placement);
+            self.next.iter_mut().for_each(|next| next.desire.rewrite(&desire));
             return true;
         }
         if self.serving.facts.is_none() {

@@ -116,9 +116,11 @@ impl Ledger {
     ) -> AdapterReport {
         let serving = &entry.serving;
         let facts = serving.facts.as_deref();
+        // An error of the newest content is told under its source: its writer looks for it there.
+        let refused = entry.next.as_ref().filter(|next| failure(serving).or(failure(next)).is_some());
         AdapterReport {
             name: name.to_owned(),
-            source: serving.desire.source(),
+            source: refused.unwrap_or(serving).desire.source(),
             state: self.state(entry),
             tier: self.tier(serving, runs),
             digest: facts.map(|facts| facts.generation.digest().to_string()),
@@ -128,8 +130,9 @@ impl Ledger {
             target_modules: facts.map_or_else(Vec::new, |facts| facts.target_modules.to_vec()),
             running: entry.running.held() as u32,
             waiting: entry.waiting.load(Ordering::Relaxed) as u32,
-            error: failure(&entry.serving)
-                .or(entry.next.as_ref().and_then(failure))
+            error: refused
+                .and_then(failure)
+                .or(failure(serving))
                 .map(|failure| Failure { code: failure.code, message: failure.message.clone() }),
         }
     }

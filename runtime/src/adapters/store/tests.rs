@@ -325,3 +325,40 @@ async fn traffic_over_more_adapters_than_fit_ends_where_it_began() {
     }
     assert!(store.report().adapters.is_empty());
 }
+
+#[tokio::test]
+async fn a_preset_adapter_is_served_until_the_first_desired_set() {
+    let script = Arc::<Scripted>::default();
+    script.put("/a", "one", 10);
+    script.put("/b", "two", 10);
+    let store = store(&script, 100);
+    store.register("mine", "/b").unwrap();
+    store.preset(&desired("a", "/a")).unwrap();
+    store.preset(&desired("b", "/b")).unwrap();
+    for (name, code) in [
+        ("a", ErrorCode::NameConflict),
+        ("mine", ErrorCode::NameConflict),
+        ("x y", ErrorCode::InvalidRequest),
+    ] {
+        assert_eq!(store.preset(&desired(name, "/b")).unwrap_err().code, code, "{name}");
+    }
+    assert_eq!(store.pin("a").await.unwrap().generation(), generation("one"));
+    assert_eq!(store.report().version, None);
+    store.apply(set(1, &[desired("b", "/b")])).unwrap();
+    until(&store, "a", |adapter| adapter.is_none()).await;
+    assert_eq!(store.names(), ["b", "mine"]);
+}
+
+#[tokio::test]
+async fn a_refused_change_is_told_under_the_source_that_was_asked_for() {
+    let script = Arc::<Scripted>::default();
+    script.put("/a", "one", 10);
+    let store = store(&script, 100);
+    store.apply(set(1, &[DesiredAdapter { resident: true, ..desired("a", "/a") }])).unwrap();
+    until(&store, "a", is(AdapterState::Ready)).await;
+    store.apply(set(2, &[DesiredAdapter { resident: true, ..desired("a", "/nowhere") }])).unwrap();
+    let refused = |adapter: Option<&AdapterReport>| adapter.is_some_and(|adapter| adapter.error.is_some());
+    let report = until(&store, "a", refused).await;
+    let adapter = &report.adapters[0];
+    assert_eq!((adapter.source.as_str(), adapter.state), ("/nowhere", AdapterState::Ready));
+}
