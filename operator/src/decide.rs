@@ -24,6 +24,7 @@ pub mod events;
 pub mod labels;
 pub mod place;
 pub mod reports;
+pub mod sources;
 pub mod status;
 pub mod validate;
 
@@ -67,12 +68,28 @@ pub fn decide(fleet: &Fleet, now: Timestamp) -> Decision {
     }
 }
 
-fn of_valid(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>, now: Timestamp) -> Decision {
+/// What of `fleet` is valid, and where its adapters go: for those who tell and do not carry out.
+///
+/// # Errors
+/// The Deployment itself is refused.
+pub fn decide_places(fleet: &Fleet) -> Result<(ValidFleet, BTreeMap<AdapterKey, Place>), Refusal> {
+    let valid = validate(fleet)?;
+    let places = places(fleet, &valid, &Reports::of(&fleet.replicas));
+    Ok((valid, places))
+}
+
+/// Where each adapter goes, by index into the fleet's replicas.
+fn places(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>) -> BTreeMap<AdapterKey, Place> {
     let here = placeable(&fleet.replicas);
     let names: Vec<String> = here.iter().map(|index| fleet.replicas[*index].name.clone()).collect();
     let mut places = place(&valid.adapters, &reports.measured(&valid.adapters), &names, valid.resident_bytes);
     // From places among the placeable replicas to places among all of them; both ascend.
     places.values_mut().flat_map(|place| &mut place.replicas).for_each(|index| *index = here[*index]);
+    places
+}
+
+fn of_valid(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>, now: Timestamp) -> Decision {
+    let places = places(fleet, valid, reports);
     let mut decision = Decision { desired: desired_sets(fleet, valid, &places), ..Decision::default() };
     for adapter in &fleet.adapters {
         let key = key_of(adapter);

@@ -31,6 +31,8 @@ pub struct Fleet {
     pub replicas: Vec<Replica>,
     /// What the nodes have free for one more replica.
     pub capacity: Capacity,
+    /// The folder below which its replicas find claims, each by its name.
+    pub claims: String,
     /// Where its requests go.
     pub url: Option<String>,
     /// What runs the replicas; absent until it exists.

@@ -3,6 +3,7 @@
 use lorikeet_crds::Deployment;
 use lorikeet_crds::deployment::Quantization;
 
+use crate::decide::sources::carried;
 use crate::decide::validate::ValidFleet;
 
 /// Where the runtime finds and leaves things; a carrier knows.
@@ -31,7 +32,7 @@ pub struct Places {
 pub fn arguments(deployment: &Deployment, valid: &ValidFleet, places: &Places) -> Vec<String> {
     let spec = &deployment.spec;
     let mut flags = Flags(vec!["serve".to_owned()]);
-    flags.set("model", mounted(&spec.model.source.source, places));
+    flags.set("model", carried(&spec.model.source.source, None, &places.claims));
     flags.set("served-name", &valid.served_name);
     flags.optional("model-revision", spec.model.source.revision.as_ref());
     flags.optional("model-digest", spec.model.source.digest.as_ref());
@@ -58,16 +59,6 @@ pub fn arguments(deployment: &Deployment, valid: &ValidFleet, places: &Places) -
     flags.set("drain-seconds", valid.drain_seconds.to_string());
     flags.set("log-format", "json");
     flags.0
-}
-
-/// A source as the runtime reads it: a claim is a folder that is mounted.
-#[must_use]
-pub fn mounted(source: &str, places: &Places) -> String {
-    match (source.strip_prefix("pvc://"), source.strip_prefix("file://")) {
-        (Some(claim), _) => format!("{}/{claim}", places.claims),
-        (None, Some(path)) => path.to_owned(),
-        (None, None) => source.to_owned(),
-    }
 }
 
 struct Flags(Vec<String>);

@@ -25,6 +25,8 @@ use crate::decide::validate::ValidFleet;
 use crate::fleet::{Capacity, Fleet};
 
 const GPU: &str = "nvidia.com/gpu";
+/// Where pods have claims mounted, each under its name.
+pub const CLAIMS: &str = "/models";
 /// The unprivileged user of the images.
 const USER: i64 = 65_532;
 /// Beyond the drain: time for the process to end.
@@ -67,14 +69,17 @@ pub fn workload(
 
 /// Auto surges only where a new replica finds its GPUs free: else it would wait for those that the old one holds until
 /// the new one is ready, which is never.
-fn strategy(asked: RolloutStrategy, capacity: Capacity, gpus: u32) -> DeploymentStrategy {
-    let room = gpus == 0 || capacity.free_gpus.is_some_and(|free| free >= gpus);
-    let surge = match asked {
+#[must_use]
+pub fn surges(asked: RolloutStrategy, capacity: Capacity, gpus: u32) -> bool {
+    match asked {
         RolloutStrategy::Surge => true,
         RolloutStrategy::Recreate => false,
-        RolloutStrategy::Auto => room,
-    };
-    let (surge, unavailable) = if surge { (1, 0) } else { (0, 1) };
+        RolloutStrategy::Auto => gpus == 0 || capacity.free_gpus.is_some_and(|free| free >= gpus),
+    }
+}
+
+fn strategy(asked: RolloutStrategy, capacity: Capacity, gpus: u32) -> DeploymentStrategy {
+    let (surge, unavailable) = if surges(asked, capacity, gpus) { (1, 0) } else { (0, 1) };
     DeploymentStrategy {
         type_: Some("RollingUpdate".to_owned()),
         rolling_update: Some(RollingUpdateDeployment {
@@ -155,8 +160,8 @@ fn places(deployment: &Deployment) -> Places {
         registry: "/etc/lorikeet/registry".to_owned(),
         cache: "/cache".to_owned(),
         api_keys: deployment.spec.auth.as_ref().map(|_| "/etc/lorikeet/keys/keys".to_owned()),
-        source_roots: vec!["/models".to_owned()],
-        claims: "/models".to_owned(),
+        source_roots: vec![CLAIMS.to_owned()],
+        claims: CLAIMS.to_owned(),
     }
 }
 
@@ -335,7 +340,7 @@ fn mounts(deployment: &Deployment) -> Vec<VolumeMount> {
         mounts.push(mount("credentials", "/etc/lorikeet/credentials".to_owned(), true));
     }
     if let Some(claim) = claim(deployment) {
-        mounts.push(mount("claim", format!("/models/{claim}"), true));
+        mounts.push(mount("claim", format!("{CLAIMS}/{claim}"), true));
     }
     mounts
 }

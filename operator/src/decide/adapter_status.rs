@@ -8,6 +8,7 @@ use lorikeet_crds::{Adapter, ConditionType, Reason};
 
 use crate::decide::place::Place;
 use crate::decide::reports::{Reports, is_resident, speaks_of};
+use crate::decide::sources::shown;
 use crate::decide::validate::{Refusal, ValidAdapter};
 use crate::fleet::{Contact, Replica};
 
@@ -144,11 +145,11 @@ fn resolved_saying(valid: &ValidAdapter, known: Option<&AdapterReport>, failure:
     let (truth, reason, message) = match (known, failure) {
         (Some(report), _) => {
             let digest = report.digest.as_deref().unwrap_or_default();
-            (Truth::True, Reason::AsDesired, format!("{} is {digest}", valid.source))
+            (Truth::True, Reason::AsDesired, format!("{} is {digest}", shown(&valid.source)))
         }
         (None, Some(failure)) => (Truth::False, reason(failure.code), failure.message.clone()),
         (None, None) => {
-            (Truth::Unknown, Reason::Loading, format!("no replica has read {} yet", valid.source))
+            (Truth::Unknown, Reason::Loading, format!("no replica has read {} yet", shown(&valid.source)))
         }
     };
     Saying { condition: ConditionType::Resolved, truth, reason, message }

@@ -24,7 +24,7 @@ pub fn desired(
             DesiredAdapter {
                 name: adapter.served_name.clone(),
                 source: adapter.source.clone(),
-                revision: adapter.revision.clone(),
+                revision: None,
                 digest: adapter.digest.clone(),
                 resident: placed,
                 pinned: placed && adapter.pinned,

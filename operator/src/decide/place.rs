@@ -103,7 +103,6 @@ mod tests {
             key: ("default".to_owned(), name.to_owned()),
             served_name: name.to_owned(),
             source: format!("hf://acme/{name}"),
-            revision: None,
             digest: None,
             spread,
             pinned: false,

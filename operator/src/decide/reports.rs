@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use lorikeet_api::{AdapterReport, AdapterState, Tier};
 
 use crate::decide::place::Measured;
+use crate::decide::sources::shown;
 use crate::decide::validate::{AdapterKey, ValidAdapter};
 use crate::fleet::{Contact, Replica};
 
@@ -78,7 +79,7 @@ pub fn speaks_of(report: &AdapterReport, adapter: &ValidAdapter) -> bool {
             || report.state == AdapterState::Failed
             || report.error.is_some()
     });
-    report.source == adapter.source && pinned
+    report.source == shown(&adapter.source) && pinned
 }
 
 /// Whether the replica serves it from the device without a load.

@@ -10,6 +10,7 @@ use lorikeet_crds::deployment::{AllowedNamespaces, NamespacesFrom};
 use lorikeet_crds::{Adapter, Deployment, Reason};
 
 use crate::decide::labels;
+use crate::decide::sources::carried;
 use crate::fleet::Fleet;
 
 /// (namespace, name) of an Adapter.
@@ -45,10 +46,8 @@ pub struct ValidAdapter {
     pub key: AdapterKey,
     /// The name that requests use.
     pub served_name: String,
-    /// Where its files are.
+    /// Where its files are, as replicas read it, with the revision asked for.
     pub source: String,
-    /// The revision asked for.
-    pub revision: Option<String>,
     /// The content asked for.
     pub digest: Option<String>,
     /// On how many replicas it is kept resident.
@@ -198,11 +197,11 @@ fn valid_adapter(
         return Err(Refusal::NameConflict { name: served_name, owner: owner.clone() });
     }
     owners.insert(served_name.clone(), format!("Adapter {}/{}", key.0, key.1));
+    let source = &adapter.spec.source;
     Ok(ValidAdapter {
         served_name,
-        source: adapter.spec.source.source.clone(),
-        revision: adapter.spec.source.revision.clone(),
-        digest: adapter.spec.source.digest.clone(),
+        source: carried(&source.source, source.revision.as_deref(), &fleet.claims),
+        digest: source.digest.clone(),
         spread,
         pinned: adapter.spec.placement.pinned,
         priority: adapter.spec.placement.priority,
