@@ -4,7 +4,10 @@
 //! [`decide::decide`], a pure function of a fleet: no client, no clock, no async. Who observes and who writes comes in
 //! two forms that share it: a cluster and one machine. Must not load a model or know how a replica computes.
 
+pub mod args;
 pub mod build;
+pub mod cluster;
 pub mod decide;
 pub mod fleet;
 pub mod replicas;
+pub mod telemetry;

@@ -1,0 +1,134 @@
+//! The command line as typed. Its comments are the manual. The only file that reads the environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runs LLM Deployments and their LoRA Adapters.
+#[derive(Debug, Parser)]
+#[command(name = "lorikeet-operator", version, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch a cluster's Deployments and Adapters of lorikeet.dev, and make true what they ask for.
+    Run(Box<RunArgs>),
+}
+
+/// How to log.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// off, error, warn, info, debug, trace, or tracing's directives by module.
+    #[arg(long, env = "LORIKEET_LOG", value_name = "LEVEL", default_value = "info", help_heading = "Log")]
+    pub log_level: String,
+    /// As lines for people or for programs.
+    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Log")]
+    pub log_format: LogFormat,
+}
+
+/// The shape of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Which cluster, as whom, within which bounds.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The cluster to reach. Default: the pod's own service account, or ~/.kube/config.
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE", help_heading = "Cluster")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The operator's own namespace: its Lease is there, and pods from there may reach the replicas' admin faces.
+    /// Default: the kubeconfig's namespace.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NS", help_heading = "Cluster")]
+    pub namespace: Option<String>,
+    /// Watch this namespace alone, for which a Role is enough. Default: all, which needs a ClusterRole.
+    #[arg(long, value_name = "NS", help_heading = "Cluster")]
+    pub watch_namespace: Option<String>,
+    /// The runtime's image where a Deployment names none.
+    #[arg(
+        long,
+        env = "LORIKEET_RUNTIME_IMAGE",
+        value_name = "IMAGE",
+        default_value = concat!("ghcr.io/lorikeet-dev/lorikeet:", env!("CARGO_PKG_VERSION")),
+        help_heading = "Cluster"
+    )]
+    pub runtime_image: String,
+    /// Where /healthz, /readyz and /metrics are served.
+    #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:8082", help_heading = "Cluster")]
+    pub listen: SocketAddr,
+
+    /// Who holds the Lease. A process that finds the Lease held by its own name takes it over at once.
+    /// Default: the host's name, which is the pod's.
+    #[arg(long, env = "POD_NAME", value_name = "NAME", help_heading = "Leader")]
+    pub identity: Option<String>,
+    /// The Lease that makes one process of several the leader.
+    #[arg(long, value_name = "NAME", default_value = "lorikeet-operator", help_heading = "Leader")]
+    pub lease_name: String,
+    /// After so long without a renewal another process may take over. The leader renews it each fifth of this time and
+    /// ends itself after two thirds without a renewal.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(2..=300),
+        help_heading = "Leader")]
+    pub lease_seconds: u32,
+
+    /// Fleets (a Deployment with its Adapters) that are worked on at once.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256),
+        help_heading = "Limits")]
+    pub concurrency: u16,
+    /// Writes to the API server that one fleet may have under way at once.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256),
+        help_heading = "Limits")]
+    pub concurrent_writes: u16,
+    /// Every fleet is looked at again after this time, even if nothing was heard of it. Nothing is written when nothing
+    /// differs.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(5..=86_400),
+        help_heading = "Limits")]
+    pub resync_seconds: u32,
+    /// The admin Secrets are read again by name after this time: they are never listed nor watched.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600),
+        help_heading = "Limits")]
+    pub secret_seconds: u32,
+    /// The first pause after an error of a fleet; doubled each time.
+    #[arg(long, value_name = "MS", default_value_t = 200, value_parser = clap::value_parser!(u32).range(10..=60_000),
+        help_heading = "Limits")]
+    pub backoff_ms: u32,
+    /// The longest pause after an error of a fleet.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600),
+        help_heading = "Limits")]
+    pub max_backoff_seconds: u32,
+    /// How long the API server may take to begin an answer.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=300),
+        help_heading = "Limits")]
+    pub api_seconds: u32,
+    /// The registry beside the pods is written at most once in this time while Adapters change.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=300),
+        help_heading = "Limits")]
+    pub registry_seconds: u32,
+    /// How long the certificates of the admin faces are valid. They are renewed, and the replicas replaced one by one,
+    /// when a third of it is left.
+    #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(3..=3650),
+        help_heading = "Limits")]
+    pub certificate_days: u32,
+
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+impl RunArgs {
+    /// The name of this host, for want of an `--identity`.
+    #[must_use]
+    pub fn host_name() -> Option<String> {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+        Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+    }
+}

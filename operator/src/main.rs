@@ -1,0 +1,25 @@
+//! The `lorikeet-operator` command: arguments -> configuration -> observe, decide, write -> drain.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use lorikeet_operator::args::{Cli, Command};
+use lorikeet_operator::{cluster, telemetry};
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => telemetry::start(&args.log).map_err(|error| error.to_string()).and_then(|()| {
+            let config = cluster::config::Config::try_from(*args).map_err(|error| error.to_string())?;
+            cluster::run(config).map_err(|error| error.to_string())
+        }),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The log may not be there yet.
+            use std::io::Write as _;
+            let _ = writeln!(std::io::stderr(), "lorikeet-operator: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
