@@ -102,7 +102,7 @@ pub struct RunArgs {
         help_heading = "Limits")]
     pub backoff_ms: u32,
     /// The longest pause after an error of a fleet.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600),
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600),
         help_heading = "Limits")]
     pub max_backoff_seconds: u32,
     /// How long the API server may take to begin an answer.

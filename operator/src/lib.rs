@@ -7,7 +7,10 @@
 pub mod args;
 pub mod build;
 pub mod cluster;
+pub mod credentials;
 pub mod decide;
 pub mod fleet;
+pub mod http;
+pub mod metrics;
 pub mod replicas;
 pub mod telemetry;

@@ -26,8 +26,8 @@ pub struct Actor {
     _tasks: [AbortOnDropHandle<()>; 2],
 }
 
-/// What the replica holds as far as versions tell: the process and the version that it reported or accepted.
-type Held = Option<(String, Option<Version>)>;
+/// The newest report.
+type Held = Option<Arc<ReportedSet>>;
 
 impl Actor {
     /// Starts to follow the replica at `endpoint`.
@@ -100,9 +100,8 @@ impl Poll {
                     let report = Arc::new(report);
                     let changed = last.as_ref().is_none_or(|last| **last != *report) || !self.is_reported();
                     last = Some(Arc::clone(&report));
-                    let held = Some((report.instance.clone(), report.version));
-                    self.held.send_if_modified(|now| std::mem::replace(now, held.clone()) != held);
                     if changed {
+                        self.held.send_replace(Some(Arc::clone(&report)));
                         self.say(Contact::Reported(report));
                     }
                 }
@@ -158,6 +157,26 @@ fn merged(last: &ReportedSet, mut answer: ReportedSet) -> ReportedSet {
     ReportedSet { adapters, complete: true, ..answer }
 }
 
+/// The last set that the replica accepted, and the process that did.
+struct Sent {
+    instance: String,
+    version: Version,
+    set: Arc<Vec<DesiredAdapter>>,
+}
+
+impl Sent {
+    /// Whether the process that reports has it, or will say so in its next report.
+    fn is_known_to(&self, report: &ReportedSet) -> bool {
+        self.instance == report.instance && Some(self.version) >= report.version
+    }
+
+    /// Whether the replica has exactly this set by its version and yet lacks some of it: somebody took it away by hand.
+    fn is_lost_by(&self, report: &ReportedSet) -> bool {
+        let has = |name: &str| report.adapters.binary_search_by(|one| one.name.as_str().cmp(name)).is_ok();
+        report.version == Some(self.version) && !self.set.iter().all(|one| has(&one.name))
+    }
+}
+
 /// Brings the desired set to what is wanted.
 struct Push {
     endpoint: Endpoint,
@@ -169,20 +188,31 @@ struct Push {
 impl Push {
     async fn run(mut self) {
         let Ok(client) = Client::new(&self.endpoint) else { return };
-        // The last set that the replica accepted, and the process that did.
-        let mut sent: Option<(String, Version, Arc<Vec<DesiredAdapter>>)> = None;
+        let mut sent: Option<Sent> = None;
         let mut pause = FIRST_PAUSE;
         loop {
             let wanted = self.wants.borrow_and_update().clone();
             let held = self.holds.borrow_and_update().clone();
-            if let (Some(wanted), Some((instance, version))) = (wanted, held) {
-                let known = sent.as_ref().filter(|(to, at, _)| *to == instance && Some(*at) >= version);
-                if known.is_none_or(|(_, _, set)| *set != wanted) {
-                    match self.write(&client, known.map(|(_, at, set)| (*at, set.as_slice())), &wanted).await
-                    {
-                        Ok((to, at)) => {
-                            pause = FIRST_PAUSE;
-                            sent = Some((to, at, wanted));
+            if let (Some(wanted), Some(report)) = (wanted, held) {
+                let known = sent.as_ref().filter(|sent| sent.is_known_to(&report));
+                let is_lost = known.is_some_and(|sent| sent.is_lost_by(&report));
+                if is_lost {
+                    // It may be on its way back; and a replica that always forgets must not be asked all the time.
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    if self.holds.has_changed().unwrap_or(false) {
+                        continue;
+                    }
+                }
+                let known = known.filter(|_| !is_lost);
+                if known.is_none_or(|sent| sent.set != wanted) {
+                    let base = known.map(|sent| (sent.version, sent.set.as_slice()));
+                    match self.write(&client, base, &wanted).await {
+                        Ok((instance, version)) => {
+                            if !is_lost {
+                                pause = FIRST_PAUSE;
+                            }
+                            sent = Some(Sent { instance, version, set: wanted });
                         }
                         Err(error) => {
                             tracing::debug!(replica = %self.endpoint.address, %error, "desired set not accepted");

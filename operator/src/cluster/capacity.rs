@@ -1,0 +1,162 @@
+//! Free GPUs of a Deployment's nodes, for the order of a rollout. Asked only when a rollout begins or goes on; while nothing
+//! rolls, the answer that the last rollout got stands in the workload's own strategy, and nothing is written again.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Node, NodeSelectorTerm, Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::Value;
+
+const GPU: &str = "nvidia.com/gpu";
+const PAGE: u32 = 500;
+
+/// The answer that `workload` was written with: whether it surges.
+#[must_use]
+pub fn standing(workload: Option<&Value>, gpus: u32) -> Option<u32> {
+    let surge = workload?.pointer("/spec/strategy/rollingUpdate/maxSurge")?.as_i64()?;
+    Some(if surge > 0 { gpus } else { 0 })
+}
+
+/// Whether `workload` is in the middle of a rollout.
+#[must_use]
+pub fn is_rolling(workload: &Value) -> bool {
+    let number = |pointer: &str| workload.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    number("/status/observedGeneration") < number("/metadata/generation")
+        || number("/status/updatedReplicas") < number("/status/replicas")
+        || number("/status/updatedReplicas") < number("/spec/replicas")
+}
+
+/// GPUs that nodes fit for `pod` have and no pod has asked for; nothing where nodes or pods may not be read.
+pub async fn free_gpus(client: &Client, pod: &PodSpec) -> Option<u32> {
+    let nodes: Vec<Node> = all(&Api::all(client.clone()), ListParams::default()).await?;
+    let mut free: BTreeMap<String, u32> = nodes
+        .iter()
+        .filter(|node| fits(pod, node))
+        .map(|node| (node.name_any(), allocatable(node)))
+        .collect();
+    free.retain(|_, gpus| *gpus > 0);
+    if free.is_empty() {
+        return Some(0);
+    }
+    let running = ListParams::default().fields("status.phase!=Succeeded,status.phase!=Failed");
+    for pod in all::<Pod>(&Api::all(client.clone()), running).await? {
+        let Some(spec) = pod.spec else { continue };
+        if let Some(gpus) = spec.node_name.as_ref().and_then(|node| free.get_mut(node)) {
+            *gpus = gpus.saturating_sub(asked(&spec));
+        }
+    }
+    Some(free.values().sum())
+}
+
+async fn all<K>(api: &Api<K>, mut params: ListParams) -> Option<Vec<K>>
+where
+    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    params.limit = Some(PAGE);
+    let mut found = Vec::new();
+    loop {
+        let page = api.list(&params).await.inspect_err(|error| {
+            tracing::debug!(%error, "free GPUs are not known");
+        });
+        let page = page.ok()?;
+        params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+        found.extend(page.items);
+        if params.continue_token.is_none() {
+            return Some(found);
+        }
+    }
+}
+
+fn whole(quantity: Option<&Quantity>) -> u32 {
+    quantity.and_then(|quantity| quantity.0.parse().ok()).unwrap_or(0)
+}
+
+fn allocatable(node: &Node) -> u32 {
+    whole(node.status.as_ref().and_then(|status| status.allocatable.as_ref()).and_then(|all| all.get(GPU)))
+}
+
+fn asked(pod: &PodSpec) -> u32 {
+    let of = |container: &k8s_openapi::api::core::v1::Container| {
+        let requests = container.resources.as_ref().and_then(|resources| {
+            resources
+                .requests
+                .as_ref()
+                .and_then(|all| all.get(GPU))
+                .or_else(|| resources.limits.as_ref().and_then(|all| all.get(GPU)))
+        });
+        whole(requests)
+    };
+    pod.containers.iter().map(of).sum()
+}
+
+/// Whether the scheduler may put `pod` on `node`, as far as labels and cordons tell.
+fn fits(pod: &PodSpec, node: &Node) -> bool {
+    let labels = node.labels();
+    let selected =
+        pod.node_selector.iter().flatten().all(|(key, value)| labels.get(key).is_some_and(|is| is == value));
+    let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
+    let affinity = pod.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+    let terms =
+        affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+    selected
+        && !cordoned
+        && terms.is_none_or(|terms| terms.node_selector_terms.iter().any(|term| meets(term, labels)))
+}
+
+/// Only the operator that our own affinity uses.
+fn meets(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>) -> bool {
+    term.match_expressions.iter().flatten().all(|expression| {
+        expression.operator == "In"
+            && labels
+                .get(&expression.key)
+                .is_some_and(|is| expression.values.iter().flatten().any(|one| one == is))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(labels: Value, cordoned: bool) -> Node {
+        let node = json!({"metadata": {"name": "n", "labels": labels}, "spec": {"unschedulable": cordoned}, "status": {"allocatable": {GPU: "8"}}});
+        serde_json::from_value(node).unwrap()
+    }
+
+    #[test]
+    fn a_node_fits_by_any_of_the_labels_that_name_the_accelerator() {
+        let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "cloud", "operator": "In", "values": ["a100"]}]},
+            {"matchExpressions": [{"key": "product", "operator": "In", "values": ["A100-80GB", "A100-PCIe"]}]}
+        ]}}});
+        let pod: PodSpec = serde_json::from_value(json!({"containers": [], "affinity": affinity})).unwrap();
+        assert!(fits(&pod, &node(json!({"product": "A100-PCIe"}), false)));
+        assert!(!fits(&pod, &node(json!({"product": "A100-PCIe"}), true)));
+        assert!(!fits(&pod, &node(json!({"product": "T4"}), false)));
+        assert_eq!(allocatable(&node(json!({}), false)), 8);
+    }
+
+    #[test]
+    fn what_a_pod_asks_for_counts_once() {
+        let pod = json!({"containers": [
+            {"name": "a", "resources": {"limits": {GPU: "2"}, "requests": {GPU: "2"}}}, {"name": "b", "resources": {"limits": {GPU: "1"}}}, {"name": "c"}
+        ]});
+        assert_eq!(asked(&serde_json::from_value(pod).unwrap()), 3);
+    }
+
+    #[test]
+    fn at_rest_the_last_answer_stands() {
+        let workload = |surge: i64, updated: i64| {
+            json!({"metadata": {"generation": 2}, "spec": {"replicas": 2, "strategy": {"rollingUpdate": {"maxSurge": surge}}},
+                "status": {"observedGeneration": 2, "replicas": 2, "updatedReplicas": updated}})
+        };
+        assert_eq!(standing(Some(&workload(1, 2)), 1), Some(1));
+        assert_eq!(standing(Some(&workload(0, 2)), 1), Some(0));
+        assert_eq!(standing(None, 1), None);
+        assert!(is_rolling(&workload(0, 1)));
+        assert!(!is_rolling(&workload(0, 2)));
+    }
+}

@@ -1,0 +1,134 @@
+//! The client of the API server: from a kubeconfig or the pod's own account, each call bounded in time and counted.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::{Method, Request, Response};
+use kube::client::ClientBuilder;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tower::{BoxError, Layer, Service};
+
+use crate::metrics::Metrics;
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The kubeconfig cannot be used.
+    #[error("--kubeconfig: {0}")]
+    Kubeconfig(#[from] kube::config::KubeconfigError),
+    /// Neither a kubeconfig nor a pod's account.
+    #[error("no cluster is named by --kubeconfig, ~/.kube/config or a pod's account: {0}")]
+    Nowhere(#[from] kube::config::InferConfigError),
+    /// Certificates or credentials cannot be used.
+    #[error("the cluster's credentials: {0}")]
+    Credentials(#[from] kube::Error),
+}
+
+/// A client of the cluster that `kubeconfig` names. Its default namespace is the kubeconfig's or the pod's.
+///
+/// # Errors
+/// [`ClientError`].
+pub async fn connect(
+    kubeconfig: Option<PathBuf>,
+    limit: Duration,
+    metrics: &Metrics,
+) -> Result<Client, ClientError> {
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let options = KubeConfigOptions::default();
+            Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?
+        }
+        None => Config::infer().await?,
+    };
+    config.connect_timeout = Some(limit);
+    // A retry below us would hide the calls that are made, and our own pauses are longer each time.
+    config.default_retry = false;
+    let counted = Counted { limit, metrics: metrics.clone() };
+    Ok(ClientBuilder::try_from(config)?.with_layer(&counted).build())
+}
+
+/// Bounds and counts calls.
+#[derive(Clone)]
+struct Counted {
+    limit: Duration,
+    metrics: Metrics,
+}
+
+impl<S> Layer<S> for Counted {
+    type Service = CountedService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        CountedService { inner, counted: self.clone() }
+    }
+}
+
+struct CountedService<S> {
+    inner: S,
+    counted: Counted,
+}
+
+impl<S, B, R> Service<Request<B>> for CountedService<S>
+where
+    S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<R>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<R>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let verb = verb(request.method(), request.uri().query());
+        let Counted { limit, metrics } = self.counted.clone();
+        let started = Instant::now();
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = match tokio::time::timeout(limit, answer).await {
+                Ok(answer) => answer,
+                Err(late) => Err(late.into()),
+            };
+            let code = match &answer {
+                Ok(answer) => answer.status().as_u16().to_string(),
+                Err(error) if error.is::<tokio::time::error::Elapsed>() => "timeout".to_owned(),
+                Err(_) => "error".to_owned(),
+            };
+            metrics.api_calls.with_label_values(&[verb, &code]).inc();
+            metrics.api_seconds.with_label_values(&[verb]).observe(started.elapsed().as_secs_f64());
+            answer
+        })
+    }
+}
+
+/// As RBAC names it, as far as method and query tell.
+fn verb(method: &Method, query: Option<&str>) -> &'static str {
+    let asks = |name: &str| query.is_some_and(|query| query.split('&').any(|part| part.starts_with(name)));
+    match *method {
+        Method::GET if asks("watch=") => "watch",
+        Method::GET if asks("limit=") => "list",
+        Method::GET => "get",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_counted_by_what_they_do() {
+        assert_eq!(verb(&Method::GET, Some("&labelSelector=a&watch=true")), "watch");
+        assert_eq!(verb(&Method::GET, Some("limit=500&continue=x")), "list");
+        assert_eq!(verb(&Method::GET, None), "get");
+        assert_eq!(verb(&Method::PATCH, Some("force=true")), "patch");
+    }
+}

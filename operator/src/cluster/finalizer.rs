@@ -1,0 +1,134 @@
+//! The finalizer of Adapters: on before any replica hears of one, off when the decision says that nothing holds its deletion.
+//! It lets running requests finish; it cannot keep an object for ever, as every deletion is released by time at the latest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
+use lorikeet_api::DesiredAdapter;
+use lorikeet_crds::{Adapter, ConditionType};
+use serde_json::{Value, json};
+
+use crate::cluster::failure::{Failure, is_gone};
+use crate::decide::Decision;
+use crate::decide::events::is_true;
+use crate::decide::validate::{AdapterKey, key_of};
+
+/// The finalizer's name.
+pub const FINALIZER: &str = "lorikeet.dev/drain";
+/// Finalizers that one look at a fleet writes: the next look goes on.
+const AT_ONCE: usize = 256;
+
+/// Whether `adapter` bears the finalizer.
+#[must_use]
+pub fn has(adapter: &Adapter) -> bool {
+    adapter.finalizers().iter().any(|one| one == FINALIZER)
+}
+
+/// Accepted Adapters without the finalizer: no replica may hear of them yet.
+#[must_use]
+pub fn lacking<'a>(adapters: &'a [Arc<Adapter>], decision: &Decision) -> Vec<&'a Arc<Adapter>> {
+    let accepted = |adapter: &Adapter| {
+        let status = decision.adapters.get(&key_of(adapter));
+        status.is_some_and(|status| is_true(&status.conditions, ConditionType::Accepted))
+    };
+    let lacks = |adapter: &&Arc<Adapter>| {
+        !has(adapter) && adapter.metadata.deletion_timestamp.is_none() && accepted(adapter)
+    };
+    adapters.iter().filter(lacks).collect()
+}
+
+/// Takes out of the desired sets what must not be heard of yet.
+pub fn withhold(desired: &mut BTreeMap<String, Vec<DesiredAdapter>>, lacking: &[&Arc<Adapter>]) {
+    if lacking.is_empty() {
+        return;
+    }
+    let name =
+        |adapter: &Arc<Adapter>| adapter.spec.served_name.clone().unwrap_or_else(|| adapter.name_any());
+    let names: BTreeSet<String> = lacking.iter().map(|adapter| name(adapter)).collect();
+    desired.values_mut().for_each(|set| set.retain(|one| !names.contains(&one.name)));
+}
+
+/// What became of the writes.
+#[derive(Default)]
+pub struct Written {
+    /// Adapters that bear the finalizer now.
+    pub held: BTreeSet<AdapterKey>,
+    /// What failed.
+    pub failures: Vec<Failure>,
+}
+
+/// Adds the finalizer to those that lack it and takes it from those that are released; some now, the rest at the next look.
+pub async fn write(
+    client: &Client,
+    lacking: &[&Arc<Adapter>],
+    released: &[&Arc<Adapter>],
+    concurrent: usize,
+) -> Written {
+    let of = |adapters: &[&Arc<Adapter>], on: bool| -> Vec<(Arc<Adapter>, bool)> {
+        adapters.iter().map(|adapter| (Arc::clone(adapter), on)).collect()
+    };
+    let mut all = of(released, false);
+    all.extend(of(lacking, true));
+    all.truncate(AT_ONCE);
+    let writes = all.into_iter().map(|(adapter, on)| one(client.clone(), adapter, on));
+    let mut done = futures::stream::iter(writes).buffer_unordered(concurrent);
+    let mut written = Written::default();
+    while let Some(one) = done.next().await {
+        match one {
+            Ok(held) => written.held.extend(held),
+            Err(failure) => written.failures.push(failure),
+        }
+    }
+    written
+}
+
+async fn one(client: Client, adapter: Arc<Adapter>, on: bool) -> Result<Option<AdapterKey>, Failure> {
+    let key = key_of(&adapter);
+    let api: Api<Adapter> = Api::namespaced(client, &key.0);
+    let patch = patch(&adapter, on);
+    match api.patch(&key.1, &PatchParams::apply(lorikeet_crds::FIELD_MANAGER), &Patch::Merge(&patch)).await {
+        Ok(_) => Ok(on.then_some(key)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(Failure::of(format!("finalizer of Adapter {}/{}", key.0, key.1), error)),
+    }
+}
+
+/// Only over what was read: a list replaces a list.
+fn patch(adapter: &Adapter, on: bool) -> Value {
+    let mut finalizers: Vec<&str> =
+        adapter.finalizers().iter().map(String::as_str).filter(|one| *one != FINALIZER).collect();
+    if on {
+        finalizers.push(FINALIZER);
+    }
+    json!({"metadata": {"resourceVersion": adapter.meta().resource_version, "finalizers": finalizers}})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_finalizers_stay() {
+        let mut adapter = Adapter::default();
+        adapter.metadata.resource_version = Some("7".to_owned());
+        adapter.metadata.finalizers = Some(vec!["theirs".to_owned()]);
+        let on = patch(&adapter, true);
+        assert_eq!(on, json!({"metadata": {"resourceVersion": "7", "finalizers": ["theirs", FINALIZER]}}));
+        adapter.metadata.finalizers = Some(vec![FINALIZER.to_owned(), "theirs".to_owned()]);
+        let off = patch(&adapter, false);
+        assert_eq!(off, json!({"metadata": {"resourceVersion": "7", "finalizers": ["theirs"]}}));
+    }
+
+    #[test]
+    fn what_is_withheld_is_in_no_desired_set() {
+        let one = |name: &str| DesiredAdapter { name: name.to_owned(), ..DesiredAdapter::default() };
+        let mut desired = BTreeMap::from([("r0".to_owned(), vec![one("a"), one("b")])]);
+        let mut adapter = Adapter::default();
+        adapter.metadata.name = Some("a".to_owned());
+        withhold(&mut desired, &[&Arc::new(adapter)]);
+        assert_eq!(desired["r0"], [one("b")]);
+    }
+}

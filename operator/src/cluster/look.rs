@@ -1,0 +1,386 @@
+//! One look at one fleet: see -> open the replicas -> decide -> ask the replicas -> hold deletions -> apply children -> say.
+//!
+//! Each step can be repeated and leaves what is right alone: what was seen may be older than what was written last. A step
+//! that fails does not keep the next from being done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::{Client, Resource as _};
+use lorikeet_crds::{Adapter, Deployment};
+use serde_json::Value;
+
+use crate::build::{PUBLIC_PORT, Settings, build, workload};
+use crate::cluster::apply::{Applying, Settled};
+use crate::cluster::capacity;
+use crate::cluster::config::Limits;
+use crate::cluster::failure::Failure;
+use crate::cluster::finalizer::{self, has, lacking, withhold};
+use crate::cluster::kinds::{Child, ChildKind, each};
+use crate::cluster::queue::Ended;
+use crate::cluster::secret::{Admin, ensure, host};
+use crate::cluster::statuses::{Batch, shortened};
+use crate::cluster::watch::lock;
+use crate::cluster::world::{Sight, World};
+use crate::decide::validate::{AdapterKey, ValidFleet, key_of, validate};
+use crate::decide::{Decision, decide};
+use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Replica, Workload};
+use crate::metrics::Metrics;
+use crate::replicas::Replicas;
+use crate::replicas::client::Endpoint;
+
+/// At the start nothing is decided before every replica that has an address was heard, or did not answer in time: what
+/// they hold would look lost, and be moved.
+const UNHEARD_AT_START: Duration = Duration::from_secs(10);
+/// Later, one that comes back or is new is waited for that long: most answer, or refuse, at once.
+const UNHEARD_LATER: Duration = Duration::from_millis(500);
+const UNHEARD_PAUSE: Duration = Duration::from_millis(20);
+/// Between two looks for free GPUs while a rollout goes on.
+const CAPACITY_PAUSE: Duration = Duration::from_secs(10);
+
+/// What every look shares.
+pub struct Looker {
+    /// The API server.
+    pub client: Client,
+    /// What the watches have seen.
+    pub world: Arc<Mutex<World>>,
+    /// The replicas.
+    pub replicas: Mutex<Replicas>,
+    /// What the operator is set to.
+    pub settings: Settings,
+    /// Nodes, and pods of others, may be read.
+    pub sees_nodes: bool,
+    /// The bounds.
+    pub limits: Limits,
+    /// Says Events.
+    pub recorder: Recorder,
+    /// Counts.
+    pub metrics: Metrics,
+}
+
+/// What a fleet's looks hand on to the next: times and copies of what was read, never a decision.
+#[derive(Default)]
+pub struct Lane {
+    admin: Option<(Instant, Admin)>,
+    heard: bool,
+    unheard_since: Option<Instant>,
+    registry_at: Option<Instant>,
+    capacity: Option<(Instant, Option<u32>)>,
+    settled: Settled,
+    said: Option<&'static str>,
+}
+
+/// How a look ended.
+pub struct Looked {
+    /// For the next look.
+    pub lane: Lane,
+    /// When that is.
+    pub ended: Ended,
+    /// What is to be written of statuses; nothing where the former ones are still being written.
+    pub statuses: Option<Batch>,
+}
+
+/// One look, under way.
+struct Look<'a> {
+    looker: &'a Looker,
+    fleet: &'a FleetKey,
+    sight: Sight,
+    lane: Lane,
+    failures: Vec<Failure>,
+    again: Option<Duration>,
+}
+
+impl Looker {
+    /// Looks at `fleet`. `say` is false while statuses of it are being written.
+    pub async fn look(&self, fleet: &FleetKey, lane: Lane, say: bool) -> Looked {
+        let Some(sight) = lock(&self.world).sight(fleet) else {
+            self.replicas().observe(fleet, &BTreeMap::new());
+            return Looked { lane: Lane::default(), ended: Ended::Gone, statuses: None };
+        };
+        let mut look = Look { looker: self, fleet, sight, lane, failures: Vec::new(), again: None };
+        let statuses = look.run(say).await;
+        look.complain().await;
+        let ended = if look.failures.is_empty() { Ended::Done(look.again) } else { Ended::Failed };
+        Looked { lane: look.lane, ended, statuses }
+    }
+
+    fn replicas(&self) -> MutexGuard<'_, Replicas> {
+        self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Look<'_> {
+    async fn run(&mut self, say: bool) -> Option<Batch> {
+        let admin = self.admin().await;
+        let replicas = self.replicas(admin.as_ref())?;
+        let fleet = self.facts(replicas);
+        let (fleet, mut decision) = match tokio::task::spawn_blocking(|| decided(fleet)).await {
+            Ok(decided) => decided,
+            Err(_) => {
+                self.failures.push(Failure::Broken);
+                return None;
+            }
+        };
+        let held = self.ask(&mut decision).await;
+        // They have another version now, or none; the watch will tell.
+        held.iter().chain(&decision.released).for_each(|key| drop(decision.adapters.remove(key)));
+        self.apply(fleet, admin.as_ref()).await;
+        self.soon(decision.again);
+        say.then(|| Batch::of(self.sight.deployment.as_ref(), &self.sight.adapters, &decision))
+    }
+
+    fn soon(&mut self, after: Option<Duration>) {
+        self.again = [self.again, after].into_iter().flatten().min();
+    }
+
+    /// The Deployment, where its children may be written.
+    fn writable(&self) -> Option<Arc<Deployment>> {
+        let may = |one: &&Arc<Deployment>| !one.spec.paused && one.metadata.deletion_timestamp.is_none();
+        self.sight.deployment.as_ref().filter(may).cloned()
+    }
+
+    /// What opens the replicas: read by name now and then, as it is not watched.
+    async fn admin(&mut self) -> Option<Admin> {
+        let deployment = self.sight.deployment.clone()?;
+        let lasts = self.looker.limits.secret;
+        if let Some((at, admin)) = &self.lane.admin
+            && at.elapsed() < lasts
+        {
+            let admin = admin.clone();
+            self.soon(Some(lasts.saturating_sub(at.elapsed())));
+            return Some(admin);
+        }
+        let days = self.looker.limits.certificate_days;
+        let may_write = self.writable().is_some();
+        match ensure(&self.looker.client, self.fleet, &deployment, days, may_write, Timestamp::now()).await {
+            Ok(admin) => {
+                self.lane.admin = admin.clone().map(|admin| (Instant::now(), admin));
+                self.soon(Some(lasts));
+                admin
+            }
+            Err(failure) => {
+                self.failures.push(failure);
+                self.lane.admin.as_ref().map(|(_, admin)| admin.clone())
+            }
+        }
+    }
+
+    /// The replicas and what they say; nothing while that would mislead.
+    fn replicas(&mut self, admin: Option<&Admin>) -> Option<Vec<Replica>> {
+        let pods = || self.sight.pods.iter().filter(|(_, pod)| !pod.finished);
+        let is_closed = admin.is_none() && self.sight.deployment.is_some();
+        let passes = !self.failures.iter().any(Failure::is_lasting);
+        if is_closed && passes && pods().any(|(_, pod)| pod.address.is_some()) {
+            self.soon(Some(self.looker.limits.backoff));
+            return None;
+        }
+        let endpoint = |(name, pod): &(String, Arc<crate::cluster::facts::PodFacts>)| {
+            let endpoint = Endpoint {
+                host: host(self.fleet),
+                address: pod.address?,
+                incarnation: pod.incarnation.clone(),
+                access: admin?.access(pod.admin.as_deref()),
+            };
+            Some((name.clone(), endpoint))
+        };
+        let endpoints: BTreeMap<String, Endpoint> = pods().filter_map(endpoint).collect();
+        let mut actors = self.looker.replicas();
+        actors.observe(self.fleet, &endpoints);
+        let replica = |(name, pod): &(String, Arc<crate::cluster::facts::PodFacts>)| Replica {
+            name: name.clone(),
+            incarnation: pod.incarnation.clone(),
+            leaving: pod.leaving,
+            contact: actors.contact(self.fleet, name),
+        };
+        let replicas: Vec<Replica> = pods().map(replica).collect();
+        drop(actors);
+        let is_unheard =
+            |one: &Replica| matches!(one.contact, Contact::Pending) && endpoints.contains_key(&one.name);
+        if replicas.iter().any(is_unheard) {
+            let since = *self.lane.unheard_since.get_or_insert_with(Instant::now);
+            let patience = if self.lane.heard { UNHEARD_LATER } else { UNHEARD_AT_START };
+            if since.elapsed() < patience {
+                self.soon(Some(UNHEARD_PAUSE));
+                return None;
+            }
+        } else {
+            self.lane.unheard_since = None;
+        }
+        self.lane.heard = true;
+        Some(replicas)
+    }
+
+    fn facts(&self, replicas: Vec<Replica>) -> Fleet {
+        let name = |suffix: &str| format!("{}{suffix}", self.fleet.name);
+        let served = self.sight.children.contains_key(&(ChildKind::Service, name("")));
+        let FleetKey { namespace, name: of } = self.fleet;
+        Fleet {
+            key: self.fleet.clone(),
+            deployment: self.sight.deployment.clone(),
+            adapters: self.sight.adapters.clone(),
+            namespaces: self.sight.namespaces.clone(),
+            replicas,
+            capacity: Capacity::default(),
+            url: served.then(|| format!("http://{of}.{namespace}.svc:{PUBLIC_PORT}")),
+            workload: self.workload().map(|workload| self.workload_facts(workload)),
+        }
+    }
+
+    fn workload(&self) -> Option<&Value> {
+        let key = (ChildKind::Workload, format!("{}-runtime", self.fleet.name));
+        self.sight.children.get(&key).map(AsRef::as_ref)
+    }
+
+    fn workload_facts(&self, workload: &Value) -> Workload {
+        let number = |pointer: &str| workload.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+        let count = |pointer: &str| i32::try_from(number(pointer)).unwrap_or(i32::MAX);
+        Workload {
+            replicas: count("/status/replicas"),
+            updated: count("/status/updatedReplicas"),
+            ready: count("/status/readyReplicas"),
+            current: number("/status/observedGeneration") >= number("/metadata/generation"),
+            unschedulable: self.sight.pods.iter().find_map(|(_, pod)| pod.unschedulable.clone()),
+        }
+    }
+
+    /// Asks the replicas. Puts the finalizer on before they hear of an Adapter, and takes it off when nothing holds a
+    /// deletion any longer.
+    async fn ask(&mut self, decision: &mut Decision) -> BTreeSet<AdapterKey> {
+        let is_paused = self.sight.deployment.as_ref().is_some_and(|one| one.spec.paused);
+        let adapters = &self.sight.adapters;
+        let mut on = if is_paused { Vec::new() } else { lacking(adapters, decision) };
+        let is_released = |one: &&Arc<Adapter>| has(one) && decision.released.contains(&key_of(one));
+        let off: Vec<_> = adapters.iter().filter(is_released).collect();
+        let mut desired = std::mem::take(&mut decision.desired);
+        if on.is_empty() {
+            self.looker.replicas().want(self.fleet, std::mem::take(&mut desired));
+        } else {
+            // What is held already does not wait for what is not.
+            let mut held = desired.clone();
+            withhold(&mut held, &on);
+            self.looker.replicas().want(self.fleet, held);
+        }
+        let concurrent = self.looker.limits.concurrent_writes;
+        let written = finalizer::write(&self.looker.client, &on, &off, concurrent).await;
+        self.failures.extend(written.failures);
+        on.retain(|one| !written.held.contains(&key_of(one)));
+        if !written.held.is_empty() {
+            withhold(&mut desired, &on);
+            self.looker.replicas().want(self.fleet, desired);
+        }
+        written.held
+    }
+
+    async fn apply(&mut self, mut fleet: Fleet, admin: Option<&Admin>) {
+        let (Some(deployment), Some(admin)) = (self.writable(), admin) else { return };
+        let Ok(mut valid) = validate(&fleet) else { return };
+        let wait = self
+            .lane
+            .registry_at
+            .map_or(Duration::ZERO, |at| self.looker.limits.registry.saturating_sub(at.elapsed()));
+        let writes_registry = wait.is_zero();
+        if writes_registry {
+            // What no finalizer holds must not be loaded by a replica that starts.
+            let held: BTreeSet<_> =
+                self.sight.adapters.iter().filter(|one| has(one)).map(|one| key_of(one)).collect();
+            valid.adapters.retain(|adapter| held.contains(&adapter.key));
+            self.lane.registry_at = Some(Instant::now());
+        } else {
+            valid.adapters.clear();
+            self.soon(Some(wait));
+        }
+        let gpus = workload::gpus(&deployment.spec.node_pool);
+        fleet.capacity.free_gpus = capacity::standing(self.workload(), gpus);
+        let mut children = match self.children(&fleet, &deployment, &valid, admin) {
+            Ok(children) => children,
+            Err(failure) => return self.failures.push(failure),
+        };
+        if gpus > 0 && self.is_rolling(&children) {
+            fleet.capacity.free_gpus = self.free_gpus(&children).await;
+            children = match self.children(&fleet, &deployment, &valid, admin) {
+                Ok(children) => children,
+                Err(failure) => return self.failures.push(failure),
+            };
+        }
+        let mut applying = Applying {
+            client: &self.looker.client,
+            fleet: self.fleet,
+            deployment: &deployment,
+            there: &self.sight.children,
+            settled: &mut self.lane.settled,
+        };
+        let mut failures = applying.apply(&children).await;
+        if writes_registry {
+            failures.extend(applying.prune(&children).await);
+        }
+        self.failures.extend(failures);
+    }
+
+    fn children(
+        &self,
+        fleet: &Fleet,
+        deployment: &Deployment,
+        valid: &ValidFleet,
+        admin: &Admin,
+    ) -> Result<Vec<Child>, Failure> {
+        let children = build(fleet, deployment, valid, &self.looker.settings, &admin.generation);
+        Ok(each(&children)?)
+    }
+
+    /// Whether a rollout is about to begin or goes on.
+    fn is_rolling(&self, children: &[Child]) -> bool {
+        let desired = children.iter().find(|child| child.kind == ChildKind::Workload);
+        let Some((live, desired)) = self.workload().zip(desired) else { return true };
+        capacity::is_rolling(live) || crate::cluster::compare::differs(&desired.object, live)
+    }
+
+    async fn free_gpus(&mut self, children: &[Child]) -> Option<u32> {
+        if !self.looker.sees_nodes {
+            return None;
+        }
+        self.soon(Some(CAPACITY_PAUSE));
+        if let Some((at, free)) = self.lane.capacity
+            && at.elapsed() < CAPACITY_PAUSE
+        {
+            return free;
+        }
+        let desired = children.iter().find(|child| child.kind == ChildKind::Workload)?;
+        let pod = desired.object.pointer("/spec/template/spec")?;
+        let free = capacity::free_gpus(&self.looker.client, &serde_json::from_value(pod.clone()).ok()?).await;
+        self.lane.capacity = Some((Instant::now(), free));
+        free
+    }
+
+    /// Counts and logs what failed. What will not pass by itself is said once at the Deployment.
+    async fn complain(&mut self) {
+        for failure in &self.failures {
+            self.looker.metrics.errors.with_label_values(&[failure.reason()]).inc();
+            let (namespace, name) = (&self.fleet.namespace, &self.fleet.name);
+            tracing::warn!(namespace, name, reason = failure.reason(), %failure, "not carried out");
+        }
+        let lasting = self.failures.iter().find(|failure| failure.is_lasting());
+        let reason = lasting.map(Failure::reason);
+        if reason == std::mem::replace(&mut self.lane.said, reason) {
+            return;
+        }
+        let (Some(failure), Some(deployment)) = (lasting, &self.sight.deployment) else { return };
+        let event = Event {
+            type_: EventType::Warning,
+            reason: failure.reason().to_owned(),
+            note: Some(shortened(&failure.to_string())),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.looker.recorder.publish(&event, &deployment.object_ref(&())).await {
+            tracing::debug!(%error, "an Event was not taken");
+        }
+    }
+}
+
+fn decided(fleet: Fleet) -> (Fleet, Decision) {
+    let decision = decide(&fleet, Timestamp::now());
+    (fleet, decision)
+}

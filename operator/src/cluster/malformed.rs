@@ -1,0 +1,90 @@
+//! Objects of ours that cannot be read, as one that an older or newer definition let through: they are told so in their
+//! status, and one that is being deleted is let go, since nobody can know any more what it held.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{ApiResource, Patch, PatchParams};
+use kube::core::DynamicObject;
+use kube::{Api, Client, ResourceExt as _};
+use lorikeet_crds::condition::{Saying, Truth, conditions};
+use lorikeet_crds::{Adapter, ConditionType, Deployment, FIELD_MANAGER, Reason};
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+
+use crate::cluster::failure::{Failure, is_gone};
+use crate::cluster::finalizer::FINALIZER;
+use crate::cluster::table::ObjectKey;
+use crate::cluster::world::OwnKind;
+
+/// Tells the object that it cannot be read.
+///
+/// # Errors
+/// Any [`Failure`] of the calls.
+pub async fn tell(client: &Client, kind: OwnKind, key: &ObjectKey, error: &str) -> Result<(), Failure> {
+    let resource = match kind {
+        OwnKind::Deployment => ApiResource::erase::<Deployment>(&()),
+        OwnKind::Adapter => ApiResource::erase::<Adapter>(&()),
+    };
+    let what = format!("{} {}/{}", resource.kind, key.0, key.1);
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.0, &resource);
+    match told(&api, &key.1, error).await {
+        Err(error) if !is_gone(&error) => Err(Failure::of(what, error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+async fn told(api: &Api<DynamicObject>, name: &str, error: &str) -> kube::Result<()> {
+    let Some(object) = api.get_opt(name).await? else { return Ok(()) };
+    let version = object.resource_version();
+    let manager = PatchParams::apply(FIELD_MANAGER);
+    if object.metadata.deletion_timestamp.is_some() {
+        let mut finalizers = object.finalizers().to_vec();
+        finalizers.retain(|one| one != FINALIZER);
+        if finalizers.len() < object.finalizers().len() {
+            let patch = json!({"metadata": {"resourceVersion": version, "finalizers": finalizers}});
+            api.patch(name, &manager, &Patch::Merge(&patch)).await?;
+        }
+        return Ok(());
+    }
+    let before = object.data.pointer("/status/conditions").cloned().unwrap_or_default();
+    let after = saying(&before, error, object.metadata.generation, Timestamp::now());
+    if before != after {
+        let patch = json!({
+            "metadata": {"resourceVersion": version},
+            "status": {"observedGeneration": object.metadata.generation, "conditions": after}
+        });
+        api.patch_status(name, &manager, &Patch::Merge(&patch)).await?;
+    }
+    Ok(())
+}
+
+fn saying(before: &Value, error: &str, generation: Option<i64>, now: Timestamp) -> Value {
+    let before = Vec::<Condition>::deserialize(before).unwrap_or_default();
+    let saying = |condition, truth| Saying {
+        condition,
+        truth,
+        reason: Reason::InvalidSpec,
+        message: format!("the object cannot be read: {error}"),
+    };
+    let sayings = [
+        saying(ConditionType::Accepted, Truth::False),
+        saying(ConditionType::Ready, Truth::False),
+        saying(ConditionType::Reconciling, Truth::False),
+        saying(ConditionType::Stalled, Truth::True),
+    ];
+    serde_json::to_value(conditions(&before, &sayings, generation, now)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_told_once() {
+        let [early, late] = [1, 2].map(|second| Timestamp::from_second(second).unwrap());
+        let first = saying(&Value::Null, "no source", Some(1), early);
+        assert_eq!(first[0]["type"], "Accepted");
+        assert_eq!(first[3]["status"], "True");
+        assert_eq!(saying(&first, "no source", Some(1), late), first);
+    }
+}

@@ -1,0 +1,212 @@
+//! Everything that the watches have told, and which fleets a change concerns. Pure: no client, no decision.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use kube::ResourceExt as _;
+use lorikeet_crds::{Adapter, Deployment};
+use serde_json::Value;
+
+use crate::cluster::facts::PodFacts;
+use crate::cluster::kinds::ChildKind;
+use crate::cluster::table::{Change, ObjectKey, Table, Touched};
+use crate::fleet::FleetKey;
+
+/// A kind of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OwnKind {
+    /// `Deployment`.
+    Deployment,
+    /// `Adapter`.
+    Adapter,
+}
+
+/// An object of ours that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Malformed {
+    /// Its resource version: said once of each.
+    pub version: String,
+    /// Why.
+    pub error: String,
+}
+
+/// What has been seen of the cluster.
+#[derive(Debug, Default)]
+pub struct World {
+    /// Deployments of ours.
+    pub deployments: Table<Deployment>,
+    /// Adapters.
+    pub adapters: Table<Adapter>,
+    /// Pods of ours.
+    pub pods: Table<PodFacts>,
+    /// Labels of namespaces; not watched where one namespace is all that may be seen.
+    pub namespaces: Table<BTreeMap<String, String>>,
+    children: BTreeMap<ChildKind, Table<Value>>,
+    /// Objects of ours that cannot be read.
+    pub malformed: BTreeMap<(OwnKind, ObjectKey), Malformed>,
+}
+
+/// What has been seen of one fleet.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    /// Its Deployment.
+    pub deployment: Option<Arc<Deployment>>,
+    /// Its Adapters.
+    pub adapters: Vec<Arc<Adapter>>,
+    /// The labels of their namespaces.
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Its pods, ordered by name.
+    pub pods: Vec<(String, Arc<PodFacts>)>,
+    /// Its children as they are.
+    pub children: BTreeMap<(ChildKind, String), Arc<Value>>,
+}
+
+impl World {
+    /// Takes over what the watch of namespaces says.
+    pub fn take_namespace(&mut self, change: Change<BTreeMap<String, String>>) -> Vec<Touched> {
+        let names: Vec<String> = match &change {
+            Change::Apply(seen) => vec![seen.key.1.clone()],
+            Change::Delete(key) => vec![key.1.clone()],
+            Change::Restart | Change::Unreadable(_) => Vec::new(),
+            // Which of them changed is not known: fleets are many, namespaces with Adapters few.
+            Change::Complete => self.adapter_namespaces(),
+        };
+        let before: Vec<_> = names.iter().map(|name| self.namespace(name)).collect();
+        self.namespaces.take(change);
+        let changed = names.iter().zip(before).filter(|(name, before)| self.namespace(name) != *before);
+        let fleets: BTreeSet<FleetKey> =
+            changed.flat_map(|(name, _)| self.adapters.fleets_of_namespace(name)).cloned().collect();
+        fleets.into_iter().map(|fleet| Touched { fleet, urgent: true }).collect()
+    }
+
+    fn adapter_namespaces(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.adapters.keys().map(|(namespace, _)| namespace.clone()).collect();
+        names.dedup();
+        names
+    }
+
+    fn namespace(&self, name: &str) -> Option<Arc<BTreeMap<String, String>>> {
+        self.namespaces.get(&(String::new(), name.to_owned())).cloned()
+    }
+
+    /// The children of a kind.
+    pub fn children(&mut self, kind: ChildKind) -> &mut Table<Value> {
+        self.children.entry(kind).or_default()
+    }
+
+    /// Whether every watch has told everything once. `cluster` says whether namespaces are watched.
+    #[must_use]
+    pub fn is_complete(&self, cluster: bool) -> bool {
+        let children = |kind| self.children.get(kind).is_some_and(Table::is_complete);
+        self.deployments.is_complete()
+            && self.adapters.is_complete()
+            && self.pods.is_complete()
+            && (!cluster || self.namespaces.is_complete())
+            && ChildKind::ALL.iter().all(children)
+    }
+
+    /// Every fleet that something is seen of.
+    #[must_use]
+    pub fn fleets(&self) -> BTreeSet<FleetKey> {
+        self.deployments.fleets().chain(self.adapters.fleets()).cloned().collect()
+    }
+
+    /// What is seen of `fleet`; nothing where neither a Deployment nor an Adapter is.
+    #[must_use]
+    pub fn sight(&self, fleet: &FleetKey) -> Option<Sight> {
+        let deployment = self.deployments.get(&(fleet.namespace.clone(), fleet.name.clone())).cloned();
+        let adapters: Vec<Arc<Adapter>> =
+            self.adapters.of_fleet(fleet).map(|(_, one)| Arc::clone(one)).collect();
+        if deployment.is_none() && adapters.is_empty() {
+            return None;
+        }
+        let of_adapters: BTreeSet<String> =
+            adapters.iter().filter_map(|adapter| adapter.namespace()).collect();
+        let namespaces = of_adapters
+            .into_iter()
+            .filter_map(|name| self.namespace(&name).map(|labels| (name, (*labels).clone())))
+            .collect();
+        let pods =
+            self.pods.of_fleet(fleet).map(|((_, name), pod)| (name.clone(), Arc::clone(pod))).collect();
+        let children = self
+            .children
+            .iter()
+            .flat_map(|(kind, table)| {
+                table.of_fleet(fleet).map(|((_, name), child)| ((*kind, name.clone()), Arc::clone(child)))
+            })
+            .collect();
+        Some(Sight { deployment, adapters, namespaces, pods, children })
+    }
+}
+
+/// The fleet of a Deployment or an Adapter of ours.
+pub trait InFleet {
+    /// Whose it is.
+    fn fleet(&self) -> FleetKey;
+}
+
+impl InFleet for Deployment {
+    fn fleet(&self) -> FleetKey {
+        FleetKey { namespace: self.namespace().unwrap_or_default(), name: self.name_any() }
+    }
+}
+
+impl InFleet for Adapter {
+    fn fleet(&self) -> FleetKey {
+        let reference = &self.spec.deployment_ref;
+        let namespace = reference.namespace.clone().or_else(|| self.namespace()).unwrap_or_default();
+        FleetKey { namespace, name: reference.name.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cluster::table::Seen;
+
+    fn adapter(namespace: &str, name: &str, of: Option<&str>) -> Adapter {
+        let object = json!({
+            "apiVersion": "lorikeet.dev/v1alpha1", "kind": "Adapter",
+            "metadata": {"namespace": namespace, "name": name},
+            "spec": {"deploymentRef": {"name": "x", "namespace": of}, "source": "hf://a/b"}
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn labels(namespace: &str, team: &str) -> Change<BTreeMap<String, String>> {
+        let object = BTreeMap::from([("team".to_owned(), team.to_owned())]);
+        Change::Apply(Seen { key: (String::new(), namespace.to_owned()), fleet: None, urgent: 0, object })
+    }
+
+    fn apply(adapter: Adapter) -> Change<Adapter> {
+        let key = (adapter.namespace().unwrap(), adapter.name_any());
+        Change::Apply(Seen { key, fleet: Some(adapter.fleet()), urgent: 0, object: adapter })
+    }
+
+    #[test]
+    fn an_adapter_belongs_to_the_deployment_that_it_names_in_any_namespace() {
+        let mut world = World::default();
+        world.adapters.take(apply(adapter("a", "one", None)));
+        world.adapters.take(apply(adapter("b", "two", Some("a"))));
+        let fleet = FleetKey { namespace: "a".to_owned(), name: "x".to_owned() };
+        let sight = world.sight(&fleet).unwrap();
+        assert_eq!(sight.adapters.len(), 2);
+        assert!(sight.deployment.is_none());
+        let elsewhere = FleetKey { namespace: "b".to_owned(), name: "x".to_owned() };
+        assert!(world.sight(&elsewhere).is_none());
+    }
+
+    #[test]
+    fn a_namespaces_labels_touch_the_fleets_of_its_adapters() {
+        let mut world = World::default();
+        world.adapters.take(apply(adapter("b", "two", Some("a"))));
+        let touched = world.take_namespace(labels("b", "nlp"));
+        assert_eq!(touched.len(), 1);
+        assert_eq!(touched[0].fleet.namespace, "a");
+        assert_eq!(world.take_namespace(labels("b", "nlp")), []);
+        assert_eq!(world.take_namespace(labels("c", "nlp")), []);
+        assert_eq!(world.sight(&touched[0].fleet).unwrap().namespaces["b"]["team"], "nlp");
+    }
+}

@@ -1,0 +1,98 @@
+//! The operator's own face: `/healthz` (it works), `/readyz` (it has seen the cluster), `/metrics`. Decides nothing.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Router, response::Response};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+/// The loop turns at least once a second; without a turn for so long it is dead.
+const LONGEST_STANDSTILL: Duration = Duration::from_secs(60);
+
+/// Whether the process works and has seen what it must.
+#[derive(Debug)]
+pub struct Health {
+    started: Instant,
+    turned: AtomicU64,
+    ready: AtomicBool,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { started: Instant::now(), turned: AtomicU64::new(0), ready: AtomicBool::new(false) }
+    }
+}
+
+impl Health {
+    /// The loop turned.
+    pub fn turn(&self) {
+        self.turned.store(self.started.elapsed().as_secs(), Ordering::Relaxed);
+    }
+
+    /// Everything was seen once.
+    pub fn set_ready(&self) {
+        self.ready.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether everything was seen once.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    fn is_alive(&self) -> bool {
+        let since = self.started.elapsed().as_secs().saturating_sub(self.turned.load(Ordering::Relaxed));
+        since < LONGEST_STANDSTILL.as_secs()
+    }
+}
+
+type Shared = (Arc<Health>, Metrics);
+
+/// Takes the port.
+///
+/// # Errors
+/// Somebody else has it, or this process may not.
+pub async fn bind(listen: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(listen).await
+}
+
+/// Answers until `stop`.
+pub async fn serve(listener: TcpListener, health: Arc<Health>, metrics: Metrics, stop: CancellationToken) {
+    let routes = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(page))
+        .with_state((health, metrics));
+    if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await {
+        tracing::error!(%error, "health and metrics are not served any more");
+    }
+}
+
+async fn healthz(State((health, _)): State<Shared>) -> (StatusCode, &'static str) {
+    if health.is_alive() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::INTERNAL_SERVER_ERROR, "the loop stands still\n")
+    }
+}
+
+async fn readyz(State((health, _)): State<Shared>) -> (StatusCode, &'static str) {
+    if health.is_ready() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the cluster was not seen yet\n")
+    }
+}
+
+async fn page(State((_, metrics)): State<Shared>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.page()).into_response()
+}
