@@ -224,6 +224,7 @@ impl Look<'_> {
             namespaces: self.sight.namespaces.clone(),
             replicas,
             capacity: Capacity::default(),
+            claims: workload::CLAIMS.to_owned(),
             url: served.then(|| format!("http://{of}.{namespace}.svc:{PUBLIC_PORT}")),
             workload: self.workload().map(|workload| self.workload_facts(workload)),
         }
