@@ -34,7 +34,7 @@ use crate::source::SourceSpec;
     printcolumn(json_path = ".status.bytes", name = "Bytes", type_ = "integer", priority = 1),
     printcolumn(json_path = ".status.digest", name = "Digest", type_ = "string", priority = 1),
     printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date"),
-    validation = Rule::new("size(self.metadata.name) <= 63").message("metadata.name: at most 63 characters").field_path(".metadata.name")
+    validation = Rule::new("size(self.metadata.name) <= 63").message("metadata.name: at most 63 characters")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(cel, validation = Rule::new("has(self.servedName) == has(oldSelf.servedName) && (!has(self.servedName) || self.servedName == oldSelf.servedName)")

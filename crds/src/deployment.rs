@@ -41,7 +41,7 @@ use crate::source::SourceSpec;
     printcolumn(json_path = ".spec.model.source", name = "Model", type_ = "string", priority = 1),
     printcolumn(json_path = ".status.url", name = "URL", type_ = "string", priority = 1),
     printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date"),
-    validation = Rule::new("size(self.metadata.name) <= 50").message("metadata.name: at most 50 characters, as children are named after it").field_path(".metadata.name")
+    validation = Rule::new("size(self.metadata.name) <= 50").message("metadata.name: at most 50 characters, as children are named after it")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(cel)]
