@@ -37,6 +37,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 use crate::build::Settings;
+use crate::cluster::client::Gate;
 use crate::cluster::config::Config;
 use crate::cluster::controller::Controller;
 use crate::cluster::leader::{Candidate, Term};
@@ -91,7 +92,9 @@ async fn serve(config: Config) -> Result<(), ClusterError> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let metrics = Metrics::new()?;
     let listener = http::bind(config.listen).await.map_err(ClusterError::Listen)?;
-    let client = client::connect(config.kubeconfig.clone(), config.limits.api, &metrics).await?;
+    let gate = Gate::default();
+    let client =
+        client::connect(config.kubeconfig.clone(), config.limits.api, &metrics, gate.clone()).await?;
     let health = Arc::new(Health::default());
     let stop = stop_at_signals()?;
     tokio::spawn(http::serve(listener, Arc::clone(&health), metrics.clone(), stop.clone()));
@@ -108,7 +111,7 @@ async fn serve(config: Config) -> Result<(), ClusterError> {
     let mut watching = watches.start();
     let namespace = config.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
     tracing::info!(identity = config.lease.identity, namespace, "watching");
-    let run = Run { client, world, health, metrics, namespace, news, stop };
+    let run = Run { client, gate, world, health, metrics, namespace, news, stop };
     tokio::select! {
         done = run.until_stopped(config) => done,
         _ = watching.join_next() => Err(ClusterError::Blind),
@@ -118,6 +121,7 @@ async fn serve(config: Config) -> Result<(), ClusterError> {
 /// A process that watches, and may come to lead.
 struct Run {
     client: Client,
+    gate: Gate,
     world: Arc<Mutex<World>>,
     health: Arc<Health>,
     metrics: Metrics,
@@ -128,7 +132,8 @@ struct Run {
 
 impl Run {
     async fn until_stopped(mut self, config: Config) -> Result<(), ClusterError> {
-        let candidate = Candidate::new(self.client.clone(), &self.namespace, config.lease.clone());
+        let candidate =
+            Candidate::new(self.client.clone(), &self.namespace, config.lease.clone(), self.gate.clone());
         let is_cluster = config.watch_namespace.is_none();
         tokio::select! {
             () = self.stop.cancelled() => return Ok(()),

@@ -1,7 +1,10 @@
-//! The client of the API server: from a kubeconfig or the pod's own account, each call bounded in time and counted.
+//! The client of the API server: from a kubeconfig or the pod's own account, each call bounded in time and counted, and no
+//! write let through that the Lease does not cover.
 
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -27,6 +30,37 @@ pub enum ClientError {
     Credentials(#[from] kube::Error),
 }
 
+/// Until when this process may write. Closed at first; a leader opens it anew with each renewal of its Lease. A process that
+/// was stopped and goes on after its Lease has ended finds it closed, whatever it was about to do.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    started: Instant,
+    open_until: Arc<AtomicU64>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { started: Instant::now(), open_until: Arc::new(AtomicU64::new(0)) }
+    }
+}
+
+impl Gate {
+    /// Writes are let through until then.
+    pub fn open_until(&self, until: Instant) {
+        let millis = until.saturating_duration_since(self.started).as_millis();
+        self.open_until.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::SeqCst);
+    }
+
+    fn is_open(&self) -> bool {
+        self.started.elapsed().as_millis() < u128::from(self.open_until.load(Ordering::SeqCst))
+    }
+}
+
+/// A write that the Lease does not cover.
+#[derive(Debug, thiserror::Error)]
+#[error("this process does not lead (any more)")]
+struct NotLeading;
+
 /// A client of the cluster that `kubeconfig` names. Its default namespace is the kubeconfig's or the pod's.
 ///
 /// # Errors
@@ -35,6 +69,7 @@ pub async fn connect(
     kubeconfig: Option<PathBuf>,
     limit: Duration,
     metrics: &Metrics,
+    gate: Gate,
 ) -> Result<Client, ClientError> {
     let mut config = match kubeconfig {
         Some(path) => {
@@ -46,7 +81,7 @@ pub async fn connect(
     config.connect_timeout = Some(limit);
     // A retry below us would hide the calls that are made, and our own pauses are longer each time.
     config.default_retry = false;
-    let counted = Counted { limit, metrics: metrics.clone() };
+    let counted = Counted { limit, metrics: metrics.clone(), gate };
     Ok(ClientBuilder::try_from(config)?.with_layer(&counted).build())
 }
 
@@ -55,6 +90,7 @@ pub async fn connect(
 struct Counted {
     limit: Duration,
     metrics: Metrics,
+    gate: Gate,
 }
 
 impl<S> Layer<S> for Counted {
@@ -85,7 +121,10 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let verb = verb(request.method(), request.uri().query());
-        let Counted { limit, metrics } = self.counted.clone();
+        let Counted { limit, metrics, gate } = self.counted.clone();
+        if is_write(request.method()) && !is_lease(request.uri().path()) && !gate.is_open() {
+            return Box::pin(async { Err(NotLeading.into()) });
+        }
         let started = Instant::now();
         let answer = self.inner.call(request);
         Box::pin(async move {
@@ -103,6 +142,15 @@ where
             answer
         })
     }
+}
+
+fn is_write(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// The Lease is what one comes to lead by.
+fn is_lease(path: &str) -> bool {
+    path.starts_with("/apis/coordination.k8s.io/")
 }
 
 /// As RBAC names it, as far as method and query tell.
@@ -123,6 +171,17 @@ fn verb(method: &Method, query: Option<&str>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_gate_is_open_only_while_it_was_said_to_be() {
+        let gate = Gate::default();
+        assert!(!gate.is_open());
+        gate.open_until(Instant::now() + Duration::from_secs(60));
+        assert!(gate.is_open());
+        gate.open_until(Instant::now());
+        assert!(!gate.is_open());
+        assert!(is_write(&Method::PATCH) && !is_write(&Method::GET));
+    }
 
     #[test]
     fn calls_are_counted_by_what_they_do() {

@@ -9,13 +9,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::{Api, Client};
 
+use crate::cluster::client::Gate;
 use crate::cluster::config::LeaseConfig;
 
-/// One process's view of the Lease.
+/// One process's view of the Lease, and the gate that it opens.
 pub struct Candidate {
     api: Api<Lease>,
     config: LeaseConfig,
     namespace: String,
+    gate: Gate,
 }
 
 /// A term: from the moment that the Lease is ours.
@@ -59,10 +61,10 @@ fn first_transition(now: Timestamp) -> i32 {
 }
 
 impl Candidate {
-    /// A candidate for the Lease in `namespace`.
+    /// A candidate for the Lease in `namespace`. While it leads `gate` is open.
     #[must_use]
-    pub fn new(client: Client, namespace: &str, config: LeaseConfig) -> Self {
-        Self { api: Api::namespaced(client, namespace), config, namespace: namespace.to_owned() }
+    pub fn new(client: Client, namespace: &str, config: LeaseConfig, gate: Gate) -> Self {
+        Self { api: Api::namespaced(client, namespace), config, namespace: namespace.to_owned(), gate }
     }
 
     /// Waits until the Lease is ours.
@@ -70,7 +72,10 @@ impl Candidate {
         let mut seen: Option<(Option<String>, Instant)> = None;
         loop {
             match self.attempt(&mut seen).await {
-                Ok(Some((lease, renewed))) => return Term { candidate: self, lease, renewed },
+                Ok(Some((lease, renewed))) => {
+                    self.gate.open_until(renewed + self.config.deadline());
+                    return Term { candidate: self, lease, renewed };
+                }
                 Ok(None) => {}
                 Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {}
                 Err(error) => tracing::warn!(%error, "the Lease cannot be read or taken"),
@@ -139,9 +144,13 @@ impl Term {
             tokio::time::sleep(self.candidate.config.retry()).await;
             let left = self.candidate.config.deadline().saturating_sub(self.renewed.elapsed());
             let began = Instant::now();
-            let error = match tokio::time::timeout(left, self.renew()).await {
+            // With no time left it is not even asked: another process may have the Lease.
+            let renewing =
+                async { if left.is_zero() { std::future::pending().await } else { self.renew().await } };
+            let error = match tokio::time::timeout(left, renewing).await {
                 Ok(Ok(())) => {
                     self.renewed = began;
+                    self.candidate.gate.open_until(began + self.candidate.config.deadline());
                     continue;
                 }
                 Ok(Err(Failure::Taken(holder))) => return Lost::Taken(holder),
