@@ -202,7 +202,7 @@ impl Problem {
     /// The words for people: the field, what was expected, what came. Never a path of this machine, never a prompt.
     fn message(&self) -> String {
         match self {
-            Self::InvalidJson(why) => format!("body: expected a JSON object, got {why}"),
+            Self::InvalidJson(why) => format!("body: {why}"),
             Self::DuplicateField(name) => format!("{name}: given twice"),
             Self::MissingField(name) => format!("{name}: required, but missing"),
             Self::InvalidValue { message, .. }
@@ -218,6 +218,7 @@ impl Problem {
                  or the completion.",
                 prompt.saturating_add(*output)
             ),
+            Self::EmptyPrompt("messages") => "messages: expected at least one message, got none".into(),
             Self::EmptyPrompt(param) => format!("{param}: expected at least one token, got none"),
             Self::Unauthorized => {
                 "Incorrect API key provided: expected 'Authorization: Bearer <key>'.".into()

@@ -31,9 +31,13 @@ impl Fields {
         }
         match value {
             Ok(Value::Object(map)) => Ok(Self { path: String::new(), map }),
-            Ok(other) => Err(Problem::InvalidJson(describe(&other))),
-            Err(error) if body.is_empty() => Err(Problem::InvalidJson(format!("nothing ({error})"))),
-            Err(error) => Err(Problem::InvalidJson(format!("something else: {error}"))),
+            Ok(other) => {
+                Err(Problem::InvalidJson(format!("expected a JSON object, got {}", describe(&other))))
+            }
+            Err(_) if body.is_empty() => {
+                Err(Problem::InvalidJson("expected a JSON object, got nothing".to_owned()))
+            }
+            Err(error) => Err(Problem::InvalidJson(format!("not JSON: {error}"))),
         }
     }
 
@@ -49,7 +53,8 @@ impl Fields {
         }
     }
 
-    fn name(&self, field: &str) -> String {
+    /// A field's name as the caller knows it.
+    pub(crate) fn name(&self, field: &str) -> String {
         if self.path.is_empty() { field.to_owned() } else { format!("{}.{field}", self.path) }
     }
 

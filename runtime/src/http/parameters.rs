@@ -288,7 +288,8 @@ pub fn refuse_unsupported(fields: &Fields) -> Result<(), Problem> {
     match fields.rest().find(|(name, value)| UNSUPPORTED.contains(name) && !asks_for_nothing(name, value)) {
         None => Ok(()),
         Some((name, value)) => {
-            Err(unsupported(name, &format!("{name}: not supported, got {}", describe(value))))
+            let name = fields.name(name);
+            Err(unsupported(&name, &format!("{name}: not supported, got {}", describe(value))))
         }
     }
 }
@@ -308,6 +309,10 @@ fn asks_for_nothing(name: &str, value: &Value) -> bool {
         ("tool_choice" | "function_call", Value::String(choice)) => choice == "none" || choice == "auto",
         (_, Value::Bool(flag)) => !flag,
         (_, Value::Array(list)) => list.is_empty(),
+        // An empty schema is a wish too.
+        ("guided_json" | "guided_grammar" | "structured_outputs" | "response_format", Value::Object(_)) => {
+            false
+        }
         (_, Value::Object(map)) => map.is_empty(),
         (_, Value::String(text)) => text.is_empty(),
         (_, _) => false,
