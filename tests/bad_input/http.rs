@@ -8,7 +8,7 @@ use lorikeet_tests::golden::Suite;
 use lorikeet_tests::replica::Replica;
 use lorikeet_tests::say::say;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -88,60 +88,102 @@ fn post(headers: &str, body: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-#[tokio::test]
-async fn every_bad_head_has_its_status() {
-    let replica = start().await;
-    let json = "content-type: application/json\r\n";
-    let long = "x".repeat(40_000);
-    let many: String = (0..150).map(|number| format!("x-{number}: 1\r\n")).collect();
-    let big = 5 << 20;
-    let cases: Vec<(&str, Vec<u8>, u16)> = vec![
-        ("no content type", post("content-length: 2\r\n", "{}"), 415),
-        ("another content type", post("content-type: text/plain\r\ncontent-length: 2\r\n", "{}"), 415),
+/// A head with its body, and the status and message that it is answered with.
+type Head = (&'static str, Vec<u8>, u16, &'static str);
+
+const JSON: &str = "content-type: application/json\r\n";
+
+fn media_types() -> Vec<Head> {
+    let typed = |headers: &str| post(&format!("{headers}content-length: 2\r\n"), "{}");
+    let form = "content-type: application/x-www-form-urlencoded\r\n";
+    let gzip = format!("{JSON}content-encoding: gzip\r\n");
+    vec![
+        ("no content type", typed(""), 415, "content-type: expected application/json, got none"),
+        (
+            "another content type",
+            typed("content-type: text/plain\r\n"),
+            415,
+            "content-type: expected application/json, got text/plain",
+        ),
         (
             "a form",
-            post("content-type: application/x-www-form-urlencoded\r\ncontent-length: 3\r\n", "a=b"),
+            typed(form),
             415,
+            "content-type: expected application/json, got application/x-www-form-urlencoded",
         ),
-        ("a body declared too large", post(&format!("{json}content-length: {big}\r\n"), ""), 413),
+        ("an unknown coding", typed(&gzip), 415, "content-encoding: expected none, got gzip"),
+    ]
+}
+
+fn too_large() -> Vec<Head> {
+    let json = JSON;
+    let big = 5 << 20;
+    let many: String = (0..150).map(|number| format!("x-{number}: 1\r\n")).collect();
+    let header =
+        |bytes: usize| post(&format!("{json}x-long: {}\r\ncontent-length: 2\r\n", "x".repeat(bytes)), "{}");
+    let target = format!("GET /{} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", "x".repeat(9000));
+    let chunk = format!("{big:x}\r\n{}", "a".repeat(big));
+    let body = "body: expected at most 4194304 bytes";
+    vec![
+        ("a body declared too large", post(&format!("{json}content-length: {big}\r\n"), ""), 413, body),
+        ("a chunk too large", post(&format!("{json}transfer-encoding: chunked\r\n"), &chunk), 413, body),
+        ("a header too large", header(40_000), 431, "headers: expected at most 32768 bytes, got 40089"),
+        ("a huge header", header(1 << 20), 431, "headers: expected at most 100 with at most 32768 bytes"),
         (
-            "a chunked body too large",
-            post(
-                &format!("{json}transfer-encoding: chunked\r\n"),
-                &format!("{big:x}\r\n{}", "a".repeat(big)),
-            ),
-            413,
+            "too many headers",
+            post(&format!("{json}{many}content-length: 2\r\n"), "{}"),
+            431,
+            "headers: expected at most 100, got 154",
         ),
-        ("a header too large", post(&format!("{json}x-long: {long}\r\ncontent-length: 2\r\n"), "{}"), 431),
-        ("too many headers", post(&format!("{json}{many}content-length: 2\r\n"), "{}"), 431),
+        ("a target too long", target.into_bytes(), 414, "target: expected at most 8192 bytes"),
+    ]
+}
+
+fn malformed() -> Vec<Head> {
+    let json = JSON;
+    let head = "head: expected a request line and headers as HTTP/1.1 has them";
+    let with = |headers: &str, body: &str| post(&format!("{json}{headers}"), body);
+    vec![
+        ("no HTTP", b"hello\r\n\r\n".to_vec(), 400, head),
+        ("no target", b"GET\r\n\r\n".to_vec(), 400, head),
+        ("a header without a colon", with("what is this\r\n", ""), 400, head),
+        ("a zero byte in a header", with("x-zero: a\0b\r\n", ""), 400, head),
+        ("two lengths", with("content-length: 2\r\ncontent-length: 3\r\n", "{}"), 400, head),
+        ("a negative length", with("content-length: -2\r\n", "{}"), 400, head),
+        ("a body that stops", with("content-length: 20\r\n", "{"), 408, "body: expected within 2 s"),
         (
-            "a target too long",
-            format!("GET /{} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", "x".repeat(9000))
-                .into_bytes(),
-            414,
+            "a chunk that is none",
+            with("transfer-encoding: chunked\r\n", "zz\r\n{}\r\n0\r\n\r\n"),
+            400,
+            "body: ended before it was whole",
         ),
-        ("a body that stops", post(&format!("{json}content-length: 20\r\n"), "{"), 408),
+        (
+            "not UTF-8",
+            [with("content-length: 2\r\n", ""), vec![0xff, 0xfe]].concat(),
+            400,
+            "body: not JSON: expected value at line 1 column 1",
+        ),
         (
             "a wrong method",
             b"DELETE /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".to_vec(),
             405,
+            "This path has no method DELETE",
         ),
-        ("no HTTP", b"hello\r\n\r\n".to_vec(), 400),
-        ("two lengths", post(&format!("{json}content-length: 2\r\ncontent-length: 3\r\n"), "{}"), 400),
-        ("a negative length", post(&format!("{json}content-length: -2\r\n"), "{}"), 400),
-        ("not UTF-8", [post(&format!("{json}content-length: 2\r\n"), ""), vec![0xff, 0xfe]].concat(), 400),
-        (
-            "an unknown coding",
-            post(&format!("{json}content-encoding: gzip\r\ncontent-length: 2\r\n"), "{}"),
-            415,
-        ),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn every_bad_head_has_its_status_and_its_message() {
+    let replica = start().await;
     let mut findings = Vec::new();
-    for (what, bytes, expected) in cases {
+    for (what, bytes, status, message) in [media_types(), too_large(), malformed()].concat() {
         let answer = raw(&replica, &bytes).await;
-        let status = answer.split(' ').nth(1).unwrap_or_default();
-        if status != expected.to_string() {
-            findings.push(format!("{what}: expected {expected}, got {:?}", answer.lines().next()));
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let body: Value = serde_json::from_str(body).unwrap_or_default();
+        let error = &body["error"];
+        let whole = ["type", "code"].iter().all(|field| error[field].is_string());
+        if !head.starts_with(&format!("HTTP/1.1 {status} ")) || error["message"] != message || !whole {
+            findings.push(format!("{what}: expected {status} {message}\n{answer}"));
         }
     }
     let good = json!({"model": "base", "prompt": "a", "max_tokens": 1});

@@ -103,10 +103,19 @@ pub enum Problem {
     BodyBroken,
     /// The target is over its limit.
     UriTooLong(usize),
-    /// The body is not declared as JSON.
-    WrongContentType(String),
+    /// The body is not declared as plain JSON.
+    WrongMediaType {
+        /// The header at fault.
+        header: &'static str,
+        /// What it should say.
+        wanted: &'static str,
+        /// What it says, cut short.
+        got: String,
+    },
     /// The head is over its limit.
     HeadersTooLarge(String),
+    /// The head is no HTTP.
+    MalformedHead,
     /// The engine refused or failed.
     Engine(Failure),
     /// The replica is not serving yet, or no more.
@@ -155,6 +164,7 @@ impl From<Problem> for ApiError {
             Problem::InvalidTokenId { param, .. } => {
                 error(S::BAD_REQUEST, INVALID, "invalid_token_id").with_param(param)
             }
+            Problem::MalformedHead => error(S::BAD_REQUEST, INVALID, "malformed_head"),
             Problem::BodyBroken => error(S::BAD_REQUEST, INVALID, "incomplete_body"),
             Problem::AdapterRefused { code, .. } => {
                 error(S::BAD_REQUEST, INVALID, code).with_param("model".into())
@@ -169,7 +179,7 @@ impl From<Problem> for ApiError {
             Problem::BodyTimeout(_) => error(S::REQUEST_TIMEOUT, INVALID, "request_timeout"),
             Problem::BodyTooLarge(_) => error(S::PAYLOAD_TOO_LARGE, INVALID, "body_too_large"),
             Problem::UriTooLong(_) => error(S::URI_TOO_LONG, INVALID, "uri_too_long"),
-            Problem::WrongContentType(_) => {
+            Problem::WrongMediaType { .. } => {
                 error(S::UNSUPPORTED_MEDIA_TYPE, INVALID, "unsupported_media_type")
             }
             Problem::HeadersTooLarge(_) => {
@@ -228,11 +238,10 @@ impl Problem {
             Self::WrongMethod(method) => format!("This path has no method {}", shorten(method)),
             Self::BodyTimeout(seconds) => format!("body: expected within {seconds} s"),
             Self::BodyTooLarge(limit) => format!("body: expected at most {limit} bytes"),
+            Self::MalformedHead => "head: expected a request line and headers as HTTP/1.1 has them".into(),
             Self::BodyBroken => "body: ended before it was whole".into(),
             Self::UriTooLong(limit) => format!("target: expected at most {limit} bytes"),
-            Self::WrongContentType(got) => {
-                format!("content-type: expected application/json, got {}", shorten(got))
-            }
+            Self::WrongMediaType { header, wanted, got } => format!("{header}: expected {wanted}, got {got}"),
             Self::NotReady(why) => (*why).into(),
             Self::Internal | Self::Engine(Failure::Internal(_)) => {
                 "The server failed on this request. Others are not affected.".into()

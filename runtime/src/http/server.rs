@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt as _;
 
 use super::limits::Limits;
+use super::socket::Socket;
 use super::tls::Certificate;
 
 /// The address of the peer, for the log.
@@ -130,7 +131,8 @@ where
             (face.limits.header_bytes + face.limits.uri_bytes).saturating_mul(HEAD_BUFFER_FACTOR).max(8192),
         )
         .half_close(false);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+    let mut connection =
+        pin!(builder.serve_connection(TokioIo::new(Socket::new(socket, face.limits.clone())), service));
     tokio::select! {
         ended = connection.as_mut() => return note(peer, ended),
         () = stopped(&mut stop) => connection.as_mut().graceful_shutdown(),

@@ -132,6 +132,26 @@ async fn heads_beyond_the_limits_are_refused_with_their_own_status() {
 }
 
 #[tokio::test]
+async fn a_client_hears_that_its_body_is_too_large_though_it_sends_all_of_it() {
+    let face = Listening::start(quick()).await;
+    let mut socket = face.connect().await;
+    socket.write_all(request("/v1/completions", &"a".repeat(8 << 20)).as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("body_too_large"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_is_let_go() {
+    let limits = Limits { write_time: Duration::from_millis(50), ..Limits::default() };
+    let face = Listening::start(limits).await;
+    let mut socket = face.connect().await;
+    // Far more answers than the buffers of both sides hold, and none is read.
+    let asked = "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(4096);
+    while socket.write_all(asked.as_bytes()).await.is_ok() {}
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_takes_its_sequences_with_it() {
     for stream in [false, true] {
         let face = Listening::start(Limits::default()).await;
