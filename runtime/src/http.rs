@@ -2,9 +2,10 @@
 //!
 //! Must not compute tokens, hold weights or decide which sequence runs. One file an endpoint; the map:
 //!
-//! * [`server`]: sockets, TLS, times and bounds of a connection
+//! * [`server`], `socket`: connections, TLS, their times and bounds
 //! * [`routes`]: every path with its policy; [`auth`]: keys; [`front`]: what every request passes
 //! * [`body`], [`fields`], [`parameters`], [`messages`], [`limits`]: from bytes to what was asked for
+//! * `beside`: what takes long for one caller's text, away from the others
 //! * [`run`], [`stream`]: the sequences of a body, whole or as events
 //! * [`completions`], [`chat`], [`models`], [`tokenize`]: OpenAI's and vLLM's; [`openai`], [`logprobs`]: their shapes
 //! * [`lorax`]: LoRAX's; [`admin`], [`vllm`]: adapters in and out; [`health`]: probes and metrics
@@ -14,6 +15,7 @@
 pub mod admin;
 mod app;
 pub mod auth;
+mod beside;
 pub mod body;
 pub mod chat;
 pub mod completions;
@@ -34,6 +36,7 @@ pub mod run;
 #[cfg(test)]
 mod scripted;
 pub mod server;
+mod socket;
 mod store;
 pub mod stream;
 pub mod target;
@@ -46,6 +49,7 @@ pub mod vllm;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use self::app::{App, Render};
+pub use self::beside::Beside;
 pub use self::front::Asker;
 
 /// Seconds since 1970.

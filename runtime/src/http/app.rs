@@ -1,6 +1,5 @@
 //! What handlers share: the engine, the adapters, the model's words. Must not know a route.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -8,6 +7,7 @@ use std::time::{Duration, Instant};
 use lorikeet_api::ErrorCode;
 use serde_json::Value;
 
+use super::beside::Beside;
 use super::chat::Turn;
 use super::error::{self, ApiError, Problem};
 use super::fields::invalid;
@@ -21,10 +21,11 @@ use crate::engine::request::Failure;
 use crate::generate::Generator;
 use crate::metrics::Metrics;
 use crate::metrics::sequence::Watch;
+use crate::text::tokenizer::TokenizerError;
 use crate::text::{GenerationDefaults, Tokenizer};
 
-/// Texts of more bytes are tokenized beside the threads that answer.
-const INLINE: usize = 8 << 10;
+/// What a message costs a template beside its text, in bytes of text.
+const MESSAGE: usize = 64;
 
 /// Messages as a prompt, or why the template refuses them.
 pub type Render = Arc<dyn Fn(&[Value], Turn) -> Result<String, String> + Send + Sync>;
@@ -37,6 +38,8 @@ pub struct App {
     pub adapters: Box<dyn Registry>,
     /// The base model's chat template.
     pub template: Option<Render>,
+    /// Where long texts are worked on.
+    pub beside: Beside,
     /// What the model's `generation_config.json` says.
     pub defaults: GenerationDefaults,
     /// The base model.
@@ -78,15 +81,33 @@ impl App {
         Bounds { limits: &self.limits, defaults: &self.defaults, vocabulary: self.vocabulary() }
     }
 
-    /// The ids of a text.
+    /// The ids of texts.
     ///
     /// # Errors
-    /// 400 when the tokenizer cannot take it.
-    pub async fn encode(&self, text: String, add_special: bool) -> Result<Vec<u32>, ApiError> {
+    /// 400 when the tokenizer cannot take one.
+    pub async fn encode(&self, texts: Vec<String>, add_special: bool) -> Result<Vec<Vec<u32>>, ApiError> {
         let tokenizer = self.tokenizer().clone();
-        let large = text.len() > INLINE;
-        let encode = move || tokenizer.encode(&text, add_special).map_err(|error| error.to_string());
-        beside(large, encode).await?.map_err(|error: String| invalid("prompt", &error).into())
+        let bytes = texts.iter().map(String::len).sum();
+        let encode = move || texts.iter().map(|text| tokenizer.encode(text, add_special)).collect();
+        let encoded: Result<Vec<Vec<u32>>, TokenizerError> = self.beside.run(bytes, encode).await?;
+        encoded.map_err(|error| invalid("prompt", &error.to_string()).into())
+    }
+
+    /// The ids of one text.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub async fn encode_one(&self, text: String, add_special: bool) -> Result<Vec<u32>, ApiError> {
+        Ok(self.encode(vec![text], add_special).await?.pop().unwrap_or_default())
+    }
+
+    /// The text of ids.
+    ///
+    /// # Errors
+    /// When the tokenizer panics.
+    pub async fn decode(&self, ids: Vec<u32>, skip_special: bool) -> Result<String, ApiError> {
+        let tokenizer = self.tokenizer().clone();
+        self.beside.run(size_of_val(&*ids), move || tokenizer.decode(&ids, skip_special)).await
     }
 
     /// The prompt of a chat.
@@ -99,12 +120,10 @@ impl App {
             return Err(invalid("messages", what).into());
         };
         let texts = messages.iter().filter_map(|message| message.get("content")?.as_str());
-        let large = texts.map(str::len).sum::<usize>() > INLINE;
-        let render = move || {
-            let messages = messages;
-            template(&messages, turn).map_err(|error| error::shorten(&error))
-        };
-        beside(large, render).await?.map_err(|error: String| invalid("messages", &error).into())
+        let bytes = texts.map(|text| text.len() + MESSAGE).sum();
+        let render = move || template(&messages, turn).map_err(|error| error::shorten(&error));
+        let rendered = self.beside.run(bytes, render).await?;
+        rendered.map_err(|error: String| invalid("messages", &error).into())
     }
 
     /// The adapter's weights, held; cold ones are waited for until `deadline`.
@@ -135,20 +154,4 @@ impl App {
     pub fn busy(&self, failure: Failure) -> ApiError {
         ApiError::from(failure).after(self.metrics.retry_after())
     }
-}
-
-/// Runs `work` here, or beside the threads that answer where it is large. A panic in it fails this request alone.
-async fn beside<T: Send + 'static>(
-    large: bool,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ApiError> {
-    let done = if large {
-        tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
-    } else {
-        catch_unwind(AssertUnwindSafe(work)).map_err(|_| "panicked".to_owned())
-    };
-    done.map_err(|error| {
-        tracing::error!(error, "the tokenizer or the template failed");
-        Problem::Internal.into()
-    })
 }

@@ -1,14 +1,31 @@
 //! A body read whole, bounded in bytes and in time, as JSON. Takes the place of axum's extractor, whose refusals are
 //! plain text.
 
+use std::sync::Arc;
+
 use axum::body::{Body, HttpBody as _};
+use axum::extract::{FromRequest, Request};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt as _;
 
-use super::error::Problem;
+use super::App;
+use super::error::{ApiError, Problem, shorten};
 use super::fields::Fields;
 use super::limits::Limits;
+
+/// The JSON object of a request to the public face, for handlers to take.
+#[derive(Debug)]
+pub struct Asked(pub Fields);
+
+impl FromRequest<Arc<App>> for Asked {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+        let (head, body) = request.into_parts();
+        Ok(Self(json(&head.headers, body, &app.limits).await?))
+    }
+}
 
 /// Reads a JSON object.
 ///
@@ -48,23 +65,27 @@ pub async fn read(body: Body, limits: &Limits) -> Result<Bytes, Problem> {
 
 fn declared_json(headers: &HeaderMap) -> Result<(), Problem> {
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|value| *value != "identity") {
-        let got = format!("content-encoding {}", String::from_utf8_lossy(encoding.as_bytes()));
-        return Err(Problem::WrongContentType(got));
+        return Err(Problem::WrongMediaType {
+            header: "content-encoding",
+            wanted: "none",
+            got: shown(encoding),
+        });
     }
-    let Some(value) = headers.get(header::CONTENT_TYPE) else {
-        return Err(Problem::WrongContentType("none".into()));
-    };
+    let wrong = |got| Problem::WrongMediaType { header: "content-type", wanted: "application/json", got };
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Err(wrong("none".into())) };
     let text = String::from_utf8_lossy(value.as_bytes());
     let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let json =
         essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));
-    if json { Ok(()) } else { Err(Problem::WrongContentType(text.into_owned())) }
+    if json { Ok(()) } else { Err(wrong(shown(value))) }
+}
+
+fn shown(value: &HeaderValue) -> String {
+    shorten(&String::from_utf8_lossy(value.as_bytes()))
 }
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn declared(content_type: &'static str) -> Result<(), Problem> {

@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use http::HeaderMap;
 
+use super::body::Asked;
 use super::completions::count;
 use super::error::ApiError;
 use super::fields::{Fields, invalid};
@@ -17,7 +16,7 @@ use super::openai::{ChatChoice, Delta, Envelope, Message, Usage};
 use super::parameters::{Parameters, refuse_unsupported};
 use super::run::{self, Answer, Order};
 use super::stream::{Frames, Scribe, respond};
-use super::{App, Asker, body, messages};
+use super::{App, Asker, messages};
 use crate::engine::request::Token;
 use crate::generate::{End, Piece};
 
@@ -62,14 +61,12 @@ impl Turn {
 pub async fn handle(
     State(app): State<Arc<App>>,
     asker: Asker,
-    headers: HeaderMap,
-    body: Body,
+    Asked(mut fields): Asked,
 ) -> Result<Response, ApiError> {
-    let mut fields = body::json(&headers, body, &app.limits).await?;
     let arrived = Instant::now();
     let model = fields.text("model")?;
     let target = app.target(model.as_deref())?;
-    let messages = messages::take(&mut fields)?;
+    let messages = messages::take(&mut fields, app.limits.messages)?;
     let turn = Turn::take(&mut fields)?;
     let (logprobs, top) = logprobs(&mut fields, app.limits.logprobs)?;
     let max_tokens = fields.count("max_tokens", 1..=u32::MAX)?;
@@ -82,7 +79,7 @@ pub async fn handle(
         return Err(invalid("prompt_logprobs", "expected only without stream").into());
     }
     let prompt = app.render(messages, turn).await?;
-    let prompt = app.encode(prompt, parameters.add_special.unwrap_or(false)).await?;
+    let prompt = app.encode_one(prompt, parameters.add_special.unwrap_or(false)).await?;
     let most = parameters.room("messages", prompt.len(), app.context())?;
     let form = Form {
         id: format!("chatcmpl-{}", asker.request_id),

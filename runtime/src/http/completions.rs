@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use http::HeaderMap;
 use serde_json::Value;
 
+use super::body::Asked;
 use super::error::{ApiError, Problem};
 use super::fields::{Fields, expected, invalid, token_ids};
 use super::logprobs::{CompletionLogprobs, of_prompt};
@@ -17,7 +16,7 @@ use super::openai::{CompletionChoice, Envelope, Usage};
 use super::parameters::{Parameters, refuse_unsupported};
 use super::run::{self, Answer, Order};
 use super::stream::{Frames, Scribe, respond};
-use super::{App, Asker, body};
+use super::{App, Asker};
 use crate::engine::request::Token;
 use crate::generate::{End, Piece};
 
@@ -49,10 +48,8 @@ struct Form {
 pub async fn handle(
     State(app): State<Arc<App>>,
     asker: Asker,
-    headers: HeaderMap,
-    body: Body,
+    Asked(mut fields): Asked,
 ) -> Result<Response, ApiError> {
-    let mut fields = body::json(&headers, body, &app.limits).await?;
     let arrived = Instant::now();
     let model = fields.text("model")?;
     let target = app.target(model.as_deref())?;
@@ -133,20 +130,27 @@ async fn encode(
     add_special: bool,
     echo: bool,
 ) -> Result<(Vec<Vec<u32>>, Vec<String>), ApiError> {
-    let (mut ids, mut texts) = (Vec::with_capacity(prompts.len()), Vec::new());
+    let texts = prompts.iter().filter_map(|prompt| match prompt {
+        Prompt::Text(text) => Some(text.clone()),
+        Prompt::Ids(_) => None,
+    });
+    let mut encoded = app.encode(texts.collect(), add_special).await?.into_iter();
+    let (mut ids, mut echoed) = (Vec::with_capacity(prompts.len()), Vec::new());
     for prompt in prompts {
         match prompt {
             Prompt::Text(text) => {
-                ids.push(app.encode(text.clone(), add_special).await?);
-                texts.extend(echo.then_some(text));
+                ids.push(encoded.next().unwrap_or_default());
+                echoed.extend(echo.then_some(text));
             }
             Prompt::Ids(list) => {
-                texts.extend(echo.then(|| app.tokenizer().decode(&list, true)));
+                if echo {
+                    echoed.push(app.decode(list.clone(), true).await?);
+                }
                 ids.push(list);
             }
         }
     }
-    Ok((ids, texts))
+    Ok((ids, echoed))
 }
 
 impl Form {

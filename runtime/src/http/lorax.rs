@@ -10,17 +10,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
+use super::body::Asked;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::run::{self, Answer, Order};
 use super::stream::respond;
-use super::{App, Asker, body};
+use super::{App, Asker};
 use answer::{Events, Form};
 
 /// `POST /generate`.
@@ -30,11 +30,9 @@ use answer::{Events, Form};
 pub async fn generate(
     State(app): State<Arc<App>>,
     asker: Asker,
-    headers: HeaderMap,
-    body: Body,
+    Asked(fields): Asked,
 ) -> Result<Response, ApiError> {
-    let fields = body::json(&headers, body, &app.limits).await?;
-    let (answer, headers) = one(&app, &asker, fields, false).await?;
+    let (answer, headers) = one(&app, &asker, fields).await?;
     Ok((headers, Json(answer)).into_response())
 }
 
@@ -45,10 +43,8 @@ pub async fn generate(
 pub async fn generate_stream(
     State(app): State<Arc<App>>,
     asker: Asker,
-    headers: HeaderMap,
-    body: Body,
+    Asked(fields): Asked,
 ) -> Result<Response, ApiError> {
-    let fields = body::json(&headers, body, &app.limits).await?;
     stream(app, &asker, fields).await
 }
 
@@ -59,14 +55,12 @@ pub async fn generate_stream(
 pub async fn compat(
     State(app): State<Arc<App>>,
     asker: Asker,
-    headers: HeaderMap,
-    body: Body,
+    Asked(mut fields): Asked,
 ) -> Result<Response, ApiError> {
-    let mut fields = body::json(&headers, body, &app.limits).await?;
     if fields.flag("stream")?.unwrap_or(false) {
         return stream(app, &asker, fields).await;
     }
-    let (answer, headers) = one(&app, &asker, fields, false).await?;
+    let (answer, headers) = one(&app, &asker, fields).await?;
     Ok((headers, Json([answer])).into_response())
 }
 
@@ -104,7 +98,7 @@ async fn order(
 ) -> Result<(Order, Form), ApiError> {
     let arrived = Instant::now();
     let read = request::read(fields, app, streamed)?;
-    let prompt = app.encode(read.inputs.clone(), read.parameters.add_special.unwrap_or(true)).await?;
+    let prompt = app.encode_one(read.inputs.clone(), read.parameters.add_special.unwrap_or(true)).await?;
     let most = read.parameters.room("inputs", prompt.len(), app.context())?;
     let form = Form {
         adapter: read.target.adapter().map(str::to_owned),
@@ -129,13 +123,8 @@ async fn order(
     Ok((order, form))
 }
 
-async fn one(
-    app: &Arc<App>,
-    asker: &Asker,
-    fields: Fields,
-    streamed: bool,
-) -> Result<(Value, HeaderMap), ApiError> {
-    let (order, form) = order(app, asker, fields, streamed).await?;
+async fn one(app: &Arc<App>, asker: &Asker, fields: Fields) -> Result<(Value, HeaderMap), ApiError> {
+    let (order, form) = order(app, asker, fields, false).await?;
     let answers = run::collect(run::start(app, order).await?).await?;
     let answer = answers.into_iter().next().unwrap_or_default();
     let headers = times(app, &form, &answer);

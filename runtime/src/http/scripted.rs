@@ -12,10 +12,10 @@ use lorikeet_api::{
     Accepted, AdapterReport, BaseModel, DesiredChange, DesiredSet, ErrorCode, ReportedSet, TierBytes,
 };
 
-use super::App;
 use super::limits::Limits;
 use super::models::ModelCard;
 use super::registry::{Refusal, Registry};
+use super::{App, Beside};
 use crate::adapters::pin::{Generation, Pin, PinCount};
 use crate::adapters::weights::AdapterWeights;
 use crate::digest::Digest;
@@ -225,6 +225,7 @@ pub(crate) fn app(limits: Limits, change: impl FnOnce(&mut EngineConfig)) -> (Ar
         generator: Generator::new(engine, tokenizer),
         adapters: Box::new(Script(adapters.into())),
         template: None,
+        beside: Beside::default(),
         defaults: GenerationDefaults::default(),
         card,
         metrics,

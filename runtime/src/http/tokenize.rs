@@ -3,19 +3,15 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
-use http::HeaderMap;
 use serde_json::{Value, json};
 
+use super::body::Asked;
 use super::chat::Turn;
 use super::error::{ApiError, Problem};
 use super::parameters::refuse_unsupported;
 use super::target::check;
-use super::{App, body, messages};
-
-/// Tokens of a body at most: what one sequence may have, and then some.
-const MAX_TOKENS: usize = 1 << 20;
+use super::{App, messages};
 
 /// A prompt, or messages through the template, as ids.
 ///
@@ -23,27 +19,26 @@ const MAX_TOKENS: usize = 1 << 20;
 /// Every problem of the body.
 pub async fn tokenize(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
-    body: Body,
+    Asked(mut fields): Asked,
 ) -> Result<Json<Value>, ApiError> {
-    let mut fields = body::json(&headers, body, &app.limits).await?;
     check(&app, fields.text("model")?.as_deref())?;
     let add_special = fields.flag("add_special_tokens")?;
     let strings = fields.flag("return_token_strs")?.unwrap_or(false);
     let tokens = match fields.text("prompt")? {
         Some(prompt) => {
             refuse_unsupported(&fields)?;
-            app.encode(prompt, add_special.unwrap_or(true)).await?
+            app.encode_one(prompt, add_special.unwrap_or(true)).await?
         }
         None => {
-            let messages = messages::take(&mut fields).map_err(|problem| match problem {
+            let messages = messages::take(&mut fields, app.limits.messages);
+            let messages = messages.map_err(|problem| match problem {
                 Problem::MissingField(_) => Problem::MissingField("prompt".into()),
                 other => other,
             })?;
             let turn = Turn::take(&mut fields)?;
             refuse_unsupported(&fields)?;
             let prompt = app.render(messages, turn).await?;
-            app.encode(prompt, add_special.unwrap_or(false)).await?
+            app.encode_one(prompt, add_special.unwrap_or(false)).await?
         }
     };
     let strings: Option<Vec<String>> =
@@ -62,12 +57,10 @@ pub async fn tokenize(
 /// Every problem of the body.
 pub async fn detokenize(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
-    body: Body,
+    Asked(mut fields): Asked,
 ) -> Result<Json<Value>, ApiError> {
-    let mut fields = body::json(&headers, body, &app.limits).await?;
     check(&app, fields.text("model")?.as_deref())?;
-    let tokens = fields.token_ids("tokens", app.vocabulary(), MAX_TOKENS)?;
+    let tokens = fields.token_ids("tokens", app.vocabulary(), usize::MAX)?;
     let tokens = tokens.ok_or_else(|| Problem::MissingField("tokens".into()))?;
-    Ok(Json(json!({"prompt": app.tokenizer().decode(&tokens, false)})))
+    Ok(Json(json!({"prompt": app.decode(tokens, false).await?})))
 }
