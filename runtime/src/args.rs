@@ -42,6 +42,9 @@ pub struct InspectArgs {
     /// Greatest rank of an adapter.
     #[arg(long, value_name = "RANK", default_value_t = 256)]
     pub max_rank: u32,
+    /// Greatest weights file of an adapter.
+    #[arg(long, value_name = "BYTES", default_value = "8GiB")]
+    pub max_adapter_bytes: Size,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -98,6 +101,9 @@ pub struct ServeArgs {
     /// Greatest weights file of an adapter.
     #[arg(long, value_name = "BYTES", default_value = "8GiB", help_heading = "Adapters")]
     pub max_adapter_bytes: Size,
+    /// Names that may be registered.
+    #[arg(long, value_name = "N", default_value_t = 100_000, help_heading = "Adapters")]
+    pub max_adapters: usize,
     /// Where files from elsewhere are fetched from and kept.
     #[command(flatten)]
     pub sources: SourceArgs,
@@ -189,9 +195,15 @@ pub struct LimitArgs {
     /// Time for a request's body; then 408.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub body_timeout: u64,
+    /// Time that an answer may wait for its client to read on; then the connection ends.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub write_timeout: u64,
     /// Bytes of a body; more is 413.
     #[arg(long, value_name = "BYTES", default_value = "4MiB")]
     pub max_body: Size,
+    /// Bytes of a body on the admin face: a whole desired set may be long.
+    #[arg(long, value_name = "BYTES", default_value = "64MiB")]
+    pub max_admin_body: Size,
     /// Bytes of all headers; more is 431.
     #[arg(long, value_name = "BYTES", default_value = "32KiB")]
     pub max_header: Size,
@@ -210,9 +222,24 @@ pub struct LimitArgs {
     /// Prompts of a body.
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub max_prompts: usize,
+    /// Sequences of a body, choices times prompts; never more than --max-queue.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_body_sequences: usize,
+    /// Messages of a chat.
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    pub max_messages: usize,
     /// Stop strings of a body.
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub max_stop: usize,
+    /// Bytes of a stop string.
+    #[arg(long, value_name = "BYTES", default_value = "1KiB")]
+    pub max_stop_bytes: Size,
+    /// Token ids in stop_token_ids.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_stop_ids: usize,
+    /// Entries of logit_bias.
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub max_logit_bias: usize,
     /// Log-probabilities of one place.
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub max_logprobs: u32,

@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::adapters::name;
 use crate::args::{CapacityArgs, KvType, LimitArgs, Quantize, ServeArgs};
 use crate::digest::Digest;
 use crate::http::auth::{KeyFileError, Keys};
@@ -35,6 +36,8 @@ pub struct Config {
     pub admin: Option<AdminFace>,
     /// What a caller may ask for.
     pub limits: Limits,
+    /// Bytes of a body on the admin face.
+    pub admin_body_bytes: usize,
     /// A busy engine that begins no step for so long is stuck.
     pub stuck_after: Duration,
     /// How long requests may still take when it stops.
@@ -73,6 +76,8 @@ pub struct AdapterConfig {
     pub max_rank: u32,
     /// Greatest weights file.
     pub max_bytes: u64,
+    /// Names that may be registered.
+    pub max_count: usize,
     /// Bytes in host memory.
     pub host_bytes: u64,
 }
@@ -190,12 +195,14 @@ impl Config {
                 registry: args.registry,
                 max_rank: range("--max-rank", args.max_rank as usize, 1, 65_536).map(|_| args.max_rank)?,
                 max_bytes: args.max_adapter_bytes.0,
+                max_count: range("--max-adapters", args.max_adapters, 0, 1 << 24)?,
                 host_bytes: args.capacity.host_memory.0,
             },
             capacity: capacity(&args.capacity)?,
             public: PublicFace { listen: args.listen, keys, metrics_need_key: args.metrics_need_key },
             admin,
-            limits: limits(&args.limits)?,
+            limits: limits(&args.limits, args.capacity.max_queue)?,
+            admin_body_bytes: bytes("--max-admin-body", args.limits.max_admin_body, 1 << 10, 1 << 30)?,
             stuck_after: seconds("--stuck-after", args.limits.stuck_after)?,
             drain: Duration::from_secs(args.capacity.drain_seconds),
             until_stdin_closes: args.capacity.until_stdin_closes,
@@ -204,10 +211,10 @@ impl Config {
 }
 
 impl Config {
-    /// The admin face's bounds: a whole desired set may be long.
+    /// The admin face's bounds.
     #[must_use]
     pub fn admin_limits(&self) -> Limits {
-        Limits { body_bytes: self.limits.body_bytes.max(64 << 20), ..self.limits.clone() }
+        Limits { body_bytes: self.admin_body_bytes, ..self.limits.clone() }
     }
 }
 
@@ -225,14 +232,8 @@ fn named(text: &str, base: &str) -> Result<(String, String), ConfigError> {
     }
 }
 
-/// A name goes into URLs, metrics and logs.
-fn check_name(flag: &'static str, name: &str) -> Result<String, ConfigError> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@+".contains(&byte);
-    if (1..=256).contains(&name.len()) && name.bytes().all(plain) {
-        Ok(name.to_owned())
-    } else {
-        Err(invalid(flag, "a name of 1 to 256 letters, digits and . _ - / : @ +", name))
-    }
+fn check_name(flag: &'static str, given: &str) -> Result<String, ConfigError> {
+    if name::is_valid(given) { Ok(given.to_owned()) } else { Err(invalid(flag, name::EXPECTED, given)) }
 }
 
 /// The last part of a source, without an ending or a revision: a name to call the model by.
@@ -290,27 +291,32 @@ fn capacity(args: &CapacityArgs) -> Result<Capacity, ConfigError> {
     })
 }
 
-fn limits(args: &LimitArgs) -> Result<Limits, ConfigError> {
-    let bytes = |flag, size: size::Size, low, high| {
-        range(flag, usize::try_from(size.0).unwrap_or(usize::MAX), low, high)
-    };
+fn limits(args: &LimitArgs, queue: usize) -> Result<Limits, ConfigError> {
     Ok(Limits {
         body_bytes: bytes("--max-body", args.max_body, 1 << 10, 1 << 30)?,
         body_time: seconds("--body-timeout", args.body_timeout)?,
         head_time: seconds("--header-timeout", args.header_timeout)?,
+        write_time: seconds("--write-timeout", args.write_timeout)?,
         header_bytes: bytes("--max-header", args.max_header, 1 << 10, 1 << 20)?,
         headers: range("--max-headers", args.max_headers, 8, 1000)?,
         uri_bytes: bytes("--max-uri", args.max_uri, 64, 60 << 10)?,
         connections: range("--max-connections", args.max_connections, 1, 1 << 20)?,
         choices: u32::try_from(range("--max-choices", args.max_choices as usize, 1, 1024)?).unwrap_or(1),
         prompts: range("--max-prompts", args.max_prompts, 1, 1 << 16)?,
-        sequences: args.max_prompts.max(args.max_choices as usize).saturating_mul(2),
+        // More could never all wait: such a body would be told to come again for ever.
+        sequences: range("--max-body-sequences", args.max_body_sequences, 1, 1 << 16)?.min(queue),
+        messages: range("--max-messages", args.max_messages, 1, 1 << 20)?,
         stop_strings: range("--max-stop", args.max_stop, 0, 1024)?,
-        stop_bytes: Limits::default().stop_bytes,
+        stop_bytes: bytes("--max-stop-bytes", args.max_stop_bytes, 1, 1 << 20)?,
+        stop_ids: range("--max-stop-ids", args.max_stop_ids, 0, 1 << 16)?,
         logprobs: u32::try_from(range("--max-logprobs", args.max_logprobs as usize, 0, 1024)?).unwrap_or(0),
-        logit_bias: Limits::default().logit_bias,
+        logit_bias: range("--max-logit-bias", args.max_logit_bias, 0, 1 << 20)?,
         request_time: seconds("--request-timeout", args.request_timeout)?,
     })
+}
+
+fn bytes(flag: &'static str, size: size::Size, low: usize, high: usize) -> Result<usize, ConfigError> {
+    range(flag, usize::try_from(size.0).unwrap_or(usize::MAX), low, high)
 }
 
 fn seconds(flag: &'static str, value: u64) -> Result<Duration, ConfigError> {

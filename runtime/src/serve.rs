@@ -25,22 +25,18 @@ use crate::generate::Generator;
 use crate::http::models::ModelCard;
 use crate::http::routes::{admin_router, public_router};
 use crate::http::server::{self, Face};
-use crate::http::{App, unix_time};
+use crate::http::{App, Beside, unix_time};
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::progress::Bars;
+use crate::shutdown;
 use crate::source::config::FetchConfig;
 use crate::source::error::FetchError;
 use crate::source::fetch::Fetcher;
 use crate::telemetry::{self, InvalidFilter};
-use crate::{safetensors, shutdown};
 
 /// After the last sequence has ended, answers that are still on their way get so long.
 const LAST_BYTES: Duration = Duration::from_secs(5);
-
-/// The largest adapters that are known have a few thousand tensors and headers of a few hundred kilobytes.
-const ADAPTER_TENSORS: usize = 1 << 16;
-const ADAPTER_HEADER_BYTES: u64 = 16 << 20;
 
 /// Why a replica did not serve, or stopped serving.
 #[derive(Debug, thiserror::Error)]
@@ -147,7 +143,11 @@ async fn build(config: &Config) -> Result<(Arc<App>, AdapterStore), ServeError> 
         ready: false,
     };
     let loader = adapter_loader(config, &base.model, fetcher);
-    let budget = StoreConfig { host_budget: config.adapters.host_bytes, ..StoreConfig::default() };
+    let budget = StoreConfig {
+        host_budget: config.adapters.host_bytes,
+        max_adapters: config.adapters.max_count,
+        ..StoreConfig::default()
+    };
     let store = AdapterStore::new(budget, report, Arc::new(loader));
     store.watch_engine(metrics.engine(), config.capacity.resident_bytes);
     let engine = Engine::start(Box::new(base.model), base.engine, metrics.engine())?;
@@ -166,6 +166,7 @@ async fn build(config: &Config) -> Result<(Arc<App>, AdapterStore), ServeError> 
         generator: Generator::new(engine, base.text.tokenizer),
         adapters: Box::new(store.clone()),
         template: base.text.template.map(base::render),
+        beside: Beside::default(),
         defaults: base.text.defaults,
         card,
         metrics,
@@ -178,12 +179,7 @@ async fn build(config: &Config) -> Result<(Arc<App>, AdapterStore), ServeError> 
 }
 
 fn adapter_loader(config: &Config, model: &Model, fetcher: Fetcher) -> AdapterLoader {
-    let file = safetensors::Limits {
-        file_bytes: config.adapters.max_bytes,
-        header_bytes: ADAPTER_HEADER_BYTES,
-        tensors: ADAPTER_TENSORS,
-    };
-    let limits = AdapterLimits { rank: config.adapters.max_rank as usize, file };
+    let limits = AdapterLimits::new(config.adapters.max_rank as usize, config.adapters.max_bytes);
     AdapterLoader::new(fetcher, model.shape(), model.weights(), limits, config.model.threads)
 }
 

@@ -7,23 +7,21 @@ use super::error::Problem;
 use super::fields::{Fields, describe, expected, invalid};
 use super::parameters::unsupported;
 
-/// Messages of a body at most: each costs template time.
-const MAX_MESSAGES: usize = 4096;
 const MAX_ROLE: usize = 64;
 
-/// Takes `messages`.
+/// Takes `messages`, at most `most`: each costs template time.
 ///
 /// # Errors
 /// The [`Problem`] of the first message at fault, named by its place.
-pub fn take(fields: &mut Fields) -> Result<Vec<Value>, Problem> {
+pub fn take(fields: &mut Fields, most: usize) -> Result<Vec<Value>, Problem> {
     let list = match fields.take("messages") {
         None => return Err(Problem::MissingField("messages".into())),
         Some(Value::Array(list)) if list.is_empty() => return Err(Problem::EmptyPrompt("messages")),
         Some(Value::Array(list)) => list,
         Some(other) => return Err(expected("messages", "a list of messages", &other)),
     };
-    if list.len() > MAX_MESSAGES {
-        return Err(invalid("messages", &format!("expected at most {MAX_MESSAGES}, got {}", list.len())));
+    if list.len() > most {
+        return Err(invalid("messages", &format!("expected at most {most}, got {}", list.len())));
     }
     list.into_iter().enumerate().map(|(place, message)| one(&format!("messages[{place}]"), message)).collect()
 }
@@ -84,7 +82,7 @@ mod tests {
     use super::*;
 
     fn messages(body: &str) -> Result<Vec<Value>, Problem> {
-        take(&mut Fields::parse(body.as_bytes()).unwrap())
+        take(&mut Fields::parse(body.as_bytes()).unwrap(), 3)
     }
 
     #[test]
@@ -114,6 +112,7 @@ mod tests {
             (r#"{"messages":[{"role":"user","content":[{"type":"text"}]}]}"#, "messages[0].content[0].text"),
             (r#"{"messages":[{"role":"assistant","tool_calls":[{}]}]}"#, "messages[0].tool_calls"),
             (r#"{"messages":["hi"]}"#, "messages[0]"),
+            (r#"{"messages":[{},{},{},{}]}"#, "messages"),
         ] {
             let problem = messages(body).unwrap_err();
             assert_eq!(super::super::error::ApiError::from(problem).param.as_deref(), Some(param), "{body}");

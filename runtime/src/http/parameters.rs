@@ -68,7 +68,6 @@ const MAX_TEMPERATURE: f64 = 100.0;
 const MAX_REPETITION_PENALTY: f64 = 100.0;
 const MAX_PENALTY: f64 = 2.0;
 const MAX_BIAS: f64 = 100.0;
-const MAX_STOP_IDS: usize = 256;
 
 impl Parameters {
     /// Reads the shared fields; those of the endpoint alone must have been taken before.
@@ -86,7 +85,7 @@ impl Parameters {
             min_tokens: fields.count("min_tokens", 0..=u32::MAX)?.unwrap_or(0),
             ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
             stop_token_ids: fields
-                .token_ids("stop_token_ids", bounds.vocabulary, MAX_STOP_IDS)?
+                .token_ids("stop_token_ids", bounds.vocabulary, bounds.limits.stop_ids)?
                 .unwrap_or_default(),
             stop: stop(fields, bounds.limits)?,
             include_stop: fields.flag("include_stop_str_in_output")?.unwrap_or(false),
@@ -165,7 +164,7 @@ pub(crate) fn seed(fields: &mut Fields) -> Result<Option<u64>, Problem> {
         .as_u64()
         .or_else(|| value.as_i64().map(i64::cast_unsigned))
         .map(Some)
-        .ok_or_else(|| expected("seed", "a whole number of 64 bits", &value))
+        .ok_or_else(|| expected(&fields.name("seed"), "a whole number of 64 bits", &value))
 }
 
 /// One stop string or a list of them.
@@ -177,18 +176,18 @@ pub(crate) fn stop(fields: &mut Fields, limits: &Limits) -> Result<Vec<String>, 
     };
     if list.len() > limits.stop_strings {
         let what = format!("expected at most {} strings, got {}", limits.stop_strings, list.len());
-        return Err(invalid("stop", &what));
+        return Err(invalid(&fields.name("stop"), &what));
     }
-    list.into_iter().map(|value| stop_string(value, limits.stop_bytes)).collect()
+    list.into_iter().map(|value| stop_string(&fields.name("stop"), value, limits.stop_bytes)).collect()
 }
 
-fn stop_string(value: Value, most: usize) -> Result<String, Problem> {
+fn stop_string(param: &str, value: Value, most: usize) -> Result<String, Problem> {
     match value {
         Value::String(text) if (1..=most).contains(&text.len()) => Ok(text),
         Value::String(text) => {
-            Err(invalid("stop", &format!("expected strings of 1 to {most} bytes, got one of {}", text.len())))
+            Err(invalid(param, &format!("expected strings of 1 to {most} bytes, got one of {}", text.len())))
         }
-        other => Err(expected("stop", "a string or a list of strings", &other)),
+        other => Err(expected(param, "a string or a list of strings", &other)),
     }
 }
 
@@ -288,8 +287,10 @@ pub fn refuse_unsupported(fields: &Fields) -> Result<(), Problem> {
     match fields.rest().find(|(name, value)| UNSUPPORTED.contains(name) && !asks_for_nothing(name, value)) {
         None => Ok(()),
         Some((name, value)) => {
-            let name = fields.name(name);
-            Err(unsupported(&name, &format!("{name}: not supported, got {}", describe(value))))
+            let path = fields.name(name);
+            // A secret is not said back, not even to whoever sent it.
+            let got = if name == "api_token" { "one".to_owned() } else { describe(value) };
+            Err(unsupported(&path, &format!("{path}: not supported, got {got}")))
         }
     }
 }
@@ -310,9 +311,7 @@ fn asks_for_nothing(name: &str, value: &Value) -> bool {
         (_, Value::Bool(flag)) => !flag,
         (_, Value::Array(list)) => list.is_empty(),
         // An empty schema is a wish too.
-        ("guided_json" | "guided_grammar" | "structured_outputs" | "response_format", Value::Object(_)) => {
-            false
-        }
+        ("guided_json" | "guided_grammar" | "structured_outputs", Value::Object(_)) => false,
         (_, Value::Object(map)) => map.is_empty(),
         (_, Value::String(text)) => text.is_empty(),
         (_, _) => false,
