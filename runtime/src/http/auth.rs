@@ -2,7 +2,7 @@
 //! Must not know a route; http.rs says which routes ask.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, header};
@@ -30,8 +30,15 @@ struct KeyFile {
 
 #[derive(Debug)]
 struct Read {
-    hashes: Arc<[[u8; 32]]>,
+    keys: Arc<[Key]>,
+    /// Of the file when it was last looked into, for good or not.
     stamp: Option<Stamp>,
+}
+
+#[derive(Debug)]
+struct Key {
+    hash: [u8; 32],
+    salt: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,17 +97,14 @@ impl Keys {
         let mut given = headers.get_all(header::AUTHORIZATION).iter();
         let (Some(value), None) = (given.next(), given.next()) else { return Err(Problem::Unauthorized) };
         let key = value.to_str().ok().and_then(bearer).ok_or(Problem::Unauthorized)?;
-        let hashes = match file.read.read() {
-            Ok(read) => Arc::clone(&read.hashes),
-            Err(poisoned) => Arc::clone(&poisoned.into_inner().hashes),
-        };
+        let keys = Arc::clone(&file.read.read().unwrap_or_else(PoisonError::into_inner).keys);
         let hash: [u8; 32] = Sha256::digest(key.as_bytes()).into();
         // Every key is compared, so that the time does not tell which one, or that one, was near.
         let mut found = Choice::from(0);
         let mut salt = 0u64;
-        for known in hashes.iter() {
-            let same = known.ct_eq(&hash);
-            salt.conditional_assign(&salt_of(known), same);
+        for known in keys.iter() {
+            let same = known.hash.ct_eq(&hash);
+            salt.conditional_assign(&known.salt, same);
             found |= same;
         }
         if bool::from(found) { Ok(Caller { salt }) } else { Err(Problem::Unauthorized) }
@@ -119,16 +123,22 @@ impl Keys {
 
 impl KeyFile {
     fn refresh(&self) {
-        let known = self.read.read().map_or(None, |read| read.stamp);
-        if stamp(&self.path).is_some_and(|now| Some(now) != known) {
-            match read(&self.path) {
-                Ok(new) => {
-                    tracing::info!(keys = new.hashes.len(), "API keys read anew");
-                    if let Ok(mut read) = self.read.write() {
-                        *read = new;
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "API keys not taken over"),
+        let known = self.read.read().unwrap_or_else(PoisonError::into_inner).stamp;
+        let now = stamp(&self.path);
+        if now.is_none() || now == known {
+            return;
+        }
+        let new = read(&self.path);
+        let mut held = self.read.write().unwrap_or_else(PoisonError::into_inner);
+        match new {
+            Ok(new) => {
+                tracing::info!(keys = new.keys.len(), "API keys read anew");
+                *held = new;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "API keys not taken over; the old ones stay");
+                // Said once: the file is looked into again when it changes again.
+                held.stamp = now;
             }
         }
     }
@@ -144,13 +154,17 @@ fn read(path: &Path) -> Result<Read, KeyFileError> {
     let stamp = stamp(path);
     let text = std::fs::read_to_string(path)
         .map_err(|source| KeyFileError::Unreadable { path: path.to_owned(), source })?;
-    let hashes: Arc<[[u8; 32]]> = text
+    let key = |key: &str| {
+        let hash = Sha256::digest(key.as_bytes()).into();
+        Key { hash, salt: salt_of(&hash) }
+    };
+    let keys: Arc<[Key]> = text
         .lines()
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(|key| Sha256::digest(key.as_bytes()).into())
+        .map(key)
         .collect();
-    if hashes.is_empty() { Err(KeyFileError::Empty(path.to_owned())) } else { Ok(Read { hashes, stamp }) }
+    if keys.is_empty() { Err(KeyFileError::Empty(path.to_owned())) } else { Ok(Read { keys, stamp }) }
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {
@@ -220,6 +234,11 @@ mod tests {
         std::fs::write(file.path(), "").unwrap();
         inner.refresh();
         assert!(keys.caller(&headers(&["Bearer second"])).is_ok());
+        // What is wrong is said once, not at every look.
+        assert_eq!(inner.read.read().unwrap().stamp, stamp(file.path()));
+        std::fs::write(file.path(), "third\n").unwrap();
+        inner.refresh();
+        assert!(keys.caller(&headers(&["Bearer third"])).is_ok());
     }
 
     #[test]
