@@ -59,7 +59,7 @@ pub struct TierFigures {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Family {
     /// Its name, with `_total` where it counts.
-    pub name: &'static str,
+    pub name: String,
     /// What it is.
     pub help: &'static str,
     /// A counter, or a gauge.
@@ -114,10 +114,10 @@ impl Metrics {
         self.adapters.write(&mut page);
         for family in &tiers.families {
             let kind = if family.counter { Kind::Counter } else { Kind::Gauge };
-            page.family(family.name, kind, family.help);
+            page.family(&family.name, kind, family.help);
             for (label, text, value) in &family.series {
                 let labels = [(*label, *text)];
-                page.sample(family.name, if label.is_empty() { &[] } else { &labels }, value);
+                page.sample(&family.name, if label.is_empty() { &[] } else { &labels }, value);
             }
         }
         page.append(&self.latency.encode());
@@ -207,6 +207,11 @@ impl Metrics {
                 "lorikeet_resident_evictions_total",
                 "Adapters that left the device.",
                 &engine.resident_evictions,
+            ),
+            (
+                "lorikeet_resident_misses_total",
+                "Adapters that were not on the device when a sequence needed them.",
+                &engine.resident_misses,
             ),
             ("lorikeet_adapter_drains_total", "Adapters drained for a waiting one.", &engine.drains),
             ("lorikeet_steps_total", "Steps.", &engine.steps),

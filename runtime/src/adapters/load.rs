@@ -17,7 +17,7 @@ use crate::adapters::wanted::Wanted;
 use crate::adapters::weights::AdapterWeights;
 use crate::model::modules::{BaseRows, ModelShape};
 use crate::source::error::FetchError;
-use crate::source::fetch::{Fetched, Fetcher};
+use crate::source::fetch::{DiskFigures, Fetched, Fetcher};
 
 /// Loads adapters of one base model. A clone is the same loader.
 #[derive(Clone)]
@@ -64,6 +64,10 @@ impl AdapterLoader {
 impl Loader for AdapterLoader {
     fn load(&self, wanted: Arc<Wanted>) -> BoxFuture<'static, Result<Loaded, LoadFailure>> {
         Self::load(self.clone(), wanted).boxed()
+    }
+
+    fn disk(&self) -> DiskFigures {
+        self.fetcher.disk()
     }
 }
 

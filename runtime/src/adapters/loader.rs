@@ -9,11 +9,17 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::adapters::failure::LoadFailure;
 use crate::adapters::wanted::Wanted;
 use crate::adapters::weights::AdapterWeights;
+use crate::source::fetch::DiskFigures;
 
 /// Brings weights into memory: fetched, verified, checked against the base model. Never on an async worker's time.
 pub trait Loader: Send + Sync + 'static {
     /// Loads what is wanted. Every call reads anew: a caller that wants one load for many makes one call.
     fn load(&self, wanted: Arc<Wanted>) -> BoxFuture<'static, Result<Loaded, LoadFailure>>;
+
+    /// The tier below: what of it this process has used.
+    fn disk(&self) -> DiskFigures {
+        DiskFigures::default()
+    }
 }
 
 /// Weights that are ready to be held.

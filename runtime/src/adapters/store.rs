@@ -190,6 +190,9 @@ impl AdapterStore {
             match asked.map_err(|error| PinError::of(error, now))? {
                 (Some(pin), _) => return Ok(pin),
                 (None, Some((mut flight, count))) => {
+                    if waiting.is_none() {
+                        self.shared.figures.missed();
+                    }
                     waiting = waiting.or(count.map(Waiting::new));
                     // The flight's own pin keeps the weights until this name has asked again.
                     let landed = flight.ended().await;

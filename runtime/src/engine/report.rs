@@ -34,6 +34,7 @@ impl Reporter {
         let (evictions, drains) = scheduler.residency().turnover();
         metrics.resident_evictions.store(evictions, Ordering::Relaxed);
         metrics.drains.store(drains, Ordering::Relaxed);
+        metrics.resident_misses.store(scheduler.residency().misses(), Ordering::Relaxed);
         let counts = scheduler.counts();
         metrics.preemptions.store(counts.preemptions, Ordering::Relaxed);
         metrics.recomputed_tokens.store(counts.recomputed, Ordering::Relaxed);

@@ -31,6 +31,7 @@ struct State {
     seated: Residents,
     evictions: u64,
     drains: u64,
+    misses: u64,
 }
 
 struct Entry {
@@ -64,6 +65,7 @@ impl Residency {
             seated: Residents::new(),
             evictions: 0,
             drains: 0,
+            misses: 0,
         })))
     }
 
@@ -162,6 +164,12 @@ impl Residency {
         (state.used, state.entries.len())
     }
 
+    /// How often an adapter had to come in for a sequence.
+    #[must_use]
+    pub fn misses(&self) -> u64 {
+        self.0.borrow().misses
+    }
+
     /// How many were evicted, and how many were drained, ever.
     #[must_use]
     pub fn turnover(&self) -> (u64, u64) {
@@ -173,6 +181,7 @@ impl Residency {
 impl State {
     /// Lets an adapter in, after the least valuable ones without seats have made room. There are enough of those.
     fn enter(&mut self, generation: Generation, bytes: u64) {
+        self.misses += 1;
         self.forget_dead();
         while self.budget - self.used < bytes {
             let idle = self.entries.iter().filter(|(_, entry)| entry.seats == 0);
@@ -274,6 +283,7 @@ mod tests {
         }
         let _seat = residency.seat(&c, true);
         assert!(residency.contains(a.generation()) && !residency.contains(b.generation()));
+        assert_eq!(residency.misses(), 3);
     }
 
     #[test]

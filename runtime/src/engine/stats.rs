@@ -25,6 +25,8 @@ pub struct EngineMetrics {
     pub resident_adapters: AtomicUsize,
     /// Resident adapters that had to leave for others.
     pub resident_evictions: AtomicU64,
+    /// Adapters that were not resident when a sequence needed them.
+    pub resident_misses: AtomicU64,
     /// Adapters drained so that a waiting one could come in.
     pub drains: AtomicU64,
     /// Steps that ran.

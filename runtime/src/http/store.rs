@@ -6,7 +6,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use lorikeet_api::{Accepted, AdapterReport, DesiredChange, DesiredSet, ErrorCode, ReportedSet};
 
-use super::registry::{Refusal, Registry, word};
+use super::registry::{Refusal, Registry};
 use crate::adapters::pin::Pin;
 use crate::adapters::store::{AdapterStore, PinError, StoreError};
 use crate::metrics::{Family, TierFigures};
@@ -95,62 +95,52 @@ impl Registry for AdapterStore {
 
     fn figures(&self) -> TierFigures {
         let now = self.figures();
-        let plain =
-            |name, help, counter, value: f64| Family { name, help, counter, series: vec![("", "", value)] };
-        let tiers = |name, help, disk: f64, remote: f64| Family {
-            name,
+        let (disk, host) = (&now.disk, &now.host);
+        let plain = [
+            ("adapters_registered", "Names that requests may ask for.", false, now.registered as u64),
+            ("host_adapters", "Adapters in host memory.", false, now.loaded as u64),
+            ("adapters_loading", "Loads under way.", false, now.loading as u64),
+            ("host_bytes", "Bytes of adapters in host memory.", false, host.used),
+            ("host_budget_bytes", "Bytes that they may take.", false, host.budget),
+            ("host_evictions_total", "Adapters that left host memory.", true, now.evictions),
+            ("host_misses_total", "Requests whose adapter was not in host memory.", true, now.misses),
+            ("disk_bytes", "Bytes of the disk cache.", false, disk.used),
+            ("disk_budget_bytes", "Bytes that it may take.", false, disk.budget),
+            ("disk_evictions_total", "Contents put out of the disk cache.", true, disk.evictions),
+        ];
+        let plain = plain.into_iter().map(|(name, help, counter, value)| Family {
+            name: format!("lorikeet_{name}"),
+            help,
+            counter,
+            series: vec![("", "", value as f64)],
+        });
+        let tiers = |name: &str, help, disk: f64, remote: f64| Family {
+            name: name.to_owned(),
             help,
             counter: true,
             series: vec![("tier", "disk", disk), ("tier", "remote", remote)],
         };
-        let failures = now.failures.iter().map(|(code, count)| ("code", word(*code), *count as f64));
-        TierFigures {
-            families: vec![
-                plain(
-                    "lorikeet_adapters_registered",
-                    "Names that requests may ask for.",
-                    false,
-                    now.registered as f64,
-                ),
-                plain("lorikeet_host_adapters", "Adapters in host memory.", false, now.loaded as f64),
-                plain("lorikeet_adapters_loading", "Loads under way.", false, now.loading as f64),
-                plain(
-                    "lorikeet_host_bytes",
-                    "Bytes of adapters in host memory.",
-                    false,
-                    now.host.used as f64,
-                ),
-                plain(
-                    "lorikeet_host_budget_bytes",
-                    "Bytes that they may take.",
-                    false,
-                    now.host.budget as f64,
-                ),
-                plain(
-                    "lorikeet_host_evictions_total",
-                    "Adapters that left host memory.",
-                    true,
-                    now.evictions as f64,
-                ),
-                tiers(
-                    "lorikeet_adapter_loads_total",
-                    "Loads, by the tier that they came from.",
-                    now.from_disk.count as f64,
-                    now.from_remote.count as f64,
-                ),
-                tiers(
-                    "lorikeet_adapter_load_seconds_total",
-                    "Time that loads took, by the tier that they came from.",
-                    now.from_disk.seconds,
-                    now.from_remote.seconds,
-                ),
-                Family {
-                    name: "lorikeet_adapter_load_failures_total",
-                    help: "Loads that failed, by code.",
-                    counter: true,
-                    series: failures.collect(),
-                },
-            ],
-        }
+        let failures = now.failures.iter().map(|(code, count)| ("code", code.as_str(), *count as f64));
+        let loads = [
+            tiers(
+                "lorikeet_adapter_loads_total",
+                "Loads, by the tier that they came from.",
+                now.from_disk.count as f64,
+                now.from_remote.count as f64,
+            ),
+            tiers(
+                "lorikeet_adapter_load_seconds_total",
+                "Time that loads took, by the tier that they came from.",
+                now.from_disk.seconds,
+                now.from_remote.seconds,
+            ),
+            Family {
+                name: "lorikeet_adapter_load_failures_total".to_owned(),
+                help: "Loads that failed, by code.",
+                counter: true,
+                series: failures.collect(),
+            },
+        ];
+        TierFigures { families: plain.chain(loads).collect() }
     }
 }

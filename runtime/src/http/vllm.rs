@@ -11,12 +11,23 @@ use lorikeet_api::ErrorCode;
 use serde_json::json;
 
 use super::error::ApiError;
-use super::{App, body};
+use super::registry::Refusal;
+use super::{App, admin, body};
 
 /// vLLM's error: the code is the status.
 fn error(status: StatusCode, kind: &str, message: &str) -> Response {
     let body = json!({"error": {"message": message, "type": kind, "param": null, "code": status.as_u16()}});
     (status, Json(body)).into_response()
+}
+
+/// A refusal for which vLLM has no words of its own: what is wrong with the adapter is a bad request there.
+fn other(refused: &Refusal) -> Response {
+    match admin::status(refused.code) {
+        status if status.is_server_error() && status != StatusCode::BAD_GATEWAY => {
+            error(status, "InternalServerError", &refused.message)
+        }
+        _ => error(StatusCode::BAD_REQUEST, "BadRequestError", &refused.message),
+    }
 }
 
 fn success(message: String) -> Response {
@@ -48,7 +59,7 @@ pub async fn load(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -
         Err(refused) if refused.code == ErrorCode::SourceUnavailable => {
             error(StatusCode::NOT_FOUND, "NotFoundError", &refused.message)
         }
-        Err(refused) => error(StatusCode::BAD_REQUEST, "BadRequestError", &refused.message),
+        Err(refused) => other(&refused),
     })
 }
 
@@ -73,6 +84,6 @@ pub async fn unload(
             let message = format!("The lora adapter '{name}' cannot be found.");
             error(StatusCode::NOT_FOUND, "NotFoundError", &message)
         }
-        Err(refused) => error(StatusCode::BAD_REQUEST, "BadRequestError", &refused.message),
+        Err(refused) => other(&refused),
     })
 }

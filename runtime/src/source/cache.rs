@@ -10,10 +10,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::digest::Digest;
 use crate::source::error::FetchError;
+use crate::source::fetch::DiskFigures;
 
 /// Unfinished downloads that nobody went on with for so long are cleaned up.
 const STALE: Duration = Duration::from_secs(3 * 24 * 3600);
@@ -26,6 +28,9 @@ const LOCK: &str = ".lock";
 pub(super) struct Cache {
     root: PathBuf,
     budget: u64,
+    /// Bytes of content, when they were last counted or changed.
+    used: AtomicU64,
+    evictions: AtomicU64,
 }
 
 /// Use of a folder of the cache: it is not put out while this lives.
@@ -53,14 +58,29 @@ impl Cache {
         for folder in ["content", "index", "partial"] {
             fs::create_dir_all(root.join(folder)).map_err(failed)?;
         }
-        let cache = Self { root: root.to_owned(), budget };
+        let (used, evictions) = (AtomicU64::new(0), AtomicU64::new(0));
+        let cache = Self { root: root.to_owned(), budget, used, evictions };
         cache.clean().map_err(failed)?;
+        cache.count().map_err(failed)?;
         Ok(cache)
+    }
+
+    /// The cache in numbers, from memory.
+    pub(super) fn figures(&self) -> DiskFigures {
+        let (used, evictions) = (self.used.load(Ordering::Relaxed), self.evictions.load(Ordering::Relaxed));
+        DiskFigures { used, budget: self.budget, evictions }
+    }
+
+    /// Counts anew: other processes may share the cache.
+    fn count(&self) -> io::Result<()> {
+        let used = self.folders()?.iter().map(|(_, bytes, _)| bytes).sum();
+        self.used.store(used, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The folder of this content, where it is here.
     pub(super) fn get(&self, digest: Digest) -> Option<Lease> {
-        let folder = self.root.join("content").join(digest.hex());
+        let folder = self.content(digest);
         let lock = OpenOptions::new().read(true).write(true).open(folder.join(LOCK)).ok()?;
         lock.lock_shared().ok()?;
         // It may have been put out between opening and locking: then the lock is on a file of no folder.
@@ -126,6 +146,7 @@ impl Cache {
             }
             if self.put_out(&folder).map_err(failed)? {
                 used -= size;
+                self.evictions.fetch_add(1, Ordering::Relaxed);
             }
         }
         if used + bytes <= self.budget { Ok(()) } else { Err(too_large()) }
@@ -151,13 +172,14 @@ impl Cache {
         // Now its size is known, whatever the server said ahead.
         self.make_room(size_of_folder(&partial.folder))?;
         let staged = self.stage(partial, names).map_err(failed)?;
-        let folder = self.root.join("content").join(digest.hex());
+        let folder = self.content(digest);
         let moved = fs::rename(staged.path(), &folder)
             .and_then(|()| File::open(self.root.join("content"))?.sync_all());
         match (moved, self.get(digest)) {
             (_, Some(lease)) => {
                 // What another process moved there first is the same content; the staged one goes with its guard.
                 let _ = fs::remove_dir_all(&partial.folder);
+                self.count().map_err(failed)?;
                 Ok(lease)
             }
             (Err(error), None) => Err(failed(error)),
@@ -168,7 +190,11 @@ impl Cache {
     /// Throws content away, though it may be in use: it is not what it was.
     pub(super) fn discard(&self, digest: Digest) {
         // What is gone already is what was wanted.
-        let _ = fs::remove_dir_all(self.root.join("content").join(digest.hex()));
+        let _ = fs::remove_dir_all(self.content(digest));
+    }
+
+    fn content(&self, digest: Digest) -> PathBuf {
+        self.root.join("content").join(digest.hex())
     }
 
     fn index(&self, key: &str) -> PathBuf {
@@ -215,6 +241,16 @@ impl Cache {
             let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
             modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > STALE))
         };
+        // What was fetched under a name and is here no more: another process may be about to bring it back.
+        for entry in fs::read_dir(self.root.join("index"))? {
+            let path = entry?.path();
+            let digest = fs::read_to_string(&path).unwrap_or_default();
+            let digest = digest.lines().next().and_then(|line| line.parse::<Digest>().ok());
+            let here = digest.is_some_and(|digest| self.content(digest).exists());
+            if !here && old(&path) {
+                let _ = fs::remove_file(&path);
+            }
+        }
         for entry in fs::read_dir(self.root.join("partial"))? {
             let path = entry?.path();
             if !old(&path) {

@@ -48,6 +48,17 @@ struct Order {
     kind: Kind,
 }
 
+/// The disk cache in numbers; nothing before the first remote source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskFigures {
+    /// Bytes that it held when this process last changed it.
+    pub used: u64,
+    /// Bytes that it may hold.
+    pub budget: u64,
+    /// Contents that this process put out for others.
+    pub evictions: u64,
+}
+
 /// Files that are here. Cached ones stay while this lives.
 #[derive(Clone, Debug)]
 pub struct Fetched {
@@ -136,6 +147,12 @@ impl Fetcher {
         }
         let kind = Kind::Model(self.inner.config.model_file_bytes);
         self.remote(Order { source: source.clone(), trust: Trust::CommandLine, digest, kind }).await
+    }
+
+    /// What the disk cache holds.
+    #[must_use]
+    pub fn disk(&self) -> DiskFigures {
+        self.inner.cache.get().map_or_else(DiskFigures::default, |cache| cache.figures())
     }
 
     /// Joins the download of the same order, or begins it. It goes on when its callers have gone.

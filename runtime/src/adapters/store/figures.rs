@@ -10,6 +10,7 @@ use lorikeet_api::{AdapterReport, ErrorCode, ReportedSet, Tier, TierBytes};
 
 use super::Shared;
 use crate::adapters::pin::Generation;
+use crate::source::fetch::DiskFigures;
 
 /// Loads from one tier.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -33,6 +34,10 @@ pub struct StoreFigures {
     pub host: TierBytes,
     /// Generations that left host memory for others.
     pub evictions: u64,
+    /// Requests whose adapter was not in host memory.
+    pub misses: u64,
+    /// The disk cache, as far as this process has used it.
+    pub disk: DiskFigures,
     /// Loads from the disk or its cache.
     pub from_disk: LoadFigures,
     /// Loads from a remote source.
@@ -47,6 +52,7 @@ pub(super) struct Counters(Mutex<Counts>);
 
 #[derive(Clone, Default)]
 struct Counts {
+    misses: u64,
     disk: LoadFigures,
     remote: LoadFigures,
     failures: BTreeMap<&'static str, (ErrorCode, u64)>,
@@ -60,9 +66,13 @@ impl Counters {
         of.seconds += took.as_secs_f64();
     }
 
+    pub(super) fn missed(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).misses += 1;
+    }
+
     pub(super) fn failed(&self, code: ErrorCode) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.failures.entry(word(code)).or_insert((code, 0)).1 += 1;
+        counts.failures.entry(code.as_str()).or_insert((code, 0)).1 += 1;
     }
 
     fn read(&self) -> Counts {
@@ -79,6 +89,8 @@ impl Shared {
             loading: state.flights.len(),
             host: state.ledger.host_bytes(),
             evictions: state.ledger.host.evictions(),
+            misses: counts.misses,
+            disk: self.loader.disk(),
             from_disk: counts.disk,
             from_remote: counts.remote,
             failures: counts.failures.into_values().collect(),
@@ -121,30 +133,5 @@ impl Shared {
         let Some((engine, _)) = self.engine.get() else { return HashSet::new() };
         let loads = engine.snapshot().adapters;
         loads.iter().filter(|load| load.running > 0).filter_map(|load| load.generation).collect()
-    }
-}
-
-/// The code as the wire spells it.
-const fn word(code: ErrorCode) -> &'static str {
-    match code {
-        ErrorCode::SourceUnavailable => "source_unavailable",
-        ErrorCode::SourceForbidden => "source_forbidden",
-        ErrorCode::SourceUnauthorized => "source_unauthorized",
-        ErrorCode::DigestMismatch => "digest_mismatch",
-        ErrorCode::TooLarge => "too_large",
-        ErrorCode::InvalidConfig => "invalid_config",
-        ErrorCode::InvalidWeights => "invalid_weights",
-        ErrorCode::BaseModelMismatch => "base_model_mismatch",
-        ErrorCode::UnsupportedFeature => "unsupported_feature",
-        ErrorCode::RankExceeded => "rank_exceeded",
-        ErrorCode::BudgetExceeded => "budget_exceeded",
-        ErrorCode::NoRoom => "no_room",
-        ErrorCode::StaleVersion => "stale_version",
-        ErrorCode::NameConflict => "name_conflict",
-        ErrorCode::UnknownAdapter => "unknown_adapter",
-        ErrorCode::InvalidRequest => "invalid_request",
-        ErrorCode::Draining => "draining",
-        ErrorCode::Internal => "internal",
-        ErrorCode::Unknown => "unknown",
     }
 }

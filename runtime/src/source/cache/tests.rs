@@ -49,7 +49,27 @@ fn the_least_recently_used_leaves_and_never_what_is_in_use() {
     assert!(matches!(cache.make_room(9), Err(FetchError::TooLarge { .. })), "both are in use");
     drop(c);
     cache.make_room(9).unwrap();
+    assert_eq!(cache.figures().evictions, 2);
     assert!(matches!(cache.make_room(21), Err(FetchError::TooLarge { limit: 20, .. })));
+}
+
+#[test]
+fn the_index_forgets_what_is_not_here_any_more() {
+    let (dir, cache) = cache(20);
+    let [a, b] = ["a", "b"].map(|key| put(&cache, key, &key.repeat(6)));
+    assert_eq!(cache.figures().used, 12);
+    age(&a, 30);
+    drop(a);
+    cache.make_room(14).unwrap();
+    for key in ["a", "b"] {
+        let entry = File::options().append(true).open(dir.path().join("index").join(key)).unwrap();
+        entry.set_modified(SystemTime::now() - 2 * STALE).unwrap();
+    }
+    let again = Cache::open(dir.path(), 20).unwrap();
+    let keys: Vec<_> =
+        fs::read_dir(dir.path().join("index")).unwrap().map(|key| key.unwrap().file_name()).collect();
+    assert_eq!(keys, ["b"]);
+    assert_eq!((again.figures().used, again.find("b").unwrap().0.digest), (6, b.digest));
 }
 
 #[test]
