@@ -1,7 +1,7 @@
 //! Adapters of a replica: what they are called, which generation a name means now, where its weights are.
 //!
 //! * [`store`]: what the rest of the replica holds: pins, desired sets, reports. Owns every task and every wait
-//! * `ledger`, `host`: names and memory, decided without clock or I/O
+//! * [`name`]: what may be called how; `ledger`, `host`: names and memory, decided without clock or I/O
 //! * [`loader`]: the seam to what brings weights into memory; [`load`]: what does
 //! * [`files`], [`peft`], [`tensors`], [`build`]: two files become checked weights; no step trusts what it reads
 
@@ -13,6 +13,7 @@ mod host;
 mod ledger;
 pub mod load;
 pub mod loader;
+pub mod name;
 pub mod peft;
 pub mod pin;
 #[cfg(test)]

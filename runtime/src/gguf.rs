@@ -3,11 +3,11 @@
 //! Must not allocate by what a file claims, map files into memory, or know what a tensor or a key is for.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::opened::Opened;
 
 mod element;
 mod metadata;
@@ -135,13 +135,7 @@ impl Header {
 }
 
 /// One open file and its header.
-#[derive(Debug)]
-pub struct GgufFile {
-    path: PathBuf,
-    file: File,
-    bytes: u64,
-    header: Header,
-}
+pub type GgufFile = Opened<Header>;
 
 impl GgufFile {
     /// Opens `path` and checks its header.
@@ -149,44 +143,13 @@ impl GgufFile {
     /// # Errors
     /// As [`Header::read`].
     pub fn open(path: &Path, limits: &Limits) -> Result<Self, GgufError> {
-        let file = File::open(path)?;
-        let bytes = file.metadata()?.len();
-        let header = Header::read(BufReader::with_capacity(1 << 16, &file), bytes, limits)?;
-        Ok(Self { path: path.to_owned(), file, bytes, header })
-    }
-
-    /// Where it was opened.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Its length in bytes.
-    #[must_use]
-    pub const fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Its header.
-    #[must_use]
-    pub const fn header(&self) -> &Header {
-        &self.header
+        Self::with(path, |file, bytes| Header::read(BufReader::with_capacity(1 << 16, file), bytes, limits))
     }
 
     /// Its keys and values.
     #[must_use]
     pub const fn metadata(&self) -> &Metadata {
-        &self.header.metadata
-    }
-
-    /// Reads the bytes `range` of the file into `buffer`, which takes their length.
-    ///
-    /// # Errors
-    /// When the file has become shorter since it was opened, or the disk fails.
-    pub fn read_range(&self, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<(), GgufError> {
-        let range = range.start..range.end.min(self.bytes);
-        buffer.resize(range.end.saturating_sub(range.start) as usize, 0);
-        Ok(self.file.read_exact_at(buffer, range.start)?)
+        &self.header().metadata
     }
 }
 

@@ -16,7 +16,7 @@ pub use adapter::AdapterReport;
 pub use locate::{Located, locate};
 pub use model::ModelReport;
 
-use crate::adapters::build::FILES;
+use crate::adapters::build::{AdapterLimits, FILES};
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -35,8 +35,8 @@ pub struct Inspection<'a> {
     pub path: &'a Path,
     /// The base model that an adapter is checked against.
     pub model: Option<&'a Path>,
-    /// Greatest rank that is accepted.
-    pub max_rank: usize,
+    /// What an adapter may ask for.
+    pub limits: AdapterLimits,
     /// JSON rather than a table.
     pub json: bool,
 }
@@ -79,7 +79,7 @@ pub fn inspect(inspection: &Inspection<'_>) -> Result<Report, String> {
     let is_adapter = FILES.iter().any(|file| path.join(file).exists())
         || (path.is_dir() && !path.join("config.json").exists() && path.join("adapter_model.bin").exists());
     if is_adapter {
-        let report = adapter::inspect(path, inspection.model, inspection.max_rank)?;
+        let report = adapter::inspect(path, inspection.model, &inspection.limits)?;
         return Ok(Report::Adapter(Box::new(report)));
     }
     if let Some(model) = inspection.model {

@@ -8,7 +8,7 @@
 //! * [`digest`]: what content was read
 //! * [`args`], [`config`]: the command line as typed, as checked
 //! * [`http`], [`generate`], [`metrics`], [`telemetry`], [`shutdown`]: the faces of the process
-//! * [`safetensors`], [`gguf`]: file formats, read strictly
+//! * [`safetensors`], [`gguf`], over an [`opened`] file: file formats, read strictly
 //! * [`inspect`]: what a model or an adapter is, or why it would be refused
 //! * [`text`]: text and tokens: tokenizer, chat template, stop strings
 //! * [`source`]: where files are, and how they come here; [`progress`]: shown on a terminal
@@ -25,6 +25,7 @@ pub mod inspect;
 mod layers;
 pub mod metrics;
 pub mod model;
+pub mod opened;
 pub mod progress;
 pub mod safetensors;
 pub mod serve;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use lorikeet_runtime::adapters::build::AdapterLimits;
 use lorikeet_runtime::args::{Cli, Command, InspectArgs};
 use lorikeet_runtime::inspect::{self, Inspection};
 use lorikeet_runtime::serve;
@@ -29,8 +30,8 @@ fn inspected(args: &InspectArgs) -> ExitCode {
     let done = match inspect::locate(args) {
         Ok(located) => {
             let (path, model) = (located.path(), located.model());
-            let (max_rank, json) = (args.max_rank as usize, args.json);
-            let inspection = Inspection { path: &path, model: model.as_deref(), max_rank, json };
+            let limits = AdapterLimits::new(args.max_rank as usize, args.max_adapter_bytes.0);
+            let inspection = Inspection { path: &path, model: model.as_deref(), limits, json: args.json };
             inspect::run(&inspection, &mut out)
         }
         Err(reason) => inspect::refuse(&reason, args.json, &mut out).map(|()| false),

@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::opened::Opened;
 
 mod check;
 mod json;
@@ -207,13 +207,7 @@ impl Header {
 }
 
 /// One open file and its header.
-#[derive(Debug)]
-pub struct SafetensorsFile {
-    path: PathBuf,
-    file: File,
-    bytes: u64,
-    header: Header,
-}
+pub type SafetensorsFile = Opened<Header>;
 
 impl SafetensorsFile {
     /// Opens `path` and checks its header.
@@ -221,38 +215,7 @@ impl SafetensorsFile {
     /// # Errors
     /// As [`Header::read`].
     pub fn open(path: &Path, limits: &Limits) -> Result<Self, SafetensorsError> {
-        let mut file = File::open(path)?;
-        let bytes = file.metadata()?.len();
-        let header = Header::read(&mut file, bytes, limits)?;
-        Ok(Self { path: path.to_owned(), file, bytes, header })
-    }
-
-    /// Where it was opened.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Its length in bytes.
-    #[must_use]
-    pub const fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Its header.
-    #[must_use]
-    pub const fn header(&self) -> &Header {
-        &self.header
-    }
-
-    /// Reads the bytes `range` of the file into `buffer`, which takes their length.
-    ///
-    /// # Errors
-    /// When the file has become shorter since it was opened, or the disk fails.
-    pub fn read_range(&self, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<(), SafetensorsError> {
-        let range = range.start..range.end.min(self.bytes);
-        buffer.resize(range.end.saturating_sub(range.start) as usize, 0);
-        Ok(self.file.read_exact_at(buffer, range.start)?)
+        Self::with(path, |mut file, bytes| Header::read(&mut file, bytes, limits))
     }
 }
 

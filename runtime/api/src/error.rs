@@ -68,3 +68,66 @@ pub enum ErrorCode {
     #[serde(other)]
     Unknown,
 }
+
+impl ErrorCode {
+    /// Every code.
+    pub const ALL: [Self; 19] = [
+        Self::SourceUnavailable,
+        Self::SourceForbidden,
+        Self::SourceUnauthorized,
+        Self::DigestMismatch,
+        Self::TooLarge,
+        Self::InvalidConfig,
+        Self::InvalidWeights,
+        Self::BaseModelMismatch,
+        Self::UnsupportedFeature,
+        Self::RankExceeded,
+        Self::BudgetExceeded,
+        Self::NoRoom,
+        Self::StaleVersion,
+        Self::NameConflict,
+        Self::UnknownAdapter,
+        Self::InvalidRequest,
+        Self::Draining,
+        Self::Internal,
+        Self::Unknown,
+    ];
+
+    /// As it is spelled on the wire, in metric labels and in reasons.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SourceUnavailable => "source_unavailable",
+            Self::SourceForbidden => "source_forbidden",
+            Self::SourceUnauthorized => "source_unauthorized",
+            Self::DigestMismatch => "digest_mismatch",
+            Self::TooLarge => "too_large",
+            Self::InvalidConfig => "invalid_config",
+            Self::InvalidWeights => "invalid_weights",
+            Self::BaseModelMismatch => "base_model_mismatch",
+            Self::UnsupportedFeature => "unsupported_feature",
+            Self::RankExceeded => "rank_exceeded",
+            Self::BudgetExceeded => "budget_exceeded",
+            Self::NoRoom => "no_room",
+            Self::StaleVersion => "stale_version",
+            Self::NameConflict => "name_conflict",
+            Self::UnknownAdapter => "unknown_adapter",
+            Self::InvalidRequest => "invalid_request",
+            Self::Draining => "draining",
+            Self::Internal => "internal",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_spelled_as_the_wire_spells_it() {
+        for code in ErrorCode::ALL {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+        }
+    }
+}

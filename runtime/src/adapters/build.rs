@@ -29,6 +29,15 @@ pub struct AdapterLimits {
     pub file: Limits,
 }
 
+impl AdapterLimits {
+    /// Of an adapter of at most this rank, in a file of at most so many bytes. The largest adapters that are known have
+    /// a few thousand tensors and headers of a few hundred kilobytes.
+    #[must_use]
+    pub const fn new(rank: usize, file_bytes: u64) -> Self {
+        Self { rank, file: Limits { file_bytes, header_bytes: 16 << 20, tensors: 1 << 16 } }
+    }
+}
+
 /// Why an adapter is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BuildError {

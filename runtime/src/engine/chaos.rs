@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::client::{Client, Place};
 use super::config::EngineConfig;
-use super::fixtures::{counted_pin, generation_of, greedy};
+use super::fixtures::{counted_pin, generation_of};
 use super::handle::Submitted;
 use super::request::{
     Event, Failure, FinishReason, Limits, Request, RequestId, Sampling, Token, TokenLogprobs,
@@ -150,13 +150,13 @@ fn config() -> impl Strategy<Value = EngineConfig> {
 }
 
 fn sampling(kind: u8, seed: u64) -> Sampling {
-    let drawn = Sampling { temperature: 0.9, seed, ..greedy() };
+    let drawn = Sampling { temperature: 0.9, seed, ..Sampling::greedy() };
     match kind {
-        0 => greedy(),
-        1 => Sampling { logprobs: Some(2), ..greedy() },
+        0 => Sampling::greedy(),
+        1 => Sampling { logprobs: Some(2), ..Sampling::greedy() },
         2 => Sampling { repetition_penalty: 1.3, min_p: 0.05, ..drawn },
         3 => Sampling { top_k: 5, top_p: 0.8, presence_penalty: 0.5, logprobs: Some(0), ..drawn },
-        4 => Sampling { prompt_logprobs: Some(1), frequency_penalty: 0.4, ..greedy() },
+        4 => Sampling { prompt_logprobs: Some(1), frequency_penalty: 0.4, ..Sampling::greedy() },
         _ => Sampling { logit_bias: vec![(5, 2.0), (EOS, 1.0)], logprobs: Some(1), ..drawn },
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::adapters::pin::{Generation, Pin, PinCount};
 use crate::adapters::weights::AdapterWeights;
 use crate::digest::Digest;
-use crate::engine::request::{Limits, RequestId, Sampling};
+use crate::engine::request::{Limits, RequestId};
 use crate::engine::sequence::Job;
 
 /// The generation of content called `name`.
@@ -50,21 +50,4 @@ pub(crate) fn job(prompt: &[u32]) -> Job {
 /// At most so many tokens, whatever they are.
 pub(crate) fn limits(max_tokens: u32) -> Limits {
     Limits { max_tokens, min_tokens: 0, ignore_eos: true, stop_token_ids: Vec::new() }
-}
-
-/// Always the likeliest token, nothing else asked for.
-pub(crate) fn greedy() -> Sampling {
-    Sampling {
-        temperature: 0.0,
-        top_p: 1.0,
-        top_k: 0,
-        min_p: 0.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        repetition_penalty: 1.0,
-        logit_bias: Vec::new(),
-        seed: 0,
-        logprobs: None,
-        prompt_logprobs: None,
-    }
 }

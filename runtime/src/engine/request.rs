@@ -62,6 +62,26 @@ pub struct Sampling {
     pub prompt_logprobs: Option<u32>,
 }
 
+impl Sampling {
+    /// Always the likeliest token, nothing else asked for.
+    #[must_use]
+    pub const fn greedy() -> Self {
+        Self {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            repetition_penalty: 1.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+            logprobs: None,
+            prompt_logprobs: None,
+        }
+    }
+}
+
 /// When a sequence ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -116,7 +116,6 @@ fn check(logits: &[f32]) -> Result<(), NotFinite> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::fixtures::greedy;
 
     fn choose(sampling: Sampling, prompt: &[u32], logits: &[f32]) -> Token {
         let mut sampler = Sampler::new(sampling, prompt);
@@ -125,13 +124,13 @@ mod tests {
 
     #[test]
     fn zero_temperature_takes_the_greatest() {
-        assert_eq!(choose(greedy(), &[0], &[0.0, 3.0, 2.0]), Token { id: 1, logprobs: None });
+        assert_eq!(choose(Sampling::greedy(), &[0], &[0.0, 3.0, 2.0]), Token { id: 1, logprobs: None });
     }
 
     #[test]
     fn logits_that_are_not_finite_are_refused() {
         for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut sampler = Sampler::new(greedy(), &[0]);
+            let mut sampler = Sampler::new(Sampling::greedy(), &[0]);
             let mut logits = [0.0, odd, 1.0];
             assert_eq!(sampler.score(&logits, 0), Err(NotFinite));
             assert_eq!(sampler.choose(&mut logits, 0, &[], &mut Scratch::default()), Err(NotFinite));
@@ -140,7 +139,7 @@ mod tests {
 
     #[test]
     fn log_probabilities_are_of_the_raw_logits_whatever_changes_the_choice() {
-        let sampling = Sampling { logit_bias: vec![(2, 100.0)], logprobs: Some(2), ..greedy() };
+        let sampling = Sampling { logit_bias: vec![(2, 100.0)], logprobs: Some(2), ..Sampling::greedy() };
         let token = choose(sampling, &[0], &[0.0, 1.0, 0.5]);
         let logprobs = token.logprobs.unwrap();
         let all = (1.0_f32 + 1.0_f32.exp() + 0.5_f32.exp()).ln();
@@ -151,14 +150,14 @@ mod tests {
 
     #[test]
     fn what_is_forbidden_is_not_chosen() {
-        let mut sampler = Sampler::new(greedy(), &[0]);
+        let mut sampler = Sampler::new(Sampling::greedy(), &[0]);
         let token = sampler.choose(&mut [0.0, 3.0, 2.0], 0, &[1, 99], &mut Scratch::default()).unwrap();
         assert_eq!(token.id, 2);
     }
 
     #[test]
     fn penalties_count_what_was_chosen() {
-        let sampling = Sampling { frequency_penalty: 0.7, ..greedy() };
+        let sampling = Sampling { frequency_penalty: 0.7, ..Sampling::greedy() };
         let mut sampler = Sampler::new(sampling, &[0]);
         let ids: Vec<u32> = (0..4)
             .map(|step| sampler.choose(&mut [0.0, 3.0, 2.0], step, &[], &mut Scratch::default()).unwrap().id)
@@ -170,7 +169,7 @@ mod tests {
     fn a_draw_depends_on_the_seed_and_the_tokens_number_alone() {
         let logits: Vec<f32> = (0..50_u8).map(|i| f32::from(i % 7) / 3.0).collect();
         let draw = |seed, step| {
-            let sampling = Sampling { temperature: 1.0, seed, ..greedy() };
+            let sampling = Sampling { temperature: 1.0, seed, ..Sampling::greedy() };
             let mut sampler = Sampler::new(sampling, &[0]);
             sampler.choose(&mut logits.clone(), step, &[], &mut Scratch::default()).unwrap().id
         };

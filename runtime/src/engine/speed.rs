@@ -11,7 +11,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use super::batch::Batch;
 use super::client::{Client, Place};
 use super::config::EngineConfig;
-use super::fixtures::{greedy, limits, pin_of};
+use super::fixtures::{limits, pin_of};
 use super::forward::{Forward, ForwardError, Residents};
 use super::handle::Submitted;
 use super::request::{Request, RequestId, Sampling};
@@ -75,10 +75,10 @@ fn measure(name: &str, sequences: usize, sampling: &Sampling) {
 #[test]
 #[ignore = "a measurement"]
 fn a_step_without_a_model() {
-    let drawn = Sampling { temperature: 0.8, ..greedy() };
+    let drawn = Sampling { temperature: 0.8, ..Sampling::greedy() };
     for sequences in [1, 25, 64] {
-        measure("greedy", sequences, &greedy());
-        measure("logprobs", sequences, &Sampling { logprobs: Some(5), ..greedy() });
+        measure("greedy", sequences, &Sampling::greedy());
+        measure("logprobs", sequences, &Sampling { logprobs: Some(5), ..Sampling::greedy() });
         measure("drawn", sequences, &drawn);
         measure("drawn top-p 0.9", sequences, &Sampling { top_p: 0.9, ..drawn.clone() });
         measure("drawn top-k 40", sequences, &Sampling { top_k: 40, ..drawn.clone() });

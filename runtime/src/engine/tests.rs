@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::config::EngineConfig;
-use super::fixtures::{counted_pin, generation_of, greedy, limits, pin_of};
+use super::fixtures::{counted_pin, generation_of, limits, pin_of};
 use super::handle::EngineHandle;
 use super::heart::EngineState;
 use super::request::{Event, Failure, FinishReason, Request, RequestId, Sampling};
@@ -48,7 +48,7 @@ fn request(id: u64, prompt: &[u32]) -> (Request, UnboundedReceiver<Event>) {
         adapter: None,
         salt: 0,
         weight: NonZeroU32::MIN,
-        sampling: greedy(),
+        sampling: Sampling::greedy(),
         limits: limits(8),
         deadline: None,
         events,
@@ -92,7 +92,7 @@ fn block_on(future: impl Future<Output = ()>) {
 
 fn expected(adapter: Option<&Pin>, prompt: &[u32]) -> Vec<u32> {
     let generation = adapter.map(Pin::generation);
-    alone(generation, prompt, &greedy(), &limits(8), &[], 64).iter().map(|token| token.id).collect()
+    alone(generation, prompt, &Sampling::greedy(), &limits(8), &[], 64).iter().map(|token| token.id).collect()
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn a_panic_in_one_requests_path_fails_that_request() {
     let (good, mut good_events) = request(0, &[1, 2, 3]);
     let (bad, mut bad_events) = request(1, &[1, 2, 3]);
     // A face checks the ids of a bias; here it did not.
-    let sampling = Sampling { logit_bias: vec![(1_000_000, 1.0)], ..greedy() };
+    let sampling = Sampling { logit_bias: vec![(1_000_000, 1.0)], ..Sampling::greedy() };
     bench.handle.submit(good).unwrap();
     bench.handle.submit(Request { sampling, ..bad }).unwrap();
     bench.control.open();
@@ -356,7 +356,7 @@ fn a_prompts_log_probabilities_come_in_order_however_it_is_chunked() {
     let scores = |max_step_tokens, max_logits_rows| {
         let bench = start(EngineConfig { max_sequences: 2, max_step_tokens, max_logits_rows, ..small() });
         let (request, mut events) = request(0, &prompt);
-        let sampling = Sampling { prompt_logprobs: Some(2), ..greedy() };
+        let sampling = Sampling { prompt_logprobs: Some(2), ..Sampling::greedy() };
         bench.handle.submit(Request { sampling, limits: limits(0), ..request }).unwrap();
         let events = all(&mut events);
         assert_eq!(events.last(), Some(&Event::Finished(FinishReason::Length)));

@@ -80,66 +80,9 @@ impl From<Refusal> for Problem {
             ErrorCode::Draining => Self::NotReady("The replica is draining."),
             ErrorCode::Internal | ErrorCode::Unknown => Self::Internal,
             code => match retry_after {
-                Some(after) => Self::AdapterUnavailable { code: word(code), message, after },
-                None => Self::AdapterRefused { code: word(code), message },
+                Some(after) => Self::AdapterUnavailable { code: code.as_str(), message, after },
+                None => Self::AdapterRefused { code: code.as_str(), message },
             },
-        }
-    }
-}
-
-/// The spelling of a code, which is the contract's.
-pub(crate) const fn word(code: ErrorCode) -> &'static str {
-    match code {
-        ErrorCode::SourceUnavailable => "source_unavailable",
-        ErrorCode::SourceForbidden => "source_forbidden",
-        ErrorCode::SourceUnauthorized => "source_unauthorized",
-        ErrorCode::DigestMismatch => "digest_mismatch",
-        ErrorCode::TooLarge => "too_large",
-        ErrorCode::InvalidConfig => "invalid_config",
-        ErrorCode::InvalidWeights => "invalid_weights",
-        ErrorCode::BaseModelMismatch => "base_model_mismatch",
-        ErrorCode::UnsupportedFeature => "unsupported_feature",
-        ErrorCode::RankExceeded => "rank_exceeded",
-        ErrorCode::BudgetExceeded => "budget_exceeded",
-        ErrorCode::NoRoom => "no_room",
-        ErrorCode::StaleVersion => "stale_version",
-        ErrorCode::NameConflict => "name_conflict",
-        ErrorCode::UnknownAdapter => "unknown_adapter",
-        ErrorCode::InvalidRequest => "invalid_request",
-        ErrorCode::Draining => "draining",
-        ErrorCode::Internal => "internal",
-        ErrorCode::Unknown => "unknown",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_code_is_spelled_as_the_contract_spells_it() {
-        for code in [
-            ErrorCode::SourceUnavailable,
-            ErrorCode::SourceForbidden,
-            ErrorCode::SourceUnauthorized,
-            ErrorCode::DigestMismatch,
-            ErrorCode::TooLarge,
-            ErrorCode::InvalidConfig,
-            ErrorCode::InvalidWeights,
-            ErrorCode::BaseModelMismatch,
-            ErrorCode::UnsupportedFeature,
-            ErrorCode::RankExceeded,
-            ErrorCode::BudgetExceeded,
-            ErrorCode::NoRoom,
-            ErrorCode::StaleVersion,
-            ErrorCode::NameConflict,
-            ErrorCode::UnknownAdapter,
-            ErrorCode::InvalidRequest,
-            ErrorCode::Draining,
-            ErrorCode::Internal,
-            ErrorCode::Unknown,
-        ] {
-            assert_eq!(serde_json::to_value(code).unwrap(), word(code));
         }
     }
 }

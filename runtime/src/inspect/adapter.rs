@@ -11,7 +11,7 @@ use crate::adapters::build::{self, AdapterLimits};
 use crate::adapters::files;
 use crate::adapters::peft::Peft;
 use crate::model::modules::{BaseRows, Module};
-use crate::safetensors::{Header, Limits};
+use crate::safetensors::Header;
 use crate::source::folder::Folder;
 
 /// What an adapter is.
@@ -50,15 +50,16 @@ pub struct Fit {
     pub memory_bytes: u64,
 }
 
-/// What serving takes at most.
-const FILE: Limits = Limits { file_bytes: 16 << 30, header_bytes: 16 << 20, tensors: 1 << 16 };
-
-pub(super) fn inspect(path: &Path, base: Option<&Path>, max_rank: usize) -> Result<AdapterReport, String> {
-    let read =
-        files::read(&Folder::trusted(path.to_owned()), FILE.file_bytes).map_err(|error| error.to_string())?;
-    let peft = Peft::parse(&read.config, max_rank).map_err(|error| error.to_string())?;
-    let header =
-        Header::parse(&read.weights, &FILE).map_err(|error| format!("adapter_model.safetensors: {error}"))?;
+pub(super) fn inspect(
+    path: &Path,
+    base: Option<&Path>,
+    limits: &AdapterLimits,
+) -> Result<AdapterReport, String> {
+    let folder = Folder::trusted(path.to_owned());
+    let read = files::read(&folder, limits.file.file_bytes).map_err(|error| error.to_string())?;
+    let peft = Peft::parse(&read.config, limits.rank).map_err(|error| error.to_string())?;
+    let header = Header::parse(&read.weights, &limits.file)
+        .map_err(|error| format!("adapter_model.safetensors: {error}"))?;
     let mut report = AdapterReport {
         path: path.display().to_string(),
         digest: build::digest(&read.config, &read.weights).to_string(),
@@ -84,8 +85,7 @@ pub(super) fn inspect(path: &Path, base: Option<&Path>, max_rank: usize) -> Resu
     report.scales.dedup();
     if let Some(base) = base {
         let (_, shape) = model::open(base).map_err(|error| format!("--model {}: {error}", base.display()))?;
-        let limits = AdapterLimits { rank: max_rank, file: FILE };
-        let built = build::build(&read.config, &read.weights, &shape, &Ones, &limits)
+        let built = build::build(&read.config, &read.weights, &shape, &Ones, limits)
             .map_err(|error| error.to_string())?;
         report.fits = Some(Fit { model: base.display().to_string(), memory_bytes: built.bytes });
     }

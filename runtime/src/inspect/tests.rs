@@ -12,7 +12,8 @@ fn golden(path: &str) -> PathBuf {
 
 fn said(path: &str, model: Option<&str>, json: bool) -> (bool, String) {
     let (path, model) = (golden(path), model.map(golden));
-    let inspection = Inspection { path: &path, model: model.as_deref(), max_rank: 256, json };
+    let inspection =
+        Inspection { path: &path, model: model.as_deref(), limits: AdapterLimits::new(256, 8 << 30), json };
     let mut out = Vec::new();
     let accepted = run(&inspection, &mut out).unwrap();
     (accepted, String::from_utf8(out).unwrap())

@@ -41,10 +41,8 @@ pub enum LoadError {
     Safetensors { file: String, error: SafetensorsError },
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error(transparent)]
-    ReadSafetensors(#[from] SafetensorsError),
-    #[error(transparent)]
-    ReadGguf(#[from] GgufError),
+    #[error("reading: {0}")]
+    Read(#[from] std::io::Error),
     #[error("tensor {0:?}: missing")]
     MissingTensor(String),
     #[error("tensor {0:?}: in two files")]

@@ -7,12 +7,10 @@ use lorikeet_api::{DesiredAdapter, DesiredChange, DesiredSet, ErrorCode, Version
 
 use super::{Entry, Ledger, Variant};
 use crate::adapters::failure::LoadFailure;
+use crate::adapters::name;
 use crate::adapters::pin::PinCount;
 use crate::adapters::wanted::Desire;
 use crate::source::Trust;
-
-/// The longest name.
-const MAX_NAME: usize = 253;
 
 impl Ledger {
     /// The command line names an adapter.
@@ -196,15 +194,11 @@ impl Ledger {
         if name == self.base {
             return Err(conflict(format!("name: {name:?} is the base model's")));
         }
-        let letters = |byte: u8| byte.is_ascii_graphic() && !b"\"\\<>`{}|^".contains(&byte);
-        let parts = name.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
-        if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(letters) || !parts {
+        if !name::is_valid(name) {
             let shown: String = name.chars().take(80).collect();
             return Err(LoadFailure::new(
                 ErrorCode::InvalidRequest,
-                format!(
-                    "name: expected 1 to {MAX_NAME} printable ASCII characters without spaces and quotes, got {shown:?}"
-                ),
+                format!("name: expected {}, got {shown:?}", name::EXPECTED),
             ));
         }
         Ok(())

@@ -46,7 +46,6 @@ impl Penalties {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::fixtures::greedy;
 
     fn applied(sampling: &Sampling) -> [f32; 4] {
         let mut penalties = Penalties::of(sampling, &[0, 1, 1]).unwrap();
@@ -60,17 +59,26 @@ mod tests {
 
     #[test]
     fn repetition_is_over_prompt_and_output_once_each() {
-        assert_eq!(applied(&Sampling { repetition_penalty: 2.0, ..greedy() }), [0.5, -2.0, 0.5, 1.0]);
+        assert_eq!(
+            applied(&Sampling { repetition_penalty: 2.0, ..Sampling::greedy() }),
+            [0.5, -2.0, 0.5, 1.0]
+        );
     }
 
     #[test]
     fn frequency_and_presence_are_over_the_output() {
-        assert_eq!(applied(&Sampling { frequency_penalty: 0.25, ..greedy() }), [1.0, -1.25, 0.5, 1.0]);
-        assert_eq!(applied(&Sampling { presence_penalty: 0.25, ..greedy() }), [1.0, -1.25, 0.75, 1.0]);
+        assert_eq!(
+            applied(&Sampling { frequency_penalty: 0.25, ..Sampling::greedy() }),
+            [1.0, -1.25, 0.5, 1.0]
+        );
+        assert_eq!(
+            applied(&Sampling { presence_penalty: 0.25, ..Sampling::greedy() }),
+            [1.0, -1.25, 0.75, 1.0]
+        );
     }
 
     #[test]
     fn no_penalty_costs_nothing() {
-        assert!(Penalties::of(&greedy(), &[1, 2]).is_none());
+        assert!(Penalties::of(&Sampling::greedy(), &[1, 2]).is_none());
     }
 }

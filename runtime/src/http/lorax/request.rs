@@ -106,13 +106,10 @@ fn sampling(fields: &mut Fields, seed: Option<u64>) -> Result<Sampling, Problem>
         temperature: if samples { temperature.unwrap_or(1.0) } else { 0.0 },
         top_p: top_p.unwrap_or(1.0),
         top_k: top_k.unwrap_or(0),
-        min_p: 0.0,
         presence_penalty: single(fields.number("presence_penalty", -2.0..=2.0)?).unwrap_or(0.0),
         frequency_penalty: single(fields.number("frequency_penalty", -2.0..=2.0)?).unwrap_or(0.0),
         repetition_penalty: single(fields.positive("repetition_penalty", 100.0)?).unwrap_or(1.0),
-        logit_bias: Vec::new(),
         seed: seed.unwrap_or(0),
-        logprobs: None,
-        prompt_logprobs: None,
+        ..Sampling::greedy()
     })
 }

@@ -1,7 +1,7 @@
 //! Reads a model's description from the metadata and the tensor list of a GGUF file.
 
 use super::{Biases, ConfigError, MAX_DIMENSION, ModelConfig, NormKind, RopeConfig, RopeScaling};
-use crate::gguf::{GgufFile, Header, Metadata};
+use crate::gguf::{GgufError, GgufFile, Header, Metadata};
 use crate::model::family::{self, Family};
 
 /// The keys of one architecture.
@@ -27,7 +27,7 @@ pub(crate) fn parse(file: &GgufFile) -> Result<ModelConfig, ConfigError> {
     let mut factors = None;
     if let Some(info) = file.header().tensors.get("rope_freqs.weight") {
         let mut bytes = Vec::new();
-        file.read_range(info.range.clone(), &mut bytes)?;
+        file.read_range(info.range.clone(), &mut bytes).map_err(GgufError::from)?;
         factors = Some(
             bytes
                 .chunks_exact(4)
