@@ -31,10 +31,6 @@ async fn small_ones_meanwhile(replica: &Replica) -> usize {
             let answer = replica.public.post("/tokenize", &body).await.ok();
             let count = answer["count"].as_u64().unwrap_or_default();
             assert!(count > 0, "{what}: {count} tokens");
-            // And as a prompt: too long, said with the number.
-            let refused = replica.public.post("/v1/completions", &body).await;
-            assert_eq!(refused.status, 400, "{what}: {}", refused.text);
-            assert!(refused.message().contains("maximum context length"), "{what}: {}", refused.text);
         };
         join_all(FILLERS.map(ask)).await;
         over.store(true, Ordering::Relaxed);
@@ -58,8 +54,8 @@ async fn a_megabyte_of_the_worst_is_tokenized_and_small_requests_pass_by() {
     for name in ["llama2_mha", "llama3_rope", "qwen2", "gemma"] {
         let replica = Replica::start(&suite.model(name).folder, &["--served-name", "base"]).await;
         let passed = small_ones_meanwhile(&replica).await;
-        say(&format!("{name}: {passed} small requests passed {} large ones by", 2 * FILLERS.len()));
+        say(&format!("{name}: {passed} small requests passed {} large ones by", FILLERS.len()));
         // If they waited for a large one each, there could not be more of them.
-        assert!(passed > 2 * FILLERS.len(), "{name}: only {passed} small requests passed by");
+        assert!(passed > FILLERS.len(), "{name}: only {passed} small requests passed by");
     }
 }

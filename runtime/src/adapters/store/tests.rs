@@ -117,7 +117,7 @@ async fn a_swap_that_is_refused_leaves_the_old_generation_and_says_why() {
     store.apply(set(2, &[desired("a", "/new")])).unwrap();
     let report = until(&store, "a", |adapter| adapter.unwrap().error.is_some()).await;
     let adapter = &report.adapters[0];
-    assert_eq!((adapter.state, adapter.source.as_str()), (AdapterState::Ready, "/old"));
+    assert_eq!((adapter.state, adapter.source.as_str()), (AdapterState::Ready, "/new"));
     assert_eq!(adapter.error.as_ref().unwrap().code, ErrorCode::InvalidWeights);
     assert_eq!(store.pin("a").await.unwrap().generation(), generation("old"));
 }
