@@ -33,7 +33,10 @@ mod tests {
         for (name, text) in files() {
             let path = format!("{}/yaml/{name}", env!("CARGO_MANIFEST_DIR"));
             let committed = std::fs::read_to_string(&path).unwrap_or_default();
-            assert!(committed == text, "{path} differs: run `cargo run --package lorikeet-crds --bin crdgen`");
+            assert!(
+                committed == text,
+                "{path} differs: run `cargo run --package lorikeet-crds --bin crdgen`"
+            );
         }
     }
 }
