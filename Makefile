@@ -14,9 +14,9 @@ SMOLLM2 := .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: ## build and serve LoRA Land in miniature (MODEL=smollm2: a real model) on 127.0.0.1:8080
+run: ## LoRA Land in miniature, from its manifests, on 127.0.0.1:8080 (MODEL=smollm2: a real model)
 	@if [ $(MODEL) = smollm2 ]; then tests/setup.sh smollm2; fi
-	cargo build --release --package lorikeet-runtime --bin lorikeet
+	cargo build --release --package lorikeet-runtime --bin lorikeet --package lorikeet-operator --bin lorikeet-operator
 	@MODEL=$(MODEL) SMOLLM2=$(SMOLLM2) LISTEN=$(LISTEN) ADMIN_LISTEN=$(ADMIN_LISTEN) deploy/loraland/run.sh
 
 check: ## fast: formatting, lints, walls and the unit tests
@@ -29,7 +29,8 @@ test: ## everything: installs what the tests need, lints, all tests, all suites 
 	tests/setup.sh python smollm2 llama.cpp s3
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	LORIKEET_BINARY=$(TARGET)/debug/lorikeet cargo test --workspace --no-fail-fast
+	LORIKEET_BINARY=$(TARGET)/debug/lorikeet LORIKEET_OPERATOR=$(TARGET)/debug/lorikeet-operator \
+		cargo test --workspace --no-fail-fast
 	@echo "make test: all passed"
 
 bench: ## the benchmark table, with the peers llama.cpp and transformers + PEFT beside us (40 minutes)

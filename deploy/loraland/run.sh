@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Serves LoRA Land in miniature (or MODEL=smollm2) with the release binary and says what to try. Called by `make run`.
+# Serves LoRA Land in miniature (or MODEL=smollm2) with the release binaries and says what to try. Called by `make run`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-binary=${CARGO_TARGET_DIR:-target}/release/lorikeet
+binaries=${CARGO_TARGET_DIR:-target}/release
 case ${MODEL:-loraland} in
   loraland)
-    model=(--model deploy/loraland/base --served-name loraland --adapters deploy/loraland/adapters)
+    command=("$binaries/lorikeet-operator" up deploy/loraland --listen "$LISTEN" --state .cache/up/loraland)
     try=(
       "curl http://$LISTEN/v1/models"
       "curl http://$LISTEN/v1/completions -H 'content-type: application/json' -d '{\"model\": \"glue_sst2\", \"temperature\": 0, \"max_tokens\": 8, \"prompt\": \"Is the movie review positive or negative?\\n### Review: The story is fresh and the plot is superb.\\n### Label:\"}'"
       "curl http://$LISTEN/generate -H 'content-type: application/json' -d '{\"inputs\": \"Turn the sentence about a game into its meaning.\\n### Sentence: Dark Hunter came out in 1995 on Switch.\\n### Meaning:\", \"parameters\": {\"adapter_id\": \"viggo\", \"max_new_tokens\": 40}}'"
     ) ;;
   smollm2)
-    model=(--model "$SMOLLM2" --served-name smollm2)
+    command=("$binaries/lorikeet" serve --model "$SMOLLM2" --served-name smollm2 --listen "$LISTEN"
+      --admin-listen "$ADMIN_LISTEN" --admin-insecure)
     try=(
       "curl http://$LISTEN/v1/models"
       "curl http://$LISTEN/v1/chat/completions -H 'content-type: application/json' -d '{\"model\": \"smollm2\", \"temperature\": 0, \"messages\": [{\"role\": \"user\", \"content\": \"What is the capital of France?\"}]}'"
@@ -22,11 +23,11 @@ case ${MODEL:-loraland} in
   *) echo "run: no model '$MODEL'; there are loraland and smollm2" >&2; exit 2 ;;
 esac
 
-# Says what to try once the replica is ready; ends by itself when the server is gone.
+# Says what to try once a replica is ready; ends by itself when the server is gone.
 announce() {
   until curl -sf -o /dev/null "http://$LISTEN/ready"; do kill -0 $$ 2> /dev/null || return; sleep 0.2; done
   printf '\nReady. In another terminal:\n\n'
   printf '  %s\n\n' "${try[@]}"
 }
 announce &
-exec "$binary" serve "${model[@]}" --listen "$LISTEN" --admin-listen "$ADMIN_LISTEN" --admin-insecure
+exec "${command[@]}"

@@ -19,6 +19,10 @@ pub struct Cli {
 pub enum Command {
     /// Watch a cluster's Deployments and Adapters of lorikeet.dev, and make true what they ask for.
     Run(Box<RunArgs>),
+    /// Carry the manifests of a folder out on this machine: a cluster of one, without Kubernetes.
+    Up(Box<UpArgs>),
+    /// Say, replica by replica, why it holds an Adapter or not, and what would change that.
+    Why(WhyArgs),
 }
 
 /// How to log.
@@ -39,6 +43,46 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// Which manifests, on which ports, kept where.
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// The folder of manifests: Deployments and Adapters of lorikeet.dev in .yaml files, in it and below. It is followed:
+    /// what changes in it is carried out. `file:///PATH` is a path of this machine.
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// The first Deployment by name answers here, the next one on the next port, and so on.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Where objects with their statuses (KIND/NAMESPACE/NAME.yaml), logs and fetched files are kept. One process at a
+    /// time has it.
+    #[arg(long, value_name = "DIR", default_value = ".lorikeet")]
+    pub state: PathBuf,
+    /// `pvc://CLAIM/PATH` is CLAIM/PATH below this folder. Default: the folder that DIR lies in.
+    #[arg(long, value_name = "DIR")]
+    pub claims: Option<PathBuf>,
+    /// The runtime. Default: the `lorikeet` beside this program, else the one of the search path.
+    #[arg(long, env = "LORIKEET_RUNTIME", value_name = "FILE")]
+    pub runtime: Option<PathBuf>,
+    /// Threads that compute, shared among the replicas of a Deployment. Default: one a core.
+    #[arg(long, env = "LORIKEET_THREADS", value_name = "N")]
+    pub threads: Option<std::num::NonZeroUsize>,
+
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Which Adapter, of which cluster or state folder.
+#[derive(Debug, Args)]
+pub struct WhyArgs {
+    /// The Adapter: NAME or NAMESPACE/NAME.
+    #[arg(value_name = "ADAPTER")]
+    pub adapter: String,
+    /// The state folder of an `up`.
+    #[arg(long, value_name = "DIR", default_value = ".lorikeet")]
+    pub state: PathBuf,
 }
 
 /// Which cluster, as whom, within which bounds.

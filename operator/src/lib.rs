@@ -14,3 +14,5 @@ pub mod http;
 pub mod metrics;
 pub mod replicas;
 pub mod telemetry;
+pub mod up;
+pub mod why;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use lorikeet_operator::args::{Cli, Command};
-use lorikeet_operator::{cluster, telemetry};
+use lorikeet_operator::{cluster, telemetry, up, why};
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
@@ -12,6 +12,11 @@ fn main() -> ExitCode {
             let config = cluster::config::Config::try_from(*args).map_err(|error| error.to_string())?;
             cluster::run(config).map_err(|error| error.to_string())
         }),
+        Command::Up(args) => telemetry::start(&args.log).map_err(|error| error.to_string()).and_then(|()| {
+            let config = up::Config::try_from(*args).map_err(|error| error.to_string())?;
+            up::run(config).map_err(|error| error.to_string())
+        }),
+        Command::Why(args) => why::run(&args, &mut std::io::stdout()).map_err(|error| error.to_string()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -19,8 +19,8 @@ pub fn suffix(index: usize) -> String {
     format!("-registry-{index}")
 }
 
-/// The shards; each a [`DesiredSet`] of the first version under the key `<index>.json`. None is resident by it: where
-/// adapters are placed is pushed, and changes too often to be written here.
+/// The shards; each a [`DesiredSet`] of the first version under the key `<index>.json`. Only what is
+/// pinned on all replicas is resident by it: where the others are placed is pushed, and changes too often to be written here.
 #[must_use]
 pub fn registry(scope: &Scope, valid: &ValidFleet) -> Vec<ConfigMap> {
     let mut shards = vec![DesiredSet::default(); SHARDS];

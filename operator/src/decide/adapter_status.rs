@@ -229,6 +229,10 @@ fn placement(
 ) -> Option<ReplicaPlacement> {
     let pod = replica.name.clone();
     if let Contact::Unreachable { error, .. } = &replica.contact {
+        // One that goes may be silent.
+        if replica.leaving {
+            return None;
+        }
         return Some(ReplicaPlacement {
             pod,
             tier: None,

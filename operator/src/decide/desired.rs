@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use lorikeet_api::DesiredAdapter;
 
 use crate::decide::place::Place;
-use crate::decide::validate::{AdapterKey, ValidFleet};
+use crate::decide::validate::{AdapterKey, Spread, ValidFleet};
 
-/// The desired set of the replica at `index`, ordered by served name.
+/// The desired set of the replica at `index`, ordered by served name. Without one: of any replica, before anybody has
+/// heard of it; then only what is pinned on all of them is placed.
 #[must_use]
 pub fn desired(
     valid: &ValidFleet,
@@ -18,9 +19,12 @@ pub fn desired(
         .adapters
         .iter()
         .map(|adapter| {
-            let placed = index.is_some_and(|index| {
-                places.get(&adapter.key).is_some_and(|place| place.replicas.binary_search(&index).is_ok())
-            });
+            let placed = match index {
+                Some(index) => {
+                    places.get(&adapter.key).is_some_and(|place| place.replicas.binary_search(&index).is_ok())
+                }
+                None => adapter.pinned && adapter.spread == Spread::All,
+            };
             DesiredAdapter {
                 name: adapter.served_name.clone(),
                 source: adapter.source.clone(),

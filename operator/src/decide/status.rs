@@ -42,15 +42,14 @@ pub fn deployment_status(
 }
 
 fn tally(fleet: &Fleet, deployment: &Deployment) -> Tally {
-    let reports = fleet.replicas.iter().filter_map(report);
+    // One that goes is no longer counted on, and may be silent.
+    let staying = || fleet.replicas.iter().filter(|replica| !replica.leaving);
     Tally {
         wanted: deployment.spec.replicas.unwrap_or(1),
         exist: fleet.workload.as_ref().map_or(0, |workload| workload.replicas),
         ready: fleet.workload.as_ref().map_or(0, |workload| workload.ready),
-        loaded: reports.filter(|report| report.base.ready).count(),
-        unreachable: fleet
-            .replicas
-            .iter()
+        loaded: staying().filter_map(report).filter(|report| report.base.ready).count(),
+        unreachable: staying()
             .filter_map(|replica| match &replica.contact {
                 Contact::Unreachable { error, .. } => Some(format!("{}: {error}", replica.name)),
                 Contact::Pending | Contact::Reported(_) => None,

@@ -1,0 +1,222 @@
+//! A cluster of one: the manifests of a folder, carried out on this machine. Files in the place of the API server, child
+//! processes in the place of pods; what decides between them is [`crate::decide`], as in a cluster.
+//!
+//! * [`files`], [`manifests`], [`admit`]: documents become objects, or are refused as the API server would
+//! * [`state`], [`lock`]: objects with their statuses, in a folder that one process has
+//! * [`fleets`], [`process`], [`roll`]: replicas as processes
+//! * [`proxy`], [`table`]: what users see of it
+
+pub mod admit;
+pub mod carrier;
+pub mod files;
+pub mod fleets;
+pub mod lock;
+pub mod look;
+pub mod manifests;
+pub mod process;
+pub mod proxy;
+pub mod roll;
+pub mod state;
+pub mod table;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::args::UpArgs;
+use crate::credentials;
+use crate::fleet::FleetKey;
+use crate::replicas::client::Access;
+use crate::up::carrier::Carrier;
+use crate::up::files::Stamps;
+use crate::up::fleets::{HOST, Machine};
+use crate::up::lock::LockError;
+
+/// Between two looks at the manifests.
+const LOOK: Duration = Duration::from_millis(200);
+/// Certificates are made anew at each start: none runs as long.
+const CERTIFICATE_DAYS: u32 = 3650;
+
+/// Why it does not run.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum UpError {
+    #[error("{folder}: expected a folder of manifests: {source}")]
+    Folder { folder: PathBuf, source: io::Error },
+    #[error("--runtime: {0} is not there; build lorikeet-runtime, or say where its `lorikeet` is")]
+    Program(PathBuf),
+    #[error("--listen: port {port} and the {further} after it are not all ports")]
+    Ports { port: u16, further: usize },
+    #[error("--listen {address}: {source}")]
+    Bind { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("--state {folder}: {source}")]
+    State { folder: PathBuf, source: io::Error },
+    #[error("certificates: {0}")]
+    Certificates(#[from] rcgen::Error),
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+/// What was typed, checked.
+pub struct Config {
+    folder: PathBuf,
+    listen: SocketAddr,
+    state: PathBuf,
+    claims: PathBuf,
+    program: PathBuf,
+    threads: usize,
+}
+
+impl TryFrom<UpArgs> for Config {
+    type Error = UpError;
+
+    fn try_from(args: UpArgs) -> Result<Self, UpError> {
+        let of = |folder: &Path| {
+            folder.canonicalize().map_err(|source| UpError::Folder { folder: folder.to_owned(), source })
+        };
+        let folder = of(&args.folder)?;
+        std::fs::read_dir(&folder).map_err(|source| UpError::Folder { folder: folder.clone(), source })?;
+        let claims = match &args.claims {
+            Some(claims) => of(claims)?,
+            None => folder.parent().unwrap_or(&folder).to_owned(),
+        };
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Ok(Self {
+            folder,
+            listen: args.listen,
+            state: args.state,
+            claims,
+            program: program(args.runtime)?,
+            threads: args.threads.map_or(cores, std::num::NonZero::get),
+        })
+    }
+}
+
+/// The runtime: as named, or the one beside this program, or whichever the system finds.
+fn program(named: Option<PathBuf>) -> Result<PathBuf, UpError> {
+    if let Some(named) = named {
+        return if named.is_file() { Ok(named) } else { Err(UpError::Program(named)) };
+    }
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join("lorikeet")));
+    Ok(beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("lorikeet")))
+}
+
+/// Carries the manifests out until a signal, then lets every replica finish.
+///
+/// # Errors
+/// [`UpError`].
+pub fn run(config: Config) -> Result<(), UpError> {
+    // It may have been installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(up(config))
+}
+
+async fn up(config: Config) -> Result<(), UpError> {
+    let in_state = |source| UpError::State { folder: config.state.clone(), source };
+    std::fs::create_dir_all(&config.state).map_err(in_state)?;
+    let state = config.state.canonicalize().map_err(in_state)?;
+    let _lock = lock::lock(&state)?;
+    let first = TcpListener::bind(config.listen)
+        .await
+        .map_err(|source| UpError::Bind { address: config.listen, source })?;
+    let (changed, changes) = mpsc::unbounded_channel();
+    let machine = machine(&config, &state, changed)?;
+    let epoch = state::next_epoch(&state).map_err(in_state)?;
+    let carrier = Carrier::new(machine, config.folder, first, epoch).map_err(in_state)?;
+    drive(carrier, changes).await
+}
+
+/// The folder of this run, with new certificates and a new token.
+fn machine(
+    config: &Config,
+    state: &Path,
+    changed: mpsc::UnboundedSender<FleetKey>,
+) -> Result<Machine, UpError> {
+    let in_state = |source| UpError::State { folder: state.to_owned(), source };
+    let made = credentials::make(HOST, CERTIFICATE_DAYS, Timestamp::now())?;
+    let machine = Machine {
+        program: config.program.clone(),
+        state: state.to_owned(),
+        claims: config.claims.display().to_string(),
+        threads: config.threads,
+        access: Arc::new(Access { authority: made.authority.clone(), token: made.token.clone() }),
+        changed,
+    };
+    let run = machine.run_folder();
+    match std::fs::remove_dir_all(&run) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(in_state(error)),
+        _ => {}
+    }
+    let files = [
+        ("ca.crt", &made.authority),
+        ("tls.crt", &made.certificate),
+        ("tls.key", &made.key),
+        ("token", &made.token),
+    ];
+    for (name, content) in files {
+        write_secret(&run.join("admin").join(name), content.as_bytes()).map_err(in_state)?;
+    }
+    std::fs::write(run.join("claims"), &machine.claims).map_err(in_state)?;
+    Ok(machine)
+}
+
+/// A file that nobody else may read.
+fn write_secret(path: &Path, content: &[u8]) -> io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+    if let Some(folder) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(content)
+}
+
+/// Follows files, reports, processes and signals.
+async fn drive(mut carrier: Carrier, mut changes: mpsc::UnboundedReceiver<FleetKey>) -> Result<(), UpError> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut looks = tokio::time::interval(LOOK);
+    let mut before = Stamps::new();
+    loop {
+        let due = tokio::time::Instant::from_std(carrier.due());
+        tokio::select! {
+            _ = looks.tick() => {
+                let now = carrier.stamps();
+                // A file that is being written is read once it has stood still.
+                if now == before && carrier.read(now.clone())? {
+                    carrier.step(Timestamp::now()).await?;
+                }
+                before = now;
+            }
+            Some(_) = changes.recv() => {
+                while changes.try_recv().is_ok() {}
+                carrier.step(Timestamp::now()).await?;
+            }
+            () = tokio::time::sleep_until(due) => carrier.step(Timestamp::now()).await?,
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+        carrier.show(Timestamp::now());
+    }
+    tracing::info!("replicas finish what they have; a second signal ends them at once");
+    carrier.stop();
+    while !carrier.is_empty() {
+        tokio::select! {
+            changed = changes.recv() => if changed.is_none() { break },
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+        carrier.step(Timestamp::now()).await?;
+    }
+    carrier.step(Timestamp::now()).await?;
+    Ok(())
+}

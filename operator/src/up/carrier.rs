@@ -1,0 +1,364 @@
+//! The carrier of a cluster of one: reads manifests, gathers each fleet's facts, has it decided about, and carries that
+//! out. One task owns it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use lorikeet_crds::{Adapter, Deployment};
+use tokio::net::TcpListener;
+
+use crate::decide::validate::validate;
+use crate::decide::{Decision, decide};
+use crate::fleet::{Fleet, FleetKey};
+use crate::replicas::Replicas;
+use crate::up::UpError;
+use crate::up::files::{self, Stamps};
+use crate::up::fleets::{Machine, Running, capacity};
+use crate::up::manifests::{Admission, Manifests};
+use crate::up::proxy::Proxy;
+use crate::up::state::{Key, Objects};
+use crate::up::table::table;
+use crate::up::write_secret;
+
+/// The table is shown once nothing changed for so long, or after the longer time while things change.
+const SETTLED: Duration = Duration::from_millis(300);
+const IMPATIENT: Duration = Duration::from_secs(2);
+/// Statuses are looked at again after this time even if nothing is heard.
+const RESYNC: Duration = Duration::from_secs(60);
+
+/// What is known, and what runs.
+pub struct Carrier {
+    machine: Machine,
+    folder: PathBuf,
+    listen: SocketAddr,
+    admission: Admission,
+    deployments: Objects<Deployment>,
+    adapters: Objects<Adapter>,
+    read: Option<Stamps>,
+    manifests: Manifests,
+    replicas: Replicas,
+    fleets: BTreeMap<FleetKey, Running>,
+    /// Ports that are taken already, and will be used in this order.
+    proxies: Vec<Proxy>,
+    stopping: bool,
+    due: Instant,
+    shown: String,
+    unshown: Option<(String, Instant, Instant)>,
+}
+
+impl Carrier {
+    /// Takes up what lies in the state folder. `first` is the port of the first Deployment.
+    ///
+    /// # Errors
+    /// The state folder cannot be used.
+    pub fn new(machine: Machine, folder: PathBuf, first: TcpListener, epoch: u64) -> io::Result<Self> {
+        Ok(Self {
+            deployments: Objects::open(&machine.state)?,
+            adapters: Objects::open(&machine.state)?,
+            replicas: Replicas::new(epoch, machine.changed.clone()),
+            listen: first.local_addr()?,
+            proxies: vec![Proxy::start(first)],
+            machine,
+            folder,
+            admission: Admission::default(),
+            read: None,
+            manifests: Manifests::default(),
+            fleets: BTreeMap::new(),
+            stopping: false,
+            due: Instant::now(),
+            shown: String::new(),
+            unshown: None,
+        })
+    }
+
+    /// The manifest files as they are now.
+    #[must_use]
+    pub fn stamps(&self) -> Stamps {
+        files::stamps(&self.folder, &self.machine.state)
+    }
+
+    /// Reads the files anew where they are not those that were read. Whether they were.
+    ///
+    /// # Errors
+    /// The state folder cannot be written.
+    pub fn read(&mut self, stamps: Stamps) -> Result<bool, UpError> {
+        if self.read.as_ref() == Some(&stamps) {
+            return Ok(false);
+        }
+        let documents = files::documents(&self.folder, &stamps);
+        let manifests = self.admission.read(&documents, &self.deployments, &self.adapters);
+        manifests.apply(&mut self.deployments, &mut self.adapters, Timestamp::now())?;
+        for skipped in manifests.skipped.iter().filter(|one| !self.manifests.skipped.contains(one)) {
+            tracing::info!("{skipped}: passed over, it means nothing on one machine");
+        }
+        for fault in manifests.faults.iter().filter(|one| !self.manifests.faults.contains(one)) {
+            tracing::error!("{fault}");
+        }
+        if manifests.faults.is_empty() && !self.manifests.faults.is_empty() {
+            tracing::info!("every manifest is taken");
+        }
+        self.manifests = manifests;
+        self.read = Some(stamps);
+        Ok(true)
+    }
+
+    /// When to look again though nothing is heard.
+    #[must_use]
+    pub const fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Nothing is started any more; what runs finishes.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        self.proxies.clear();
+        self.fleets.values().for_each(Running::leave);
+    }
+
+    /// Whether no process is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.fleets.values().all(Running::is_empty)
+    }
+
+    /// Observes every fleet, has it decided about, and carries that out.
+    ///
+    /// # Errors
+    /// The state folder cannot be written.
+    pub async fn step(&mut self, now: Timestamp) -> Result<(), UpError> {
+        self.due = Instant::now() + RESYNC;
+        let ports = self.ports();
+        for key in self.keys() {
+            let port = ports.iter().position(|one| *one == key);
+            let fleet = self.facts(&key, port);
+            if !self.stopping {
+                self.carry_processes(&fleet)?;
+            }
+            let decision = decide(&self.facts(&key, port), now);
+            self.carry_out(&key, decision)?;
+        }
+        self.fleets.retain(|_, running| !running.is_empty());
+        self.serve(&ports).await?;
+        self.note()?;
+        Ok(())
+    }
+
+    /// Deployments in the order of their ports: by name.
+    fn ports(&self) -> Vec<FleetKey> {
+        let mut keys: Vec<FleetKey> = self.deployments.all().map(|(key, _)| fleet_key(key)).collect();
+        keys.sort_by(|one, other| (&one.name, &one.namespace).cmp(&(&other.name, &other.namespace)));
+        keys
+    }
+
+    /// Fleets that are there, that Adapters name, or that still have processes.
+    fn keys(&self) -> BTreeSet<FleetKey> {
+        let named = self.adapters.all().map(|(key, adapter)| named_by(key, adapter));
+        let mut keys: BTreeSet<FleetKey> =
+            self.deployments.all().map(|(key, _)| fleet_key(key)).chain(named).collect();
+        keys.extend(self.fleets.keys().cloned());
+        keys
+    }
+
+    fn facts(&mut self, key: &FleetKey, port: Option<usize>) -> Fleet {
+        let url =
+            port.and_then(|port| self.address(port)).map(|address| format!("http://{}", shown(address)));
+        let running = self.fleets.entry(key.clone()).or_default();
+        let deployment = self.deployments.get(&(key.namespace.clone(), key.name.clone())).cloned();
+        let of_fleet = |(name, adapter): &(&Key, &Arc<Adapter>)| named_by(name, adapter) == *key;
+        let adapters: Vec<Arc<Adapter>> =
+            self.adapters.all().filter(of_fleet).map(|(_, adapter)| Arc::clone(adapter)).collect();
+        let namespaces = adapters.iter().filter_map(|adapter| adapter.metadata.namespace.clone());
+        let labels = |namespace: String| {
+            let mut labels = self.manifests.namespaces.get(&namespace).cloned().unwrap_or_default();
+            labels.insert("kubernetes.io/metadata.name".to_owned(), namespace.clone());
+            (namespace, labels)
+        };
+        Fleet {
+            key: key.clone(),
+            namespaces: namespaces.map(labels).collect(),
+            replicas: running.observe(&self.machine, key, &mut self.replicas),
+            capacity: capacity(deployment.as_deref()),
+            claims: self.machine.claims.clone(),
+            url,
+            workload: Some(running.workload()),
+            deployment,
+            adapters,
+        }
+    }
+
+    fn carry_processes(&mut self, fleet: &Fleet) -> io::Result<()> {
+        let Some(running) = self.fleets.get_mut(&fleet.key) else { return Ok(()) };
+        match (&fleet.deployment, validate(fleet)) {
+            (Some(deployment), Ok(valid)) => {
+                let keys = api_keys(&self.machine, &self.manifests, &fleet.key, deployment)?;
+                running.carry(&self.machine, &fleet.key, deployment, &valid, keys)
+            }
+            // What is refused changes nothing that runs.
+            (Some(_), Err(_)) => Ok(()),
+            (None, _) => {
+                running.leave();
+                Ok(())
+            }
+        }
+    }
+
+    fn carry_out(&mut self, key: &FleetKey, decision: Decision) -> io::Result<()> {
+        self.replicas.want(key, decision.desired);
+        if let Some(status) = decision.status {
+            self.deployments.set_status(&(key.namespace.clone(), key.name.clone()), status)?;
+        }
+        for (adapter, status) in decision.adapters {
+            self.adapters.set_status(&adapter, status)?;
+        }
+        for adapter in decision.released {
+            tracing::info!(adapter = adapter.1, "gone");
+            self.adapters.remove(&adapter)?;
+            // Its manifest may be back: what was refused while it drained is read again.
+            self.read = None;
+        }
+        for event in decision.events {
+            let of = event.adapter.as_ref().map_or(key.name.as_str(), |adapter| adapter.1.as_str());
+            if event.warning {
+                tracing::warn!(of, reason = event.reason.as_str(), "{}", event.message);
+            } else {
+                tracing::debug!(of, reason = event.reason.as_str(), "{}", event.message);
+            }
+        }
+        if let Some(again) = decision.again {
+            self.due = self.due.min(Instant::now() + again);
+        }
+        Ok(())
+    }
+
+    /// Each Deployment's port leads to its replicas.
+    async fn serve(&mut self, ports: &[FleetKey]) -> Result<(), UpError> {
+        if self.stopping {
+            return Ok(());
+        }
+        while self.proxies.len() < ports.len() {
+            let (port, further) = (self.listen.port(), self.proxies.len());
+            let address = self.address(further).ok_or(UpError::Ports { port, further })?;
+            match TcpListener::bind(address).await {
+                Ok(listener) => self.proxies.push(Proxy::start(listener)),
+                Err(error) => {
+                    tracing::error!(%address, %error, "a Deployment has no port; trying again");
+                    self.due = self.due.min(Instant::now() + Duration::from_secs(1));
+                    break;
+                }
+            }
+        }
+        self.proxies.truncate(ports.len().max(1));
+        for (index, proxy) in self.proxies.iter().enumerate() {
+            let running = ports.get(index).and_then(|key| self.fleets.get(key));
+            proxy.set(&running.map(Running::backends).unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    fn address(&self, index: usize) -> Option<SocketAddr> {
+        let port = self.listen.port().checked_add(u16::try_from(index).ok()?)?;
+        Some(SocketAddr::new(self.listen.ip(), port))
+    }
+
+    /// Tells those who look at the state folder where the replicas are.
+    fn note(&self) -> io::Result<()> {
+        let noted: BTreeMap<String, _> = self
+            .fleets
+            .iter()
+            .map(|(key, running)| (format!("{}/{}", key.namespace, key.name), running.noted()))
+            .collect();
+        let text = serde_yaml::to_string(&noted).map_err(io::Error::other)?;
+        let path = self.machine.run_folder().join("replicas.yaml");
+        if std::fs::read_to_string(&path).is_ok_and(|before| before == text) {
+            return Ok(());
+        }
+        let new = path.with_extension("new");
+        std::fs::write(&new, text)?;
+        std::fs::rename(&new, &path)
+    }
+
+    /// Shows the table where it changed, once it has settled.
+    pub fn show(&mut self, now: Timestamp) {
+        let text = self.table(now, false);
+        if text == self.shown {
+            self.unshown = None;
+            return;
+        }
+        let began = match &mut self.unshown {
+            Some((pending, since, began)) => {
+                if *pending != text {
+                    (*pending, *since) = (text.clone(), Instant::now());
+                }
+                if since.elapsed() < SETTLED && began.elapsed() < IMPATIENT {
+                    return;
+                }
+                *began
+            }
+            None => {
+                self.unshown = Some((text, Instant::now(), Instant::now()));
+                return;
+            }
+        };
+        tracing::trace!(after = ?began.elapsed(), "table");
+        // Nobody reads it any more: that is no reason to stop.
+        let _ = writeln!(io::stdout(), "{}", self.table(now, true));
+        self.shown = text;
+        self.unshown = None;
+    }
+
+    fn table(&self, now: Timestamp, with_age: bool) -> String {
+        let deployments = table(self.deployments.all().map(|(_, one)| one.as_ref()), now, with_age);
+        let adapters = table(self.adapters.all().map(|(_, one)| one.as_ref()), now, with_age);
+        format!("{deployments}\n{adapters}")
+    }
+}
+
+fn fleet_key((namespace, name): &Key) -> FleetKey {
+    FleetKey { namespace: namespace.clone(), name: name.clone() }
+}
+
+/// The fleet that an Adapter names.
+pub(crate) fn named_by((namespace, _): &Key, adapter: &Adapter) -> FleetKey {
+    let to = &adapter.spec.deployment_ref;
+    FleetKey { namespace: to.namespace.clone().unwrap_or_else(|| namespace.clone()), name: to.name.clone() }
+}
+
+/// An address to call: that of every interface is called here.
+fn shown(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, address.port())),
+        IpAddr::V6(ip) if ip.is_unspecified() => {
+            SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, address.port()))
+        }
+        _ => address,
+    }
+}
+
+/// The file of API keys, from a Secret among the manifests; or why there is none.
+fn api_keys(
+    machine: &Machine,
+    manifests: &Manifests,
+    key: &FleetKey,
+    deployment: &Deployment,
+) -> io::Result<Result<Option<PathBuf>, String>> {
+    let Some(auth) = &deployment.spec.auth else { return Ok(Ok(None)) };
+    let name = auth.api_keys_secret_ref.name.clone();
+    let secret = manifests.secrets.get(&(key.namespace.clone(), name.clone()));
+    let Some(keys) = secret.and_then(|secret| secret.get("keys")) else {
+        let namespace = &key.namespace;
+        return Ok(Err(format!(
+            "no Secret {namespace}/{name} with the key `keys` among the manifests; add it"
+        )));
+    };
+    let path = machine.run_folder().join("secrets").join(&key.namespace).join(&name).join("keys");
+    let differs = |path: &Path| std::fs::read(path).map_or(true, |before| before != keys.0);
+    if differs(&path) {
+        write_secret(&path, &keys.0)?;
+    }
+    Ok(Ok(Some(path)))
+}

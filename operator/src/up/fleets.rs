@@ -1,0 +1,299 @@
+//! The processes of each fleet: what is true of them, and what is done about it. Observes and carries out; what is decided
+//! is `decide`'s, for a cluster and for one machine alike.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lorikeet_crds::Deployment;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::build::arguments::{Places, arguments};
+use crate::build::workload::{gpus, surges};
+use crate::decide::desired::desired;
+use crate::decide::validate::ValidFleet;
+use crate::fleet::{Capacity, Contact, FleetKey, Replica, Workload};
+use crate::replicas::Replicas;
+use crate::replicas::client::{Access, Endpoint};
+use crate::up::process::{Launch, Phase, Process, available_bytes};
+use crate::up::roll::{Standing, steps};
+
+/// The name in the certificate of every replica of this machine.
+pub const HOST: &str = "localhost";
+
+/// What all processes share.
+#[derive(Clone)]
+pub struct Machine {
+    /// The `lorikeet` program.
+    pub program: PathBuf,
+    /// The state folder.
+    pub state: PathBuf,
+    /// The folder of claims.
+    pub claims: String,
+    /// Threads that compute, over all replicas of a fleet.
+    pub threads: usize,
+    /// What opens the admin faces.
+    pub access: Arc<Access>,
+    /// Hears of every change.
+    pub changed: mpsc::UnboundedSender<FleetKey>,
+}
+
+/// The processes of one fleet.
+#[derive(Default)]
+pub struct Running {
+    processes: BTreeMap<String, Process>,
+    /// The newest template.
+    template: String,
+    /// Why none is started.
+    hindrance: Option<String>,
+    /// The registry as it was last written.
+    registry: String,
+}
+
+/// A replica for those who look at the state folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Noted {
+    /// Its name.
+    pub name: String,
+    /// Changes when it starts again.
+    pub incarnation: String,
+    /// It was let go.
+    pub leaving: bool,
+    /// Its admin face, once it answers.
+    pub admin: Option<SocketAddr>,
+    /// Why it does not run.
+    pub error: Option<String>,
+}
+
+impl Machine {
+    /// The folder of what only lives while this process does.
+    #[must_use]
+    pub fn run_folder(&self) -> PathBuf {
+        self.state.join("run")
+    }
+
+    fn folder_of(&self, key: &FleetKey) -> PathBuf {
+        self.run_folder().join(&key.namespace).join(&key.name)
+    }
+
+    fn places(
+        &self,
+        key: &FleetKey,
+        api_keys: Option<&Path>,
+        public: SocketAddr,
+        admin: SocketAddr,
+    ) -> Places {
+        let text = |path: PathBuf| path.display().to_string();
+        Places {
+            listen: public.to_string(),
+            admin: admin.to_string(),
+            admin_folder: text(self.run_folder().join("admin")),
+            registry: text(self.folder_of(key).join("registry")),
+            cache: text(self.state.join("cache")),
+            api_keys: api_keys.map(|path| path.display().to_string()),
+            // Whoever wrote the manifests starts this process: what it may read, they may.
+            source_roots: vec!["/".to_owned()],
+            claims: self.claims.clone(),
+        }
+    }
+}
+
+impl Running {
+    /// Whether no process is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.processes.is_empty()
+    }
+
+    /// The replicas as facts; what they say comes from `replicas`, which hears of those that can be asked.
+    pub fn observe(&mut self, machine: &Machine, key: &FleetKey, replicas: &mut Replicas) -> Vec<Replica> {
+        self.processes.retain(|_, process| process.seen().phase != Phase::Gone);
+        let noted = self.noted();
+        let endpoint = |one: &Noted| {
+            let (host, access) = (HOST.to_owned(), Arc::clone(&machine.access));
+            Some((
+                one.name.clone(),
+                Endpoint { host, address: one.admin?, incarnation: one.incarnation.clone(), access },
+            ))
+        };
+        replicas.observe(key, &noted.iter().filter_map(endpoint).collect());
+        let of = |one: Noted| Replica {
+            contact: match (
+                self.processes.get(&one.name).map(Process::seen).map(|seen| seen.phase),
+                one.admin,
+            ) {
+                (Some(Phase::Ended { why, since }), _) => {
+                    Contact::Unreachable { error: why, since, last: None }
+                }
+                (_, Some(_)) => replicas.contact(key, &one.name),
+                (_, None) => Contact::Pending,
+            },
+            name: one.name,
+            incarnation: one.incarnation,
+            leaving: one.leaving,
+        };
+        noted.into_iter().map(of).collect()
+    }
+
+    /// The replicas as they are told to those who look at the state folder.
+    #[must_use]
+    pub fn noted(&self) -> Vec<Noted> {
+        let of = |(name, process): (&String, &Process)| {
+            let seen = process.seen();
+            Noted {
+                name: name.clone(),
+                incarnation: format!("{}-{}", seen.pid, seen.start),
+                leaving: process.is_leaving(),
+                admin: matches!(seen.phase, Phase::Loaded | Phase::Ready).then_some(seen.admin),
+                error: match seen.phase {
+                    Phase::Ended { why, .. } => Some(why),
+                    _ => None,
+                },
+            }
+        };
+        self.processes.iter().map(of).collect()
+    }
+
+    /// What a workload's controller would say.
+    #[must_use]
+    pub fn workload(&self) -> Workload {
+        let here = || self.processes.values().filter(|process| !process.is_leaving());
+        let count = |is: &dyn Fn(&&Process) -> bool| here().filter(is).count() as i32;
+        Workload {
+            replicas: count(&|_| true),
+            updated: count(&|process| process.template == self.template),
+            ready: count(&|process| process.is_ready()),
+            current: true,
+            unschedulable: self.hindrance.clone(),
+        }
+    }
+
+    /// Where requests may go.
+    #[must_use]
+    pub fn backends(&self) -> Vec<SocketAddr> {
+        self.processes
+            .values()
+            .filter(|process| process.is_ready())
+            .map(|process| process.seen().public)
+            .collect()
+    }
+
+    /// Lets every process go.
+    pub fn leave(&self) {
+        self.processes.values().for_each(Process::leave);
+    }
+
+    /// Brings the processes to what `deployment` asks for. `keys` is the file of its API keys, or why there is none.
+    ///
+    /// # Errors
+    /// The registry cannot be written.
+    pub fn carry(
+        &mut self,
+        machine: &Machine,
+        key: &FleetKey,
+        deployment: &Deployment,
+        valid: &ValidFleet,
+        keys: Result<Option<PathBuf>, String>,
+    ) -> io::Result<()> {
+        if valid.paused {
+            return Ok(());
+        }
+        let keys = match keys {
+            Ok(keys) => keys,
+            Err(why) => {
+                self.hindrance = Some(why);
+                return Ok(());
+            }
+        };
+        self.hindrance = None;
+        self.write_registry(&machine.folder_of(key).join("registry"), valid)?;
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let of = {
+            let (machine, key, deployment, valid) =
+                (machine.clone(), key.clone(), deployment.clone(), valid.clone());
+            move |public, admin| {
+                arguments(&deployment, &valid, &machine.places(&key, keys.as_deref(), public, admin))
+            }
+        };
+        self.template = of(nowhere, nowhere).join(" ");
+        let wanted = usize::try_from(deployment.spec.replicas.unwrap_or(1)).unwrap_or(0);
+        let launch = Launch {
+            program: machine.program.clone(),
+            arguments: Arc::new(of),
+            threads: (machine.threads / wanted.max(1)).max(1),
+            log: PathBuf::new(),
+            drain: Duration::from_secs(u64::from(valid.drain_seconds)),
+        };
+        self.step(machine, key, deployment, wanted, &launch);
+        Ok(())
+    }
+
+    fn step(
+        &mut self,
+        machine: &Machine,
+        key: &FleetKey,
+        deployment: &Deployment,
+        wanted: usize,
+        launch: &Launch,
+    ) {
+        let standing: Vec<Standing> = self
+            .processes
+            .iter()
+            .map(|(name, process)| Standing {
+                name: name.clone(),
+                current: process.template == self.template,
+                ready: process.is_ready(),
+                leaving: process.is_leaving(),
+            })
+            .collect();
+        let next = steps(&standing, wanted, self.may_surge(deployment));
+        for name in next.leave {
+            if let Some(process) = self.processes.get(&name) {
+                tracing::info!(replica = name, "let go");
+                process.leave();
+            }
+        }
+        for _ in 0..next.start {
+            let taken: BTreeSet<&String> = self.processes.keys().collect();
+            let names = (0_usize..).map(|index| format!("{}-runtime-{index}", key.name));
+            let Some(name) = names.into_iter().find(|name| !taken.contains(&name)) else { continue };
+            tracing::info!(replica = name, "started");
+            let log = machine.state.join("logs").join(&key.namespace).join(format!("{name}.log"));
+            let launch = Launch { log, ..launch.clone() };
+            let process = Process::start(key.clone(), launch, self.template.clone(), machine.changed.clone());
+            self.processes.insert(name, process);
+        }
+    }
+
+    /// On this machine's processors a new one may come first where there is memory for one more of what runs now.
+    fn may_surge(&self, deployment: &Deployment) -> bool {
+        let one = self.processes.values().map(Process::resident_bytes).max().unwrap_or(0);
+        let fits = one.saturating_add(one / 8) <= available_bytes();
+        surges(deployment.spec.rollout.strategy, Capacity::default(), u32::from(!fits))
+    }
+
+    /// What a replica serves that starts before it is told more.
+    fn write_registry(&mut self, folder: &Path, valid: &ValidFleet) -> io::Result<()> {
+        let adapters = desired(valid, &BTreeMap::new(), None);
+        let text = serde_json::json!({ "adapters": adapters }).to_string();
+        if self.registry != text {
+            std::fs::create_dir_all(folder)?;
+            let new = folder.join("adapters.new");
+            std::fs::write(&new, &text)?;
+            std::fs::rename(&new, folder.join("adapters.json"))?;
+            self.registry = text;
+        }
+        Ok(())
+    }
+}
+
+/// What this machine has for a fleet: it computes on the processors, whatever the node pool asks for.
+#[must_use]
+pub fn capacity(deployment: Option<&Deployment>) -> Capacity {
+    let asks = deployment.is_some_and(|deployment| gpus(&deployment.spec.node_pool) > 0);
+    Capacity { free_gpus: None, without_gpus: asks }
+}

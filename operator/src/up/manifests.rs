@@ -1,0 +1,297 @@
+//! Documents become objects that are applied: what a person would get from `kubectl apply` is told of each file. What is
+//! refused leaves the object that is there as it is, and touches no other. Pure but for the objects' own files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::CustomResourceExt;
+use lorikeet_crds::{Adapter, Deployment};
+use serde_json::Value;
+
+use crate::up::admit::{Fault, Rules};
+use crate::up::files::Document;
+use crate::up::state::{Kept, Key, Objects, key, manifest_of};
+
+/// What the documents say together.
+#[derive(Default)]
+pub struct Manifests {
+    deployments: Vec<(Deployment, String)>,
+    adapters: Vec<(Adapter, String)>,
+    /// Every object that a document names, refused or not.
+    named: BTreeSet<(&'static str, Key)>,
+    /// Files with a document of which nobody can say what it names: what came from them stays.
+    unclear: BTreeSet<String>,
+    /// The labels of namespaces.
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// The content of Secrets.
+    pub secrets: BTreeMap<Key, BTreeMap<String, ByteString>>,
+    /// What is wrong: `FILE:LINE: FIELD: what`.
+    pub faults: Vec<String>,
+    /// Kinds that mean nothing here: `FILE:LINE: KIND`.
+    pub skipped: Vec<String>,
+}
+
+/// The rules of both kinds.
+pub struct Admission {
+    deployments: Rules,
+    adapters: Rules,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Self { deployments: Rules::of::<Deployment>(), adapters: Rules::of::<Adapter>() }
+    }
+}
+
+impl Admission {
+    /// Reads `documents` against the objects that are there.
+    #[must_use]
+    pub fn read(
+        &self,
+        documents: &[Document],
+        deployments: &Objects<Deployment>,
+        adapters: &Objects<Adapter>,
+    ) -> Manifests {
+        let mut read = Manifests::default();
+        for document in documents {
+            let file = document.file.display().to_string();
+            let value = match &document.content {
+                Ok(value) => value,
+                Err((line, why)) => {
+                    read.faults.push(format!("{file}:{line}: {why}"));
+                    read.unclear.insert(file);
+                    continue;
+                }
+            };
+            let (group, kind) = (document.text_at("/apiVersion"), document.text_at("/kind"));
+            match (group.map(|group| group.split('/').next().unwrap_or(group)), kind) {
+                (Some(lorikeet_crds::GROUP), Some("Deployment")) => {
+                    let found = self.object(&mut read, document, value, &self.deployments, deployments);
+                    read.deployments.extend(found.map(|object| (object, file)));
+                }
+                (Some(lorikeet_crds::GROUP), Some("Adapter")) => {
+                    let found = self.object(&mut read, document, value, &self.adapters, adapters);
+                    read.adapters.extend(found.map(|object| (object, file)));
+                }
+                (Some(lorikeet_crds::GROUP), _) | (None, _) | (_, None) => {
+                    let fault = Fault::new(
+                        if group.is_none() { "apiVersion" } else { "kind" },
+                        "expected lorikeet.dev/v1alpha1 and Deployment or Adapter, or a kind of Kubernetes' own",
+                    );
+                    read.fault(document, &fault);
+                    read.unclear.insert(file);
+                }
+                (Some("v1"), Some("Namespace")) => read.namespace(value),
+                (Some("v1"), Some("Secret")) => read.secret(value),
+                (Some(_), Some(kind)) => read.skipped.push(format!("{file}:{}: {kind}", document.line)),
+            }
+        }
+        read
+    }
+
+    /// The object that the document is, where it is admitted.
+    fn object<K: Kept + CustomResourceExt>(
+        &self,
+        read: &mut Manifests,
+        document: &Document,
+        value: &Value,
+        rules: &Rules,
+        there: &Objects<K>,
+    ) -> Option<K> {
+        let file = document.file.display().to_string();
+        let Some(name) = document.text_at("/metadata/name") else {
+            read.fault(document, &Fault::new("metadata.name", "expected a name, but none is there"));
+            read.unclear.insert(file);
+            return None;
+        };
+        let namespace = document.text_at("/metadata/namespace").unwrap_or("default");
+        let key = (namespace.to_owned(), name.to_owned());
+        let expected = K::api_version(&());
+        if document.text_at("/apiVersion") != Some(&*expected) {
+            read.fault(document, &Fault::new("apiVersion", format!("expected {expected}")));
+            read.named.insert((kind::<K>(), key));
+            return None;
+        }
+        if !read.named.insert((kind::<K>(), key.clone())) {
+            let fault = format!("{} {namespace}/{name} is there twice; this one is not taken", K::kind(&()));
+            read.fault(document, &Fault::new("metadata.name", fault));
+            return None;
+        }
+        match rules.admit::<K>(value, there.get(&key).map(AsRef::as_ref)) {
+            Ok(mut object) => {
+                object.meta_mut().namespace = Some(key.0);
+                Some(object)
+            }
+            Err(faults) => {
+                faults.iter().for_each(|fault| read.fault(document, fault));
+                None
+            }
+        }
+    }
+}
+
+fn kind<K: Kept + CustomResourceExt>() -> &'static str {
+    if K::crd_name().starts_with("deployments") { "Deployment" } else { "Adapter" }
+}
+
+impl Manifests {
+    fn fault(&mut self, document: &Document, fault: &Fault) {
+        let line = document.line_of(&fault.field);
+        self.faults.push(format!("{}:{line}: {fault}", document.file.display()));
+    }
+
+    fn namespace(&mut self, value: &Value) {
+        let Ok(namespace) = serde_json::from_value::<Namespace>(value.clone()) else { return };
+        let labels = namespace.metadata.labels.unwrap_or_default();
+        self.namespaces.insert(namespace.metadata.name.unwrap_or_default(), labels);
+    }
+
+    fn secret(&mut self, value: &Value) {
+        let Ok(secret) = serde_json::from_value::<Secret>(value.clone()) else { return };
+        let mut data = secret.data.clone().unwrap_or_default();
+        let written = secret.string_data.clone().unwrap_or_default();
+        data.extend(written.into_iter().map(|(name, text)| (name, ByteString(text.into_bytes()))));
+        self.secrets.insert(key(&secret), data);
+    }
+
+    /// Applies what was admitted, and deletes what no document names any more. Whether anything changed.
+    ///
+    /// # Errors
+    /// An object cannot be written.
+    pub fn apply(
+        &self,
+        deployments: &mut Objects<Deployment>,
+        adapters: &mut Objects<Adapter>,
+        now: Timestamp,
+    ) -> io::Result<bool> {
+        let mut changed = false;
+        for (object, file) in &self.deployments {
+            changed |= deployments.apply(object, file, now)?;
+        }
+        for (object, file) in &self.adapters {
+            changed |= adapters.apply(object, file, now)?;
+        }
+        // A Deployment goes at once and its replicas after it, as in a cluster; an Adapter once it has drained.
+        for key in self.unnamed("Deployment", deployments) {
+            changed |= deployments.remove(&key)?;
+        }
+        for key in self.unnamed("Adapter", adapters) {
+            changed |= adapters.begin_deletion(&key, now)?;
+        }
+        Ok(changed)
+    }
+
+    fn unnamed<K: Kept>(&self, kind: &'static str, objects: &Objects<K>) -> Vec<Key> {
+        let stays = |key: &Key, object: &K| {
+            self.named.contains(&(kind, key.clone()))
+                || manifest_of(object).is_some_and(|file| self.unclear.contains(file))
+        };
+        objects.all().filter(|(key, object)| !stays(key, object)).map(|(key, _)| key.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::up::files::{documents, stamps};
+
+    struct World {
+        folder: tempfile::TempDir,
+        _state: tempfile::TempDir,
+        deployments: Objects<Deployment>,
+        adapters: Objects<Adapter>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let state = tempfile::tempdir().unwrap();
+            Self {
+                folder: tempfile::tempdir().unwrap(),
+                deployments: Objects::open(state.path()).unwrap(),
+                adapters: Objects::open(state.path()).unwrap(),
+                _state: state,
+            }
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            std::fs::write(self.folder.path().join(name), text).unwrap();
+        }
+
+        fn step(&mut self) -> Manifests {
+            let documents = documents(self.folder.path(), &stamps(self.folder.path(), Path::new("/nowhere")));
+            let read = Admission::default().read(&documents, &self.deployments, &self.adapters);
+            read.apply(&mut self.deployments, &mut self.adapters, Timestamp::UNIX_EPOCH).unwrap();
+            read
+        }
+
+        /// Names of Adapters, with what becomes of them.
+        fn adapters(&self) -> Vec<String> {
+            let of = |(key, object): (&Key, &std::sync::Arc<Adapter>)| {
+                let leaving = if object.metadata.deletion_timestamp.is_some() { " leaves" } else { "" };
+                format!("{} {}{leaving}", key.1, object.spec.source.source)
+            };
+            self.adapters.all().map(of).collect()
+        }
+    }
+
+    fn adapter(name: &str, source: &str) -> String {
+        format!(
+            "apiVersion: lorikeet.dev/v1alpha1\nkind: Adapter\nmetadata: {{name: {name}}}\nspec:\n  deploymentRef: {{name: x}}\n  source: {source}\n"
+        )
+    }
+
+    #[test]
+    fn a_broken_document_is_told_with_file_line_and_field_and_nothing_else_suffers() {
+        let mut world = World::new();
+        world.write("a.yaml", &format!("{}---\n{}", adapter("a", "hf://x/a"), adapter("b", "hf://x/b")));
+        world.write("c.yaml", &adapter("c", "hf://x/c"));
+        assert!(world.step().faults.is_empty());
+        assert_eq!(world.adapters(), ["a hf://x/a", "b hf://x/b", "c hf://x/c"]);
+
+        world.write("a.yaml", &format!("{}---\n{}", adapter("a", "ftp://x/a"), adapter("b", "hf://x/b2")));
+        let faults = world.step().faults;
+        assert!(faults[0].starts_with("a.yaml:6: spec.source: "), "{faults:?}");
+        assert_eq!(world.adapters(), ["a hf://x/a", "b hf://x/b2", "c hf://x/c"]);
+
+        world.write(
+            "a.yaml",
+            &format!("{}  - [\n---\n{}", adapter("a", "hf://x/a"), adapter("b", "hf://x/b3")),
+        );
+        let faults = world.step().faults;
+        assert!(faults[0].starts_with("a.yaml:"), "{faults:?}");
+        assert_eq!(
+            world.adapters(),
+            ["a hf://x/a", "b hf://x/b3", "c hf://x/c"],
+            "nobody knows whose the broken one is"
+        );
+
+        world.write("a.yaml", &adapter("a", "hf://x/a4"));
+        std::fs::remove_file(world.folder.path().join("c.yaml")).unwrap();
+        world.step();
+        assert_eq!(world.adapters(), ["a hf://x/a4", "b hf://x/b3 leaves", "c hf://x/c leaves"]);
+    }
+
+    #[test]
+    fn one_name_twice_is_told_and_other_kinds_are_passed_over() {
+        let mut world = World::new();
+        world.write("a.yaml", &adapter("a", "hf://x/a"));
+        world.write("b.yaml", &adapter("a", "hf://x/b"));
+        world.write("c.yaml", "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [a.yaml]\n---\napiVersion: apps/v1\nkind: Deployment\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: team, labels: {a: b}}\n---\nhello: world\n");
+        let read = world.step();
+        assert_eq!(read.skipped, ["c.yaml:1: Kustomization", "c.yaml:5: Deployment"]);
+        assert_eq!(read.namespaces["team"]["a"], "b");
+        assert_eq!(read.faults.len(), 2, "{:?}", read.faults);
+        assert!(
+            read.faults[0].starts_with("b.yaml:3: metadata.name: Adapter default/a is there twice"),
+            "{:?}",
+            read.faults
+        );
+        assert!(read.faults[1].starts_with("c.yaml:12: apiVersion: expected"), "{:?}", read.faults);
+        assert_eq!(world.adapters(), ["a hf://x/a"]);
+    }
+}

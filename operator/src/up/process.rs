@@ -1,0 +1,353 @@
+//! One replica as a process of this machine: started, watched, started again when it ends, and let go. What `kubelet`
+//! does for a pod. Must not decide how many there are or when one is to go.
+
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::fleet::FleetKey;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// One that lived so long did not fail at its start.
+const LIVED: Duration = Duration::from_secs(30);
+/// Between two looks at a process that is not ready, and at one that is.
+const LOOK: Duration = Duration::from_millis(50);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// An answer about its health takes no longer.
+const PROBE: Duration = Duration::from_secs(5);
+/// Beyond the drain: time for the process to end.
+const GRACE: Duration = Duration::from_secs(15);
+
+/// How to start it.
+#[derive(Clone)]
+pub struct Launch {
+    /// The `lorikeet` program.
+    pub program: PathBuf,
+    /// Its arguments for the addresses of its public and its admin face.
+    pub arguments: Arc<dyn Fn(SocketAddr, SocketAddr) -> Vec<String> + Send + Sync>,
+    /// Threads that compute.
+    pub threads: usize,
+    /// Where its output goes; that of the start before is beside it.
+    pub log: PathBuf,
+    /// How long its requests may take when it is let go.
+    pub drain: Duration,
+}
+
+/// How far it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It loads its model.
+    Loading,
+    /// It answers, and waits for pinned adapters.
+    Loaded,
+    /// It takes requests.
+    Ready,
+    /// It ended by itself and is started again after a pause.
+    Ended {
+        /// How, and its last words.
+        why: String,
+        /// When.
+        since: Timestamp,
+    },
+    /// It was let go and is no more.
+    Gone,
+}
+
+/// A process as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// How far it is.
+    pub phase: Phase,
+    /// Its id; 0 before the first start.
+    pub pid: u32,
+    /// Starts of it, this one included.
+    pub start: u32,
+    /// Its public face.
+    pub public: SocketAddr,
+    /// Its admin face.
+    pub admin: SocketAddr,
+}
+
+/// A replica's process; dropped, it is killed.
+pub struct Process {
+    /// What it was started from: another one means that it is to be replaced.
+    pub template: String,
+    seen: watch::Receiver<Seen>,
+    leave: watch::Sender<bool>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Process {
+    /// Starts it. `changed` hears of every change.
+    #[must_use]
+    pub fn start(
+        fleet: FleetKey,
+        launch: Launch,
+        template: String,
+        changed: mpsc::UnboundedSender<FleetKey>,
+    ) -> Self {
+        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let first = Seen { phase: Phase::Loading, pid: 0, start: 0, public: nowhere, admin: nowhere };
+        let (tell, seen) = watch::channel(first);
+        let (leave, leaving) = watch::channel(false);
+        let keeper = Keeper { fleet, launch, tell, leaving, changed };
+        Self { template, seen, leave, _task: AbortOnDropHandle::new(tokio::spawn(keeper.keep())) }
+    }
+
+    /// As it is now.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        self.seen.borrow().clone()
+    }
+
+    /// Lets it finish what it has, and end.
+    pub fn leave(&self) {
+        self.leave.send_replace(true);
+    }
+
+    /// Whether it was let go.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        *self.leave.borrow()
+    }
+
+    /// Whether it takes requests.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.is_leaving() && self.seen.borrow().phase == Phase::Ready
+    }
+
+    /// Bytes of memory that it takes; 0 where nobody can say.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.seen.borrow().pid)).unwrap_or_default();
+        kibibytes(&status, "VmRSS:").unwrap_or(0)
+    }
+}
+
+/// Bytes of memory that are free for another process; a great number where nobody can say.
+#[must_use]
+pub fn available_bytes() -> u64 {
+    kibibytes(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemAvailable:")
+        .unwrap_or(u64::MAX)
+}
+
+fn kibibytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+/// Keeps one process running until it is let go.
+struct Keeper {
+    fleet: FleetKey,
+    launch: Launch,
+    tell: watch::Sender<Seen>,
+    leaving: watch::Receiver<bool>,
+    changed: mpsc::UnboundedSender<FleetKey>,
+}
+
+impl Keeper {
+    async fn keep(mut self) {
+        let mut pause = FIRST_PAUSE;
+        while !*self.leaving.borrow() {
+            let began = Instant::now();
+            let why = match self.start() {
+                Ok(child) => match self.watch(child).await {
+                    Some(why) => why,
+                    None => break,
+                },
+                Err(error) => format!("{}: {error}", self.launch.program.display()),
+            };
+            tracing::warn!(fleet = %self.fleet.name, why, "a replica ended; it is started again");
+            self.say(|seen| seen.phase = Phase::Ended { why, since: Timestamp::now() });
+            if began.elapsed() > LIVED {
+                pause = FIRST_PAUSE;
+            }
+            // Let go meanwhile: nothing is left to end.
+            let _ = tokio::time::timeout(pause, self.leaving.wait_for(|leaving| *leaving)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        self.say(|seen| seen.phase = Phase::Gone);
+    }
+
+    fn start(&self) -> io::Result<Child> {
+        let (public, admin) = (free_address()?, free_address()?);
+        if let Some(folder) = self.launch.log.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        // The first start has no log before it.
+        let _ = std::fs::rename(&self.launch.log, self.launch.log.with_extension("log.before"));
+        let log = File::create(&self.launch.log)?;
+        let child = Command::new(&self.launch.program)
+            .args((self.launch.arguments)(public, admin))
+            // Whatever ends this process closes the pipe, and the child with it.
+            .arg("--until-stdin-closes")
+            .env("LORIKEET_THREADS", self.launch.threads.to_string())
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // Ctrl-C at the terminal is for this process, which lets its children finish.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let pid = child.id().unwrap_or(0);
+        self.say(|seen| {
+            let start = seen.start + 1;
+            *seen = Seen { phase: Phase::Loading, pid, start, public, admin };
+        });
+        Ok(child)
+    }
+
+    /// Follows the process to its end: why it ended by itself, or nothing when it was let go.
+    async fn watch(&mut self, mut child: Child) -> Option<String> {
+        let stdin = child.stdin.take();
+        let public = self.tell.borrow().public;
+        let looks = async {
+            loop {
+                let phase = phase(public).await;
+                let pause = if phase == Phase::Ready { LOOK_AGAIN } else { LOOK };
+                self.say(|seen| seen.phase = phase);
+                tokio::time::sleep(pause).await;
+            }
+        };
+        let mut leaving = self.leaving.clone();
+        tokio::select! {
+            ended = child.wait() => {
+                let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+                return Some(format!("{how}: {}", last_words(&self.launch.log)));
+            }
+            () = looks => {}
+            _ = leaving.wait_for(|leaving| *leaving) => {}
+        }
+        drop(stdin);
+        if tokio::time::timeout(self.launch.drain + GRACE, child.wait()).await.is_err() {
+            tracing::warn!(fleet = %self.fleet.name, "a replica did not end in time: killed");
+            // It has ended meanwhile: all the better.
+            let _ = child.kill().await;
+        }
+        None
+    }
+
+    fn say(&self, change: impl FnOnce(&mut Seen)) {
+        let differs = self.tell.send_if_modified(|seen| {
+            let before = seen.clone();
+            change(seen);
+            *seen != before
+        });
+        if differs {
+            // Nobody listens any more only while everything stops.
+            let _ = self.changed.send(self.fleet.clone());
+        }
+    }
+}
+
+/// A port that nobody has now. Another process may take it before the child does: then the child ends and is started again.
+fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
+
+async fn phase(public: SocketAddr) -> Phase {
+    match answer(public, "/ready").await {
+        Some(200) => Phase::Ready,
+        Some(_) => Phase::Loaded,
+        None => Phase::Loading,
+    }
+}
+
+/// The status that `path` is answered with.
+async fn answer(address: SocketAddr, path: &str) -> Option<u16> {
+    let asked = async {
+        let mut socket = TcpStream::connect(address).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.ok()?;
+        let mut head = [0; 12];
+        socket.read_exact(&mut head).await.ok()?;
+        std::str::from_utf8(&head).ok()?.strip_prefix("HTTP/1.1 ")?.parse().ok()
+    };
+    tokio::time::timeout(PROBE, asked).await.ok()?
+}
+
+/// The last line of a log: what a program says that does not start.
+fn last_words(log: &Path) -> String {
+    let text =
+        std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let last = text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it said nothing");
+    last.chars().take(500).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn script(folder: &Path, text: &str) -> Launch {
+        use std::os::unix::fs::PermissionsExt as _;
+        let program = folder.join("program");
+        std::fs::write(&program, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Launch {
+            program,
+            arguments: Arc::new(|_, _| Vec::new()),
+            threads: 1,
+            log: folder.join("logs/replica.log"),
+            drain: Duration::from_secs(5),
+        }
+    }
+
+    fn start(launch: Launch) -> (Process, mpsc::UnboundedReceiver<FleetKey>) {
+        let (changed, changes) = mpsc::unbounded_channel();
+        let fleet = FleetKey { namespace: "default".to_owned(), name: "x".to_owned() };
+        (Process::start(fleet, launch, String::new(), changed), changes)
+    }
+
+    async fn until(
+        process: &Process,
+        changes: &mut mpsc::UnboundedReceiver<FleetKey>,
+        is: impl Fn(&Seen) -> bool,
+    ) {
+        while !is(&process.seen()) {
+            changes.recv().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_ends_is_started_again_and_its_last_words_are_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let (process, mut changes) = start(script(folder.path(), "echo broken on purpose >&2; exit 3"));
+        until(&process, &mut changes, |seen| matches!(seen.phase, Phase::Ended { .. })).await;
+        let Phase::Ended { why, .. } = process.seen().phase else { panic!("ended") };
+        assert_eq!(why, "exit status: 3: broken on purpose");
+        until(&process, &mut changes, |seen| seen.start == 2).await;
+    }
+
+    #[tokio::test]
+    async fn one_that_is_let_go_ends_by_its_standard_input() {
+        let folder = tempfile::tempdir().unwrap();
+        let (process, mut changes) = start(script(folder.path(), "cat > /dev/null"));
+        until(&process, &mut changes, |seen| seen.pid != 0).await;
+        process.leave();
+        until(&process, &mut changes, |seen| seen.phase == Phase::Gone).await;
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_not_there_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let launch = Launch { program: "/nowhere/lorikeet".into(), ..script(folder.path(), "") };
+        let (process, mut changes) = start(launch);
+        until(&process, &mut changes, |seen| matches!(seen.phase, Phase::Ended { .. })).await;
+        let Phase::Ended { why, .. } = process.seen().phase else { panic!("ended") };
+        assert!(why.starts_with("/nowhere/lorikeet: No such file"), "{why}");
+    }
+}

@@ -1,0 +1,161 @@
+//! What `kubectl get ldep,lora` would print, by the columns that the kinds themselves carry. Pure.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use kube::{CustomResourceExt, Resource};
+use serde::Serialize;
+use serde_json::Value;
+
+/// The table of `objects`; empty where there are none. `with_age` leaves the last column out: what is left changes only
+/// when an object does.
+#[must_use]
+pub fn table<'a, K>(objects: impl Iterator<Item = &'a K>, now: Timestamp, with_age: bool) -> String
+where
+    K: Resource<DynamicType = ()> + CustomResourceExt + Serialize + 'a,
+{
+    let definition = K::crd();
+    let columns =
+        definition.spec.versions.first().and_then(|version| version.additional_printer_columns.clone());
+    let columns: Vec<_> =
+        columns.into_iter().flatten().filter(|column| column.priority.unwrap_or(0) == 0).collect();
+    let columns: Vec<_> = columns.iter().filter(|column| with_age || column.type_ != "date").collect();
+    let singular = definition.spec.names.singular.unwrap_or_default();
+    let mut rows = vec![vec!["NAMESPACE".to_owned(), "NAME".to_owned()]];
+    rows[0].extend(columns.iter().map(|column| column.name.to_uppercase()));
+    for object in objects {
+        let meta = object.meta();
+        let value = serde_json::to_value(object).unwrap_or_default();
+        let name = meta.name.as_deref().unwrap_or_default();
+        let mut row = vec![
+            meta.namespace.clone().unwrap_or_default(),
+            format!("{singular}.{}/{name}", definition.spec.group),
+        ];
+        row.extend(columns.iter().map(|column| cell(&value, &column.json_path, &column.type_, now)));
+        rows.push(row);
+    }
+    if rows.len() == 1 {
+        return String::new();
+    }
+    // kubectl names the namespace only where it was asked for all of them.
+    if rows.iter().skip(1).all(|row| row[0] == "default") {
+        rows.iter_mut().for_each(|row| drop(row.remove(0)));
+    }
+    aligned(&rows)
+}
+
+fn aligned(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            // Writing to a String does not fail.
+            let _ = write!(line, "{cell:<width$}   ");
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
+}
+
+fn cell(object: &Value, path: &str, type_: &str, now: Timestamp) -> String {
+    match find(object, path) {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) if type_ == "date" => text
+            .parse()
+            .map_or_else(|_| text.clone(), |since: Timestamp| age(now.as_second() - since.as_second())),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// The part of JSONPath that printer columns use: `.a.b` and `[?(@.type=="X")]`.
+fn find<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
+    let rest = path.trim_start_matches('.');
+    if rest.is_empty() {
+        return Some(value);
+    }
+    if let Some((wanted, rest)) = rest.strip_prefix("[?(@.type==\"").and_then(|rest| rest.split_once("\")]"))
+    {
+        let item = value.as_array()?.iter().find(|item| item["type"] == *wanted)?;
+        return find(item, rest);
+    }
+    let end = rest.find(['.', '[']).unwrap_or(rest.len());
+    find(value.get(&rest[..end])?, &rest[end..])
+}
+
+/// A time as kubectl shows it: the two greatest units, while they are few.
+fn age(seconds: i64) -> String {
+    let seconds = seconds.max(0);
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    let two = |great: i64, unit: &str, small: i64, small_unit: &str| {
+        if small == 0 { format!("{great}{unit}") } else { format!("{great}{unit}{small}{small_unit}") }
+    };
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..600 => two(minutes, "m", seconds % 60, "s"),
+        600..10_800 => format!("{minutes}m"),
+        10_800..28_800 => two(hours, "h", minutes % 60, "m"),
+        28_800..172_800 => format!("{hours}h"),
+        172_800..691_200 => two(days, "d", hours % 24, "h"),
+        _ => format!("{days}d"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use lorikeet_crds::adapter::PlacementCount;
+    use lorikeet_crds::condition::{Saying, Truth, conditions};
+    use lorikeet_crds::{Adapter, AdapterSpec, AdapterStatus, ConditionType, Reason};
+
+    use super::*;
+
+    #[test]
+    fn the_table_is_kubectls() {
+        let now = Timestamp::from_second(1000).unwrap();
+        let mut one = Adapter::new("sql", AdapterSpec::default());
+        one.spec.deployment_ref.name = "mistral".to_owned();
+        one.metadata.namespace = Some("default".to_owned());
+        one.metadata.creation_timestamp = Some(Time(Timestamp::from_second(700).unwrap()));
+        let saying = Saying {
+            condition: ConditionType::Ready,
+            truth: Truth::True,
+            reason: Reason::AsDesired,
+            message: String::new(),
+        };
+        one.status = Some(AdapterStatus {
+            conditions: conditions(&[], &[saying], Some(1), now),
+            replicas: PlacementCount { desired: 2, ready: 2 },
+            rank: Some(8),
+            ..AdapterStatus::default()
+        });
+        let expected = "\
+NAME                         DEPLOYMENT   READY   REASON      LOADED   DESIRED   RANK   AGE
+adapter.lorikeet.dev/sql     mistral      True    AsDesired   2        2         8      5m
+adapter.lorikeet.dev/fresh   mistral";
+        let mut fresh = Adapter::new("fresh", one.spec.clone());
+        fresh.metadata.namespace = Some("default".to_owned());
+        assert_eq!(table([&one, &fresh].into_iter(), now, true).trim_end(), expected);
+        fresh.metadata.namespace = Some("team".to_owned());
+        assert!(table([&one, &fresh].into_iter(), now, false).starts_with("NAMESPACE   NAME"));
+        assert_eq!(table(std::iter::empty::<&Adapter>(), now, true), "");
+    }
+
+    #[test]
+    fn ages_are_kubectls() {
+        for (seconds, expected) in [
+            (-5, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (301, "5m1s"),
+            (660, "11m"),
+            (10_860, "3h1m"),
+            (90_000, "25h"),
+            (700_000, "8d"),
+        ] {
+            assert_eq!(age(seconds), expected);
+        }
+    }
+}
