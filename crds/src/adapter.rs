@@ -78,7 +78,7 @@ pub struct DeploymentRef {
 pub struct Placement {
     /// On how many replicas: `All`, a number, or `Auto` (by measured demand).
     #[serde(default = "all_replicas")]
-    #[x_kube(validation = Rule::new("type(self) == string ? self in ['All', 'Auto'] : (self >= 1 && self <= 1024)")
+    #[x_kube(validation = Rule::new("self in ['All', 'Auto'] || (self >= 1 && self <= 1024)")
         .message("placement.replicas: expected All, Auto or a number from 1 to 1024"))]
     pub replicas: IntOrString,
     /// Never evicted where it is placed; a replica becomes ready only with its pinned adapters loaded.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use kube::core::cel::Validator;
+use kube::core::cel::{ErrorKind, ValidationError, Validator};
 use kube::{CustomResourceExt, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -71,16 +71,33 @@ impl Rules {
             old
         });
         if let Err(errors) = Validator::new().validate(&self.schema, &given, old.as_ref()) {
-            return Err(errors.iter().map(of_rule).collect());
+            return Err(errors.iter().map(|error| self.of_rule(error)).collect());
         }
         serde_json::from_value(given).map_err(|error| vec![Fault::new("spec", error.to_string())])
     }
+
+    /// A rule's message names its field already, in words of its own; one that fails on a value of another type has none
+    /// yet, and its own is found in the schema.
+    fn of_rule(&self, error: &ValidationError) -> Fault {
+        let field = error.field_path.trim_start_matches('.');
+        let own = match error.kind {
+            ErrorKind::EvaluationError => message_of(&self.schema, &error.rule),
+            _ => None,
+        };
+        Fault::new(if field.is_empty() { "spec" } else { field }, own.unwrap_or(&error.message))
+    }
 }
 
-/// A rule's message names its field already, in words of its own.
-fn of_rule(error: &kube::core::cel::ValidationError) -> Fault {
-    let field = error.field_path.trim_start_matches('.').to_owned();
-    Fault::new(if field.is_empty() { "spec".to_owned() } else { field }, error.message.clone())
+/// The message of `rule`, wherever in the schema it stands.
+fn message_of<'a>(schema: &'a Value, rule: &str) -> Option<&'a str> {
+    match schema {
+        Value::Object(fields) if fields.get("rule").is_some_and(|own| own == rule) => {
+            fields.get("message")?.as_str()
+        }
+        Value::Object(fields) => fields.values().find_map(|inner| message_of(inner, rule)),
+        Value::Array(items) => items.iter().find_map(|inner| message_of(inner, rule)),
+        _ => None,
+    }
 }
 
 /// A null says that nothing is said.
