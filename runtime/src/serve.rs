@@ -91,14 +91,15 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         }
     };
     let (stop, faces) = open(&config, public, admin, &app);
+    let [stop_public, stop_admin] = stop;
     tracing::info!(address = %config.public.listen, model = app.card.name, adapters = store.names().len(), "serving");
     let engine = app.generator.engine().clone();
     tokio::select! {
         name = &mut signal => tracing::info!(reason = name, drain = ?config.drain, "draining"),
         () = engine.ended() => return Err(ServeError::EngineFailed),
     }
-    drain(&config, &app, &store).await;
-    stop.send_replace(true);
+    drain(&config, &app, &store, &stop_public).await;
+    stop_admin.send_replace(true);
     let ended = futures::future::join_all(faces);
     if tokio::time::timeout(LAST_BYTES, ended).await.is_err() {
         tracing::warn!("some connections did not end in time");
@@ -217,12 +218,13 @@ fn open(
     public: TcpListener,
     admin: Option<TcpListener>,
     app: &Arc<App>,
-) -> (watch::Sender<bool>, Vec<JoinHandle<()>>) {
+) -> ([watch::Sender<bool>; 2], Vec<JoinHandle<()>>) {
     let (stop, stopped) = watch::channel(false);
+    let (stop_admin, admin_stopped) = watch::channel(false);
     tokio::spawn(config.public.keys.clone().watch());
     let router = public_router(Arc::clone(app), &config.public.keys, config.public.metrics_need_key);
     let face = Face { listener: public, router, tls: None, limits: config.limits.clone() };
-    let mut faces = vec![tokio::spawn(server::serve(face, stopped.clone()))];
+    let mut faces = vec![tokio::spawn(server::serve(face, stopped))];
     if let (Some(listener), Some(admin)) = (admin, &config.admin) {
         tokio::spawn(admin.keys.clone().watch());
         if let Some(certificate) = &admin.tls {
@@ -230,15 +232,18 @@ fn open(
         }
         let router = admin_router(Arc::clone(app), &admin.keys);
         let face = Face { listener, router, tls: admin.tls.clone(), limits: config.admin_limits() };
-        faces.push(tokio::spawn(server::serve(face, stopped)));
+        faces.push(tokio::spawn(server::serve(face, admin_stopped)));
     }
-    (stop, faces)
+    ([stop, stop_admin], faces)
 }
 
-/// Readiness goes first, then new work is refused, then what runs ends or is ended. A second signal ends it at once.
-async fn drain(config: &Config, app: &App, store: &AdapterStore) {
+/// Readiness goes first, and connections end with the request that they have. Then new work is refused, and what runs
+/// ends or is ended. A second signal ends it at once.
+async fn drain(config: &Config, app: &App, store: &AdapterStore, stop: &watch::Sender<bool>) {
+    let deadline = Instant::now() + config.drain;
     app.draining.store(true, Ordering::Relaxed);
     store.set_draining();
+    stop.send_replace(true);
     let again = shutdown::requested();
     let again = async {
         match again {
@@ -246,8 +251,12 @@ async fn drain(config: &Config, app: &App, store: &AdapterStore) {
             Err(_) => pending().await,
         }
     };
+    let drained = async {
+        tokio::time::sleep(server::LINGER.min(config.drain)).await;
+        app.generator.engine().drain(deadline).await;
+    };
     tokio::select! {
-        () = app.generator.engine().drain(Instant::now() + config.drain) => tracing::info!("drained"),
+        () = drained => tracing::info!("drained"),
         () = again => tracing::warn!("a second signal: not drained to the end"),
     }
 }

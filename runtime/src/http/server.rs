@@ -48,17 +48,25 @@ const FULL: &[u8] =
 connection: close\r\ncontent-length: 110\r\n\r\n{\"error\":{\"message\":\"Too many connections.\",\
 \"type\":\"server_error\",\"param\":null,\"code\":\"too_many_connections\"}}";
 
-/// Serves until `stop` turns true, then lets every connection end its request. Returns when all have ended.
+/// After the stop new connections are still taken for so long, for one request each: whoever sends them here learns of
+/// the stop only by then.
+pub const LINGER: Duration = Duration::from_secs(1);
+
+/// Serves until `stop` turns true, then lets every connection end its request, and lingers. Returns when all have ended.
 ///
 /// Failing to accept (no file descriptors left) is waited out: the loop never ends by it.
-pub async fn serve(face: Face, mut stop: watch::Receiver<bool>) {
+pub async fn serve(face: Face, stop: watch::Receiver<bool>) {
     let permits = Arc::new(Semaphore::new(face.limits.connections));
     let face = Arc::new(face);
     let all = u32::try_from(face.limits.connections).unwrap_or(u32::MAX);
+    let mut over = pin!(async {
+        stopped(&mut stop.clone()).await;
+        tokio::time::sleep(LINGER).await;
+    });
     loop {
         let accepted = tokio::select! {
             accepted = face.listener.accept() => accepted,
-            () = stopped(&mut stop) => break,
+            () = &mut over => break,
         };
         match accepted {
             Ok((socket, peer)) => match Arc::clone(&permits).try_acquire_owned() {
@@ -122,6 +130,8 @@ where
         request.extensions_mut().insert(Peer(peer));
         face.router.clone().oneshot(request)
     });
+    // One that comes after the stop has its one request yet to send.
+    let came_late = *stop.borrow();
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -130,12 +140,13 @@ where
         .max_buf_size(
             (face.limits.header_bytes + face.limits.uri_bytes).saturating_mul(HEAD_BUFFER_FACTOR).max(8192),
         )
+        .keep_alive(!came_late)
         .half_close(false);
     let mut connection =
         pin!(builder.serve_connection(TokioIo::new(Socket::new(socket, face.limits.clone())), service));
     tokio::select! {
         ended = connection.as_mut() => return note(peer, ended),
-        () = stopped(&mut stop) => connection.as_mut().graceful_shutdown(),
+        () = stopped(&mut stop), if !came_late => connection.as_mut().graceful_shutdown(),
     }
     note(peer, connection.await);
 }
