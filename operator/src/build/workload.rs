@@ -321,10 +321,11 @@ fn claim(deployment: &Deployment) -> Option<&str> {
 }
 
 fn mounts(deployment: &Deployment) -> Vec<VolumeMount> {
-    let mount = |name: &str, path: String, read_only| VolumeMount {
+    let mount = |name: &str, path: String, read_only: bool| VolumeMount {
         name: name.to_owned(),
         mount_path: path,
-        read_only: Some(read_only),
+        // The API server leaves out what is false here.
+        read_only: read_only.then_some(true),
         ..VolumeMount::default()
     };
     let mut mounts = vec![

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::{Client, ResourceExt as _};
 use lorikeet_crds::{Deployment, FIELD_MANAGER};
 use serde::Deserialize as _;
@@ -73,8 +73,7 @@ impl Applying<'_> {
                 return Ok(());
             }
         }
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        let applied = match api.patch(&child.name, &params, &Patch::Apply(&child.object)).await {
+        let applied = match self.put(child).await {
             Ok(applied) => applied,
             Err(error) if is_gone(&error) => return Ok(()),
             Err(error) => return Err(Failure::of(what(), error)),
@@ -88,6 +87,23 @@ impl Applying<'_> {
             self.settled.remove(&key);
         }
         Ok(())
+    }
+
+    async fn put(&self, child: &Child) -> kube::Result<DynamicObject> {
+        let api = child.kind.api(self.client.clone(), Some(&self.fleet.namespace));
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let apply = Patch::Apply(&child.object);
+        match api.patch(&child.name, &params, &apply).await {
+            // Somebody changed the key of an element of a list, and ours beside theirs is invalid, as two ports of one
+            // name: the lists become ours whole, then it is applied again.
+            Err(kube::Error::Api(status)) if status.is_invalid() => {
+                let params =
+                    PatchParams { field_manager: params.field_manager.clone(), ..PatchParams::default() };
+                api.patch(&child.name, &params, &Patch::Merge(&child.object)).await?;
+            }
+            applied => return applied,
+        }
+        api.patch(&child.name, &params, &apply).await
     }
 
     /// Deletes the shards of the registry that are not among `children`.
