@@ -76,10 +76,10 @@ fn same_list(desired: &[Value], live: &[Value], owned: &Map<String, Value>) -> b
     let records: Vec<(&String, &Value)> = owned.iter().filter(|(name, _)| *name != ".").collect();
     records.len() == desired.len()
         && records.into_iter().all(|(name, record)| {
-            if let Some(value) = name.strip_prefix("v:").and_then(|text| parsed(text)) {
+            if let Some(value) = name.strip_prefix("v:").and_then(parsed) {
                 return desired.contains(&value) && live.contains(&value);
             }
-            let Some(Value::Object(key)) = name.strip_prefix("k:").and_then(|text| parsed(text)) else {
+            let Some(Value::Object(key)) = name.strip_prefix("k:").and_then(parsed) else {
                 return false;
             };
             let here = desired.iter().find(|element| has_key(element, &key, true));
