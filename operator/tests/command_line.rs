@@ -18,11 +18,16 @@ fn refused(arguments: &[&str]) -> String {
 
 #[test]
 fn every_subcommand_has_a_manual() {
-    let output = operator(&["run", "--help"]);
-    assert!(output.status.success());
-    let manual = String::from_utf8_lossy(&output.stdout).into_owned();
-    for flag in ["--kubeconfig", "--watch-namespace", "--lease-seconds", "--resync-seconds", "--listen"] {
-        assert!(manual.contains(flag), "{flag} is not in the manual:\n{manual}");
+    for (subcommand, flags) in [
+        ("run", ["--kubeconfig", "--watch-namespace", "--lease-seconds", "--listen"].as_slice()),
+        ("up", ["--state", "--listen"].as_slice()),
+    ] {
+        let output = operator(&[subcommand, "--help"]);
+        assert!(output.status.success());
+        let manual = String::from_utf8_lossy(&output.stdout).into_owned();
+        for flag in flags {
+            assert!(manual.contains(flag), "{flag} is not in the manual:\n{manual}");
+        }
     }
 }
 
@@ -34,4 +39,12 @@ fn a_flag_that_cannot_be_is_refused_by_its_name() {
     assert!(contradiction.contains("--backoff-ms"), "{contradiction}");
     let nowhere = refused(&["run", "--kubeconfig", "/nonexistent", "--listen", "127.0.0.1:0"]);
     assert!(nowhere.contains("--kubeconfig"), "{nowhere}");
+}
+
+#[test]
+fn a_folder_that_is_not_is_said() {
+    let nowhere = refused(&["up", "/nonexistent"]);
+    assert!(nowhere.contains("/nonexistent: expected a folder of manifests"), "{nowhere}");
+    let stateless = refused(&["why", "sql", "--state", "/nonexistent"]);
+    assert!(stateless.contains("no `up` keeps its state there"), "{stateless}");
 }
