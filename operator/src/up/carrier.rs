@@ -70,7 +70,8 @@ impl Carrier {
             manifests: Manifests::default(),
             fleets: BTreeMap::new(),
             stopping: false,
-            due: Instant::now(),
+            // Nothing is done before the manifests were read.
+            due: Instant::now() + RESYNC,
             shown: String::new(),
             unshown: None,
         })
