@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use lorikeet_api::{AdapterReport, AdapterState, Tier};
+use lorikeet_api::{AdapterReport, AdapterState};
 
 use crate::args::WhyArgs;
 use crate::decide::decide_places;
@@ -119,10 +119,6 @@ fn reason(subject: &Subject<'_>, report: Option<&AdapterReport>) -> String {
         }
         (false, true) => match report.state {
             AdapterState::Loading => "it is placed here and is being loaded".to_owned(),
-            _ if report.tier == Tier::Host => {
-                "it is placed here and waits in host memory; it goes to the device with its next request"
-                    .to_owned()
-            }
             _ => "it is placed here and its load is about to begin".to_owned(),
         },
         (false, false) => elsewhere(subject),

@@ -82,8 +82,11 @@ pub fn speaks_of(report: &AdapterReport, adapter: &ValidAdapter) -> bool {
     report.source == shown(&adapter.source) && pinned
 }
 
-/// Whether the replica serves it from the device without a load.
+/// Whether the replica serves it without a load: from the device, or from host memory, which the device takes it from
+/// with its next request (and which is the device's own where that is the processor).
 #[must_use]
 pub fn is_resident(report: &AdapterReport) -> bool {
-    report.state == AdapterState::Ready && report.tier == Tier::Resident && report.error.is_none()
+    report.state == AdapterState::Ready
+        && matches!(report.tier, Tier::Resident | Tier::Host)
+        && report.error.is_none()
 }

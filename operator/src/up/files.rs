@@ -43,13 +43,11 @@ impl Document {
         let (mut at, mut indent, mut found) = (0, None::<usize>, 0);
         for part in path.split('.') {
             let name = part.split('[').next().unwrap_or(part);
-            let next = (at..lines.len())
-                .take_while(|line| !leaves(lines[*line], indent, *line == at))
-                .find_map(|line| {
-                    let key = key_of(lines[line], name)?;
-                    (indent.is_none_or(|outer| key > outer) || lines[line].trim_start().starts_with("- "))
-                        .then_some((line, key))
-                });
+            let next = (at..lines.len()).take_while(|line| !leaves(lines[*line], indent)).find_map(|line| {
+                let key = key_of(lines[line], name)?;
+                (indent.is_none_or(|outer| key > outer) || lines[line].trim_start().starts_with("- "))
+                    .then_some((line, key))
+            });
             let Some((line, key)) = next else { break };
             (at, indent, found) = (line + 1, Some(key), line);
         }
@@ -58,12 +56,10 @@ impl Document {
 }
 
 /// Whether a line is outside of the block whose key stands at `indent`.
-fn leaves(line: &str, indent: Option<usize>, first: bool) -> bool {
+fn leaves(line: &str, indent: Option<usize>) -> bool {
     let text = line.trim_start();
     let blank = text.is_empty() || text.starts_with('#');
-    !first
-        && !blank
-        && indent.is_some_and(|indent| line.len() - text.len() <= indent && !text.starts_with("- "))
+    !blank && indent.is_some_and(|indent| line.len() - text.len() <= indent && !text.starts_with("- "))
 }
 
 /// The column of the key `name` in `line`, where it is there: as `name:`, `- name:` or inside `{…}`.
