@@ -15,6 +15,12 @@ pub fn binary() -> Option<PathBuf> {
     std::env::var_os("LORIKEET_BINARY").map(PathBuf::from)
 }
 
+/// The `lorikeet-operator` to judge in place of this build's: `LORIKEET_OPERATOR`.
+#[must_use]
+pub fn operator() -> Option<PathBuf> {
+    std::env::var_os("LORIKEET_OPERATOR").map(PathBuf::from)
+}
+
 /// How many random steps the lifecycle suite takes: `LORIKEET_STEPS`, else `usual`.
 #[must_use]
 pub fn steps(usual: usize) -> usize {
