@@ -21,6 +21,12 @@ pub fn operator() -> Option<PathBuf> {
     std::env::var_os("LORIKEET_OPERATOR").map(PathBuf::from)
 }
 
+/// A folder with the programs of a control plane: `KUBEBUILDER_ASSETS`.
+#[must_use]
+pub fn kubebuilder_assets() -> Option<PathBuf> {
+    std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from)
+}
+
 /// How many random steps the lifecycle suite takes: `LORIKEET_STEPS`, else `usual`.
 #[must_use]
 pub fn steps(usual: usize) -> usize {

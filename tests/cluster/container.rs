@@ -1,0 +1,102 @@
+//! The real `lorikeet` in a pod's place: started with the arguments of the pod's container, whose paths are folders of
+//! this machine, on an address of its own.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::ResourceExt as _;
+use lorikeet_tests::args;
+use lorikeet_tests::client::Client;
+use lorikeet_tests::replica::binary;
+
+use crate::fake::{Access, own_address};
+use crate::kubelet::{Shared, access, bind, report};
+use crate::tethered::Tethered;
+
+/// Between two probes.
+const PROBE: Duration = Duration::from_millis(100);
+
+/// Runs one pod until the task is dropped.
+pub(crate) async fn run(shared: Arc<Shared>, pod: Pod) {
+    bind(&shared, &pod).await;
+    let Some(access) = access(&shared, &pod).await else { return };
+    let folder = tempfile::tempdir().expect("a folder for the pod");
+    mount(&shared, &pod, folder.path(), &access).await;
+    // Held while the address is chosen, given up for the container.
+    let ip = own_address().await.local_addr().expect("a bound address").ip();
+    let name = pod.name_any();
+    let log = folder.path().join("log");
+    let process = Tethered::start(&binary(), &arguments(&pod, folder.path(), ip), &[], log).shown();
+    let face = Client::of(format!("http://{ip}:8080"));
+    let mut pod = Running { shared, name, process };
+    let mut told = None;
+    loop {
+        pod.process.assert_running();
+        let asked = Client::send(face.request(reqwest::Method::GET, "/ready")).await;
+        let ready = asked.is_ok_and(|answer| answer.status == 200);
+        if told != Some(ready) && report(&pod.shared, &pod.name, ip, (ready, 0)).await.is_ok() {
+            told = Some(ready);
+            if ready {
+                pod.shared.faces().insert(pod.name.clone(), face.clone());
+            }
+        }
+        tokio::time::sleep(PROBE).await;
+    }
+}
+
+/// A pod's process; its face goes with it.
+struct Running {
+    shared: Arc<Shared>,
+    name: String,
+    process: Tethered,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shared.faces().remove(&self.name);
+    }
+}
+
+/// What the kubelet puts into the pod's folders.
+async fn mount(shared: &Shared, pod: &Pod, folder: &Path, access: &Access) {
+    for name in ["admin", "registry", "cache"] {
+        std::fs::create_dir_all(folder.join(name)).expect("a folder of the pod");
+    }
+    let admin = folder.join("admin");
+    std::fs::write(admin.join("tls.crt"), &access.certificate).expect("tls.crt");
+    std::fs::write(admin.join("tls.key"), &access.key).expect("tls.key");
+    std::fs::write(admin.join("token"), &access.token).expect("token");
+    for map in registry_maps(pod) {
+        let found = shared.api::<ConfigMap>().get_opt(&map).await.expect("the API server answers");
+        for (file, text) in found.and_then(|map| map.data).into_iter().flatten() {
+            std::fs::write(folder.join("registry").join(file), text).expect("a shard of the registry");
+        }
+    }
+}
+
+/// The ConfigMaps that the pod's volumes project.
+fn registry_maps(pod: &Pod) -> Vec<String> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let sources = volumes.filter_map(|volume| volume.projected.as_ref()?.sources.as_ref()).flatten();
+    sources.filter_map(|source| source.config_map.as_ref()).map(|map| map.name.clone()).collect()
+}
+
+fn arguments(pod: &Pod, folder: &Path, ip: IpAddr) -> Vec<String> {
+    let place = |name: &str| folder.join(name).display().to_string();
+    let container = pod.spec.iter().flat_map(|spec| &spec.containers).next().expect("a container");
+    let moved = |argument: &String| {
+        argument
+            .replace("0.0.0.0:", &format!("{ip}:"))
+            .replace("/etc/lorikeet/admin", &place("admin"))
+            .replace("/etc/lorikeet/registry", &place("registry"))
+            .replace("--cache-dir=/cache", &format!("--cache-dir={}", place("cache")))
+            .replace(
+                "--source-root=/models",
+                &format!("--source-root={}", args::root().join("deploy").display()),
+            )
+    };
+    container.args.iter().flatten().map(moved).collect()
+}

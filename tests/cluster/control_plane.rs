@@ -1,0 +1,250 @@
+//! A real control plane on loopback: etcd, kube-apiserver with RBAC and an audit log, kube-controller-manager with the
+//! controllers of Deployments, ReplicaSets, garbage and namespaces. No node: see `kubelet`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use lorikeet_tests::args;
+use lorikeet_tests::process::free_address;
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+use crate::audit::Audit;
+use crate::certificates::{Authority, Pair, token_keys};
+use crate::kubectl::Kubectl;
+use crate::tethered::Tethered;
+use crate::until::until;
+
+/// The controllers that the suites need; none of them writes anything while nothing changes.
+const CONTROLLERS: &str =
+    "garbage-collector-controller,namespace-controller,deployment-controller,replicaset-controller";
+
+const AUDIT_POLICY: &str = r#"{
+  "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+  "rules": [
+    {"level": "None", "users": ["system:apiserver", "system:anonymous"]},
+    {"level": "None", "userGroups": ["system:masters"]},
+    {"level": "Metadata"}
+  ]
+}"#;
+
+/// A control plane; it ends with its value.
+pub(crate) struct ControlPlane {
+    folder: PathBuf,
+    server: String,
+    authority: String,
+    // Ended in this order: who writes before who keeps.
+    _processes: Vec<Tethered>,
+}
+
+impl ControlPlane {
+    /// The one that most scenarios of this program share, each in namespaces of its own.
+    pub(crate) async fn shared() -> Arc<Self> {
+        static SHARED: OnceCell<Arc<ControlPlane>> = OnceCell::const_new();
+        Arc::clone(SHARED.get_or_init(async || Arc::new(Self::start().await)).await)
+    }
+
+    /// A new one, with our kinds applied.
+    pub(crate) async fn start() -> Self {
+        let folder = new_folder();
+        let files = Files::write(&folder);
+        let (etcd_address, server_address) = (free_address(), free_address());
+        let server = format!("https://{server_address}");
+        let log = |name: &str| folder.join(format!("{name}.log"));
+        let etcd = Tethered::start(&asset("etcd"), &etcd(&folder, etcd_address), &[], log("etcd"));
+        let flags = apiserver(&folder, etcd_address, server_address);
+        let mut apiserver =
+            Tethered::start(&asset("kube-apiserver"), &flags, &[], log("kube-apiserver")).shown();
+        for user in ["admin", "controllers"] {
+            let pair = files.authority.user(user, "system:masters");
+            write_kubeconfig(&folder.join(user), &server, Some(&files.authority.pem()), &credentials(&pair));
+        }
+        let kubectl = Kubectl::of(folder.join("admin"));
+        until("the API server is ready", Duration::from_secs(120), async || {
+            apiserver.assert_running();
+            kubectl.try_run(&["get", "--raw", "/readyz"]).is_ok().then_some(())
+        })
+        .await;
+        // Before the garbage collector starts: it looks for new kinds twice a minute only.
+        kubectl.run(&["apply", "--server-side", "-f", &args::root().join("crds/yaml").to_string_lossy()]);
+        for kind in ["deployments.lorikeet.dev", "adapters.lorikeet.dev"] {
+            kubectl.run(&["wait", "--for=condition=Established", "--timeout=60s", &format!("crd/{kind}")]);
+        }
+        let flags = controllers(&folder);
+        let manager =
+            Tethered::start(&asset("kube-controller-manager"), &flags, &[], log("kube-controller-manager"));
+        let authority = files.authority.pem();
+        Self { folder, server, authority, _processes: vec![manager, apiserver, etcd] }
+    }
+
+    /// Where its files are; those of a program that ended are removed when the next plane starts.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// `https://HOST:PORT`.
+    pub(crate) fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// The certificate of its authority, PEM.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// kubectl, as one who may do everything.
+    pub(crate) fn kubectl(&self) -> Kubectl {
+        Kubectl::of(self.folder.join("admin"))
+    }
+
+    /// A client, as one who may do everything.
+    pub(crate) async fn client(&self) -> kube::Client {
+        client(&self.folder.join("admin")).await
+    }
+
+    /// What its API server did for `user`, who must not be one of the tests' own.
+    pub(crate) fn audit(&self, user: String) -> Audit {
+        Audit::of(self.folder.join("audit.log"), user)
+    }
+
+    /// Writes a kubeconfig for `token` at `server` (this one, or a proxy before it), and returns its path.
+    pub(crate) fn kubeconfig(&self, name: &str, server: &str, token: &str) -> PathBuf {
+        let path = self.folder.join(name);
+        let authority = server.starts_with("https").then_some(self.authority.as_str());
+        write_kubeconfig(&path, server, authority, &json!({"token": token}));
+        path
+    }
+}
+
+/// A client with the credentials of `kubeconfig`.
+pub(crate) async fn client(kubeconfig: &Path) -> kube::Client {
+    // It may have been installed by another test of this program.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    kube::Client::try_from(config.expect("a client's configuration")).expect("a client")
+}
+
+/// A program of Kubernetes: from KUBEBUILDER_ASSETS, else from `tests/setup.sh k8s`.
+fn asset(name: &str) -> PathBuf {
+    let given = args::kubebuilder_assets().map(|folder| folder.join(name)).filter(|path| path.exists());
+    given.unwrap_or_else(|| args::provided(&format!(".cache/k8s/bin/{name}"), "k8s"))
+}
+
+/// A folder that bears this process's id. Those of processes that are gone are removed.
+fn new_folder() -> PathBuf {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let run = args::root().join(".cache/k8s/run");
+    for entry in std::fs::read_dir(&run).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.split('-').next().unwrap_or_default();
+        if !Path::new("/proc").join(owner).exists() {
+            // Another test program may be removing it too.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    let folder = run.join(format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+    std::fs::create_dir_all(&folder).expect("a folder for the control plane");
+    folder
+}
+
+struct Files {
+    authority: Authority,
+}
+
+impl Files {
+    fn write(folder: &Path) -> Self {
+        let authority = Authority::new();
+        let server = authority.server();
+        let (private, public) = token_keys();
+        for (name, content) in [
+            ("ca.crt", authority.pem().as_str()),
+            ("server.crt", &server.certificate),
+            ("server.key", &server.key),
+            ("tokens.key", &private),
+            ("tokens.pub", &public),
+            ("audit-policy.json", AUDIT_POLICY),
+        ] {
+            std::fs::write(folder.join(name), content).expect("a file of the control plane");
+        }
+        Self { authority }
+    }
+}
+
+fn etcd(folder: &Path, address: SocketAddr) -> Vec<String> {
+    let peers = format!("http://{}", free_address());
+    vec![
+        format!("--data-dir={}", folder.join("etcd").display()),
+        format!("--listen-client-urls=http://{address}"),
+        format!("--advertise-client-urls=http://{address}"),
+        format!("--listen-peer-urls={peers}"),
+        format!("--initial-advertise-peer-urls={peers}"),
+        format!("--initial-cluster=default={peers}"),
+        "--unsafe-no-fsync".to_owned(),
+        "--log-level=error".to_owned(),
+    ]
+}
+
+fn apiserver(folder: &Path, etcd: SocketAddr, address: SocketAddr) -> Vec<String> {
+    let file = |name: &str| folder.join(name).display().to_string();
+    vec![
+        format!("--etcd-servers=http://{etcd}"),
+        format!("--bind-address={}", address.ip()),
+        format!("--secure-port={}", address.port()),
+        format!("--tls-cert-file={}", file("server.crt")),
+        format!("--tls-private-key-file={}", file("server.key")),
+        format!("--client-ca-file={}", file("ca.crt")),
+        "--authorization-mode=RBAC".to_owned(),
+        "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+        format!("--service-account-key-file={}", file("tokens.pub")),
+        format!("--service-account-signing-key-file={}", file("tokens.key")),
+        "--service-cluster-ip-range=10.96.0.0/12".to_owned(),
+        // The address that it would publish may not be loopback.
+        "--endpoint-reconciler-type=none".to_owned(),
+        format!("--audit-policy-file={}", file("audit-policy.json")),
+        format!("--audit-log-path={}", file("audit.log")),
+        "--audit-log-maxsize=4096".to_owned(),
+        "--max-requests-inflight=2000".to_owned(),
+        "--max-mutating-requests-inflight=1000".to_owned(),
+    ]
+}
+
+fn controllers(folder: &Path) -> Vec<String> {
+    vec![
+        format!("--kubeconfig={}", folder.join("controllers").display()),
+        format!("--controllers={CONTROLLERS}"),
+        "--leader-elect=false".to_owned(),
+        "--secure-port=0".to_owned(),
+        "--authentication-skip-lookup=true".to_owned(),
+        "--kube-api-qps=500".to_owned(),
+        "--kube-api-burst=1000".to_owned(),
+    ]
+}
+
+fn credentials(pair: &Pair) -> Value {
+    json!({"client-certificate-data": base64(&pair.certificate), "client-key-data": base64(&pair.key)})
+}
+
+fn write_kubeconfig(path: &Path, server: &str, authority: Option<&str>, user: &Value) {
+    let mut cluster = json!({"server": server});
+    if let Some(authority) = authority {
+        cluster["certificate-authority-data"] = json!(base64(authority));
+    }
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{"name": "test", "cluster": cluster}],
+        "users": [{"name": "test", "user": user}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+    });
+    std::fs::write(path, config.to_string()).expect("a kubeconfig");
+}
+
+fn base64(text: &str) -> String {
+    // `ByteString` is bytes that JSON writes as base64.
+    let value = serde_json::to_value(k8s_openapi::ByteString(text.as_bytes().to_vec())).expect("base64");
+    value.as_str().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,148 @@
+//! Somebody else changes or deletes a child: it becomes what it was, and what others own in it stays theirs.
+
+use kube::ResourceExt;
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
+use serde_json::{Value, json};
+
+use crate::end_state::{api, neutral};
+use crate::manifests::{adapter, deployment};
+use crate::stage::Stage;
+use crate::until::{PATIENCE, until};
+
+type Kind = (&'static str, &'static str, &'static str, &'static str);
+
+const WORKLOAD: Kind = ("apps", "v1", "Deployment", "deployments");
+const SERVICE: Kind = ("", "v1", "Service", "services");
+const ACCOUNT: Kind = ("", "v1", "ServiceAccount", "serviceaccounts");
+const CONFIG_MAP: Kind = ("", "v1", "ConfigMap", "configmaps");
+const SECRET: Kind = ("", "v1", "Secret", "secrets");
+const DISRUPTION: Kind = ("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets");
+const NETWORK: Kind = ("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies");
+
+/// A merge patch of a child's own fields, for each.
+fn edits(registry: &str) -> Vec<(Kind, String, Value)> {
+    let label = |value: Value| json!({"metadata": {"labels": {"lorikeet.dev/deployment": value}}});
+    let key = format!("{}.json", registry.rsplit('-').next().unwrap_or_default());
+    let edits = [
+        (WORKLOAD, "base-runtime", json!({"spec": {"replicas": 0}})),
+        (
+            WORKLOAD,
+            "base-runtime",
+            json!({"spec": {"template": {"spec": {"automountServiceAccountToken": true}}}}),
+        ),
+        (SERVICE, "base", json!({"spec": {"selector": {"lorikeet.dev/deployment": "other"}}})),
+        (SERVICE, "base-replicas", json!({"spec": {"publishNotReadyAddresses": false}})),
+        (ACCOUNT, "base-runtime", json!({"automountServiceAccountToken": true})),
+        (DISRUPTION, "base-runtime", json!({"spec": {"maxUnavailable": 2}})),
+        (NETWORK, "base-runtime", json!({"spec": {"ingress": []}})),
+        (CONFIG_MAP, registry, json!({"data": {key.as_str(): "{}"}})),
+        (SERVICE, "base", label(Value::Null)),
+        (NETWORK, "base-runtime", label(json!("other"))),
+        (SERVICE, "base-replicas", json!({"metadata": {"ownerReferences": null}})),
+        (WORKLOAD, "base-runtime", json!({"metadata": {"ownerReferences": null}})),
+    ];
+    edits.into_iter().map(|(kind, name, patch)| (kind, name.to_owned(), patch)).collect()
+}
+
+async fn read(stage: &Stage, kind: Kind, name: &str) -> Option<DynamicObject> {
+    api(&stage.client, kind, &stage.namespace).get_opt(name).await.expect("the API server answers")
+}
+
+/// What of a child must be as it was: no status, which is its controller's.
+fn shape(object: &DynamicObject, namespace: &str) -> Value {
+    let mut value = neutral(object, namespace);
+    if let Some(map) = value.as_object_mut() {
+        map.remove("status");
+    }
+    value
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "not seen to pass yet"]
+async fn every_child_that_is_changed_or_deleted_becomes_what_it_was() {
+    let stage = Stage::with_operator("drift").await;
+    let namespace = stage.namespace.clone();
+    stage.kubectl.apply(&[deployment(&namespace, "base", 1), adapter(&namespace, "sql", "base")]);
+    stage.until_adapter_ready("sql").await;
+    stage.until_deployment_ready("base").await;
+    let maps = api(&stage.client, CONFIG_MAP, &namespace).list(&Default::default()).await.expect("a list");
+    let registry = maps.items.iter().map(ResourceExt::name_any).find(|name| name.contains("-registry-"));
+    let registry = registry.expect("a registry");
+    for (kind, name, patch) in edits(&registry) {
+        let before = shape(&read(&stage, kind, &name).await.expect("a child"), &namespace);
+        let change = api(&stage.client, kind, &namespace);
+        change.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await.expect("a change");
+        until(&format!("{} {name} is repaired after {patch}", kind.2), PATIENCE, async || {
+            let now = read(&stage, kind, &name).await?;
+            (shape(&now, &namespace) == before).then_some(())
+        })
+        .await;
+    }
+    for (kind, name) in [
+        (WORKLOAD, "base-runtime"),
+        (SERVICE, "base"),
+        (SERVICE, "base-replicas"),
+        (ACCOUNT, "base-runtime"),
+        (DISRUPTION, "base-runtime"),
+        (NETWORK, "base-runtime"),
+        (CONFIG_MAP, registry.as_str()),
+        (SECRET, "base-admin"),
+    ] {
+        let old = read(&stage, kind, name).await.expect("a child");
+        let before = shape(&old, &namespace);
+        let gone = api(&stage.client, kind, &namespace).delete(name, &DeleteParams::default()).await;
+        gone.expect("it is deleted");
+        until(&format!("{} {name} is made again", kind.2), PATIENCE, async || {
+            let now = read(&stage, kind, name).await.filter(|now| now.uid() != old.uid())?;
+            (shape(&now, &namespace) == before).then_some(())
+        })
+        .await;
+    }
+    stage.until_deployment_ready("base").await;
+    stage.until_adapter_ready("sql").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "not seen to pass yet"]
+async fn what_others_own_in_a_child_stays_theirs() {
+    let stage = Stage::with_operator("shared").await;
+    let namespace = stage.namespace.clone();
+    stage.kubectl.apply(&[deployment(&namespace, "base", 1), adapter(&namespace, "sql", "base")]);
+    stage.until_adapter_ready("sql").await;
+    let before = stage.writes().len();
+    let mark = json!({"metadata": {"annotations": {"team.example/owner": "nlp"}, "labels": {"team.example/tier": "gold"}}});
+    for (kind, name) in [(WORKLOAD, "base-runtime"), (SERVICE, "base"), (NETWORK, "base-runtime")] {
+        let change = api(&stage.client, kind, &namespace);
+        change.patch(name, &PatchParams::default(), &Patch::Merge(&mark)).await.expect("a change");
+    }
+    stage.until_quiet(std::time::Duration::from_secs(2)).await;
+    for (kind, name) in [(WORKLOAD, "base-runtime"), (SERVICE, "base"), (NETWORK, "base-runtime")] {
+        let child = read(&stage, kind, name).await.expect("a child");
+        assert_eq!(child.annotations().get("team.example/owner").map(String::as_str), Some("nlp"), "{name}");
+        assert_eq!(child.labels().get("team.example/tier").map(String::as_str), Some("gold"), "{name}");
+    }
+    let written = stage.writes().len() - before;
+    assert!(written <= 3, "{written} writes for three marks that are none of ours");
+}
+
+/// A name that a child would take is a stranger's: it is not touched, and the status says who is in the way.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "not seen to pass yet"]
+async fn a_strangers_object_under_a_childs_name_is_not_taken_over() {
+    let stage = Stage::with_operator("stranger").await;
+    let namespace = stage.namespace.clone();
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "base", "namespace": namespace},
+        "spec": {"selector": {"app": "shop"}, "ports": [{"name": "shop", "port": 80}]},
+    });
+    stage.kubectl.apply(&[service]);
+    stage.kubectl.apply(&[deployment(&namespace, "base", 1)]);
+    until("the Deployment is observed", PATIENCE, async || {
+        stage.get::<lorikeet_crds::Deployment>("base").await?.status
+    })
+    .await;
+    stage.until_quiet(std::time::Duration::from_secs(2)).await;
+    let now = read(&stage, SERVICE, "base").await.expect("the stranger's");
+    assert_eq!(now.data["spec"]["selector"], json!({"app": "shop"}));
+    assert!(now.owner_references().is_empty());
+}

@@ -1,0 +1,193 @@
+//! A scripted replica: speaks `runtime/api` over TLS with a token, serves no model. Hundreds fit in one process.
+
+mod face;
+mod holding;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use lorikeet_api::{DesiredAdapter, Failure, ReportedSet};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+pub(crate) use self::face::Access;
+use self::holding::Holding;
+
+/// The port that the operator's pods say for the admin face.
+const ADMIN_PORT: u16 = 8081;
+
+/// How a replica behaves. All of it may change while it runs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Script {
+    /// It takes connections and never answers.
+    pub(crate) hung: bool,
+    /// Before each answer.
+    pub(crate) delay: Duration,
+    /// A load takes that long.
+    pub(crate) load: Duration,
+    /// Adapters by name that it cannot load, and why.
+    pub(crate) refuses: Vec<(String, Failure)>,
+    /// Names that it never gives up: their drain does not end.
+    pub(crate) clings: Vec<String>,
+    /// The base model is not loaded yet.
+    pub(crate) base_loads: bool,
+    /// A long poll is answered after that time at the latest, whatever the caller allows.
+    pub(crate) longest_poll: Option<Duration>,
+}
+
+/// A write that it heard.
+#[derive(Clone, Debug)]
+pub(crate) struct Heard {
+    pub(crate) at: Instant,
+    /// PUT or PATCH.
+    pub(crate) whole: bool,
+    pub(crate) set: Vec<DesiredAdapter>,
+    pub(crate) removed: Vec<String>,
+}
+
+/// One replica.
+pub(crate) struct Fake {
+    name: String,
+    address: SocketAddr,
+    script: Mutex<Script>,
+    holding: Mutex<Holding>,
+    heard: Mutex<Vec<Heard>>,
+    /// When it first heard of each adapter.
+    firsts: Mutex<BTreeMap<String, Instant>>,
+    /// Grows with each change of what it would report.
+    changed: watch::Sender<u64>,
+    polls: AtomicUsize,
+    restarts: AtomicU32,
+}
+
+impl Fake {
+    /// Binds an address of loopback of its own and serves there until the task that it returns is dropped.
+    pub(crate) async fn start(
+        name: &str,
+        script: Script,
+        access: Access,
+    ) -> (std::sync::Arc<Self>, tokio_util::task::AbortOnDropHandle<()>) {
+        let listener = own_address().await;
+        let fake = std::sync::Arc::new(Self {
+            name: name.to_owned(),
+            address: listener.local_addr().expect("a bound address"),
+            holding: Mutex::new(Holding::new(instance(name, 0))),
+            script: Mutex::new(script),
+            heard: Mutex::default(),
+            firsts: Mutex::default(),
+            changed: watch::channel(0).0,
+            polls: AtomicUsize::new(0),
+            restarts: AtomicU32::new(0),
+        });
+        let served = tokio::spawn(face::serve(listener, std::sync::Arc::clone(&fake), access));
+        (fake, tokio_util::task::AbortOnDropHandle::new(served))
+    }
+
+    /// The pod that it stands for.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it listens: the pod's address.
+    pub(crate) fn ip(&self) -> IpAddr {
+        self.address.ip()
+    }
+
+    /// Changes how it behaves.
+    pub(crate) fn script(&self, change: impl FnOnce(&mut Script)) {
+        change(&mut lock(&self.script));
+        self.tell();
+    }
+
+    /// How it behaves.
+    pub(crate) fn behaviour(&self) -> Script {
+        lock(&self.script).clone()
+    }
+
+    /// The container restarts: a new process, which has forgotten everything.
+    pub(crate) fn restart(&self) {
+        let count = self.restarts.fetch_add(1, Ordering::Relaxed) + 1;
+        *lock(&self.holding) = Holding::new(instance(&self.name, count));
+        self.tell();
+    }
+
+    /// Adapter `name` is gone, as if it had been unloaded by hand; the version stays.
+    pub(crate) fn lose(&self, name: &str) {
+        lock(&self.holding).lose(name);
+        self.tell();
+    }
+
+    /// How often the container restarted.
+    pub(crate) fn restarts(&self) -> u32 {
+        self.restarts.load(Ordering::Relaxed)
+    }
+
+    /// What it would report.
+    pub(crate) fn report(&self) -> ReportedSet {
+        let base_ready = !self.behaviour().base_loads;
+        lock(&self.holding).report(base_ready, None)
+    }
+
+    /// Whether its readiness probe would pass: the base model and all pinned adapters are loaded.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.behaviour().base_loads && lock(&self.holding).pinned_are_ready()
+    }
+
+    /// Whether it serves adapter `name` from its device.
+    pub(crate) fn serves(&self, name: &str) -> bool {
+        lock(&self.holding).serves(name)
+    }
+
+    /// Every write that it heard, the oldest first.
+    pub(crate) fn heard(&self) -> Vec<Heard> {
+        lock(&self.heard).clone()
+    }
+
+    /// When it first heard of adapter `name`.
+    pub(crate) fn first_heard(&self, name: &str) -> Option<Instant> {
+        lock(&self.firsts).get(name).copied()
+    }
+
+    /// How many polls it has answered.
+    pub(crate) fn polls(&self) -> usize {
+        self.polls.load(Ordering::Relaxed)
+    }
+
+    /// Hears of changes of what it would report.
+    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn tell(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+}
+
+/// Locks, also after a test's panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn instance(name: &str, restarts: u32) -> String {
+    format!("{name}-process-{restarts}")
+}
+
+/// A listener on the admin port of a loopback address that nobody else has.
+pub(crate) async fn own_address() -> TcpListener {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Programs that run side by side begin at different places.
+    let offset = std::process::id().wrapping_mul(211);
+    loop {
+        let host = offset.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 0xFF_FF00 + 0x100;
+        let [_, a, b, c] = host.to_be_bytes();
+        if c == 0 || c == 255 {
+            continue;
+        }
+        if let Ok(listener) = TcpListener::bind((IpAddr::from([127, a, b, c]), ADMIN_PORT)).await {
+            return listener;
+        }
+    }
+}

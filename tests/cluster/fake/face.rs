@@ -1,0 +1,202 @@
+//! A scripted replica's admin face: TLS, a bearer token, the paths of `runtime/api`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{any, get};
+use axum::{Json, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use lorikeet_api::{
+    ADAPTERS_PATH, Accepted, AdminError, AdminErrorBody, DesiredAdapter, DesiredChange, DesiredSet,
+    ErrorCode, Version,
+};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use crate::fake::holding::Rejected;
+use crate::fake::{Fake, Heard, lock};
+
+/// What a pod finds in its admin Secret.
+#[derive(Clone)]
+pub(crate) struct Access {
+    /// `tls.crt`, PEM.
+    pub(crate) certificate: Vec<u8>,
+    /// `tls.key`, PEM.
+    pub(crate) key: Vec<u8>,
+    /// `token`.
+    pub(crate) token: String,
+}
+
+impl Access {
+    fn acceptor(&self) -> TlsAcceptor {
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.certificate).collect();
+        let key = PrivateKeyDer::from_pem_slice(&self.key).expect("tls.key is a key in PEM");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("TLS 1.2 and 1.3")
+            .with_no_client_auth()
+            .with_single_cert(chain.expect("tls.crt is PEM"), key)
+            .expect("tls.crt and tls.key belong together");
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// Serves `fake` until the task is dropped.
+pub(crate) async fn serve(listener: TcpListener, fake: Arc<Fake>, access: Access) {
+    let acceptor = access.acceptor();
+    let bearer: Arc<str> = format!("Bearer {}", access.token).into();
+    let router = Router::new()
+        .route(ADAPTERS_PATH, get(report).put(put).patch(patch))
+        .route(&format!("{ADAPTERS_PATH}/{{name}}"), get(one))
+        .fallback(any(|| async { StatusCode::NOT_FOUND }))
+        .with_state(Arc::clone(&fake))
+        .layer(middleware::from_fn_with_state((fake, bearer), behave));
+    let mut connections = tokio::task::JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let (acceptor, router) = (acceptor.clone(), router.clone());
+        connections.spawn(async move {
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let service = TowerToHyperService::new(router);
+            // Whoever hangs up ends it.
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// The token, and the script: hung, slow.
+async fn behave(
+    State((fake, bearer)): State<(Arc<Fake>, Arc<str>)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if given != Some(&*bearer) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let script = fake.behaviour();
+    if script.hung {
+        std::future::pending::<()>().await;
+    }
+    if !script.delay.is_zero() {
+        tokio::time::sleep(script.delay).await;
+    }
+    next.run(request).await
+}
+
+#[derive(Deserialize)]
+struct Poll {
+    instance: Option<String>,
+    after: Option<u64>,
+    wait_seconds: Option<u64>,
+}
+
+async fn report(State(fake): State<Arc<Fake>>, Query(poll): Query<Poll>) -> Response {
+    let script = fake.behaviour();
+    let mut changes = fake.watch();
+    let wait =
+        Duration::from_secs(poll.wait_seconds.unwrap_or(0)).min(script.longest_poll.unwrap_or(Duration::MAX));
+    let deadline = tokio::time::Instant::now() + wait;
+    let after = loop {
+        changes.mark_unchanged();
+        let (instance, count) = {
+            let holding = lock(&fake.holding);
+            (holding.instance().to_owned(), holding.count())
+        };
+        let after = poll.after.filter(|_| poll.instance.as_ref() == Some(&instance));
+        if after.is_none_or(|after| after < count) {
+            break after;
+        }
+        if tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
+            break after;
+        }
+    };
+    if fake.behaviour().hung {
+        std::future::pending::<()>().await;
+    }
+    fake.polls.fetch_add(1, Ordering::Relaxed);
+    let base_ready = !fake.behaviour().base_loads;
+    let report = lock(&fake.holding).report(base_ready, after);
+    Json(report).into_response()
+}
+
+async fn one(State(fake): State<Arc<Fake>>, Path(name): Path<String>) -> Response {
+    let found = fake.report().adapters.into_iter().find(|report| report.name == name);
+    found.map_or_else(|| StatusCode::NOT_FOUND.into_response(), |report| Json(report).into_response())
+}
+
+async fn put(State(fake): State<Arc<Fake>>, Json(set): Json<DesiredSet>) -> Response {
+    let (version, adapters) = (set.version, set.adapters.clone());
+    let loads = lock(&fake.holding).put(set);
+    heard(&fake, Heard { at: Instant::now(), whole: true, set: adapters, removed: Vec::new() });
+    answer(&fake, version, loads)
+}
+
+async fn patch(State(fake): State<Arc<Fake>>, Json(change): Json<DesiredChange>) -> Response {
+    let (version, set, removed) = (change.version, change.set.clone(), change.remove.clone());
+    let loads = lock(&fake.holding).patch(change);
+    heard(&fake, Heard { at: Instant::now(), whole: false, set, removed });
+    answer(&fake, version, loads)
+}
+
+fn heard(fake: &Fake, write: Heard) {
+    let mut firsts = lock(&fake.firsts);
+    for one in &write.set {
+        if !firsts.contains_key(&one.name) {
+            firsts.insert(one.name.clone(), write.at);
+        }
+    }
+    drop(firsts);
+    lock(&fake.heard).push(write);
+}
+
+fn answer(fake: &Arc<Fake>, version: Version, loads: Result<Vec<DesiredAdapter>, Rejected>) -> Response {
+    match loads {
+        Ok(loads) => {
+            load(fake, loads);
+            let instance = lock(&fake.holding).instance().to_owned();
+            Json(Accepted { instance, version }).into_response()
+        }
+        Err(Rejected) => {
+            let error = AdminErrorBody {
+                message: "version: expected a newer one".to_owned(),
+                kind: "invalid_request_error".to_owned(),
+                param: Some("version".to_owned()),
+                code: ErrorCode::StaleVersion,
+            };
+            (StatusCode::CONFLICT, Json(AdminError { error })).into_response()
+        }
+    }
+}
+
+/// Loads and drains beside the answer, as the script says.
+fn load(fake: &Arc<Fake>, loads: Vec<DesiredAdapter>) {
+    fake.tell();
+    let fake = Arc::clone(fake);
+    tokio::spawn(async move {
+        let script = fake.behaviour();
+        if !script.load.is_zero() {
+            tokio::time::sleep(script.load).await;
+        }
+        {
+            let mut holding = lock(&fake.holding);
+            for wanted in loads {
+                let refused = script.refuses.iter().find(|(name, _)| *name == wanted.name);
+                holding.loaded(&wanted, refused.map(|(_, failure)| failure.clone()));
+            }
+            holding.drained(&script.clings);
+        }
+        fake.tell();
+    });
+}

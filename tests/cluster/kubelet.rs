@@ -1,0 +1,265 @@
+//! Stands for the scheduler and the kubelets of one namespace: binds pods, starts a replica for each when its admin
+//! Secret is there (a scripted one, or the real binary: `container`), keeps the pod's status true, and lets a pod go when
+//! it is deleted.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client, ResourceExt as _};
+use lorikeet_tests::client::Client as Face;
+use serde_json::json;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::container;
+use crate::fake::{Access, Fake, Script};
+use crate::until::{PATIENCE, until};
+
+/// The node that every pod is bound to. It does not exist: nothing here needs it.
+pub(crate) const NODE: &str = "node-of-the-test";
+/// Before a step that failed is tried again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The replicas of one namespace; they end with it.
+pub(crate) struct Kubelet {
+    shared: Arc<Shared>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// What all pods of a namespace share.
+pub(crate) struct Shared {
+    client: Client,
+    pub(crate) namespace: String,
+    script: Mutex<Script>,
+    fakes: Mutex<BTreeMap<String, Arc<Fake>>>,
+    /// Public faces of real replicas, by pod.
+    faces: Mutex<BTreeMap<String, Face>>,
+}
+
+/// Runs one pod until the task is dropped.
+type Run = fn(Arc<Shared>, Pod) -> BoxFuture<'static, ()>;
+
+impl Kubelet {
+    /// For the pods of `namespace`, whose replicas behave as `script` says.
+    pub(crate) fn start(client: Client, namespace: &str, script: Script) -> Self {
+        Self::running(client, namespace, script, |shared, pod| Box::pin(run(shared, pod)))
+    }
+
+    /// As [`Self::start`], with the real binary in each pod.
+    pub(crate) fn real(client: Client, namespace: &str) -> Self {
+        Self::running(client, namespace, Script::default(), |shared, pod| {
+            Box::pin(container::run(shared, pod))
+        })
+    }
+
+    fn running(client: Client, namespace: &str, script: Script, run: Run) -> Self {
+        let shared = Arc::new(Shared {
+            client,
+            namespace: namespace.to_owned(),
+            script: Mutex::new(script),
+            fakes: Mutex::default(),
+            faces: Mutex::default(),
+        });
+        let task = tokio::spawn(follow(Arc::clone(&shared), run));
+        Self { shared, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// How replicas behave that start from now on.
+    pub(crate) fn next(&self, change: impl FnOnce(&mut Script)) {
+        change(&mut self.shared.script.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The replicas that run now, ordered by pod.
+    pub(crate) fn fakes(&self) -> Vec<Arc<Fake>> {
+        self.shared.fakes().values().cloned().collect()
+    }
+
+    /// The public faces of the real replicas that are ready, ordered by pod.
+    pub(crate) fn faces(&self) -> Vec<Face> {
+        self.shared.faces().values().cloned().collect()
+    }
+
+    /// Waits until exactly `count` replicas run.
+    pub(crate) async fn until_running(&self, count: usize) -> Vec<Arc<Fake>> {
+        until(&format!("{count} replicas run"), PATIENCE, async || {
+            Some(self.fakes()).filter(|fakes| fakes.len() == count)
+        })
+        .await
+    }
+}
+
+impl Shared {
+    pub(crate) fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        self.api()
+    }
+
+    pub(crate) fn faces(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Face>> {
+        self.faces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fakes(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Fake>>> {
+        self.fakes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One task for each pod, by uid: a pod of the same name is another pod.
+async fn follow(shared: Arc<Shared>, run: Run) {
+    let mut tasks: BTreeMap<String, AbortOnDropHandle<()>> = BTreeMap::new();
+    let config = watcher::Config::default();
+    let mut events = std::pin::pin!(watcher::watcher(shared.pods(), config));
+    while let Some(event) = events.next().await {
+        // The watcher tries again by itself.
+        let Ok(event) = event else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        match event {
+            Event::Apply(pod) | Event::InitApply(pod) => {
+                let uid = pod.uid().unwrap_or_default();
+                if pod.metadata.deletion_timestamp.is_some() {
+                    drop(tasks.remove(&uid));
+                    tokio::spawn(release(Arc::clone(&shared), pod));
+                } else {
+                    tasks.entry(uid).or_insert_with(|| {
+                        AbortOnDropHandle::new(tokio::spawn(run(Arc::clone(&shared), pod)))
+                    });
+                }
+            }
+            Event::Delete(pod) => {
+                drop(tasks.remove(&pod.uid().unwrap_or_default()));
+            }
+            Event::Init | Event::InitDone => {}
+        }
+    }
+}
+
+/// The pod's containers have ended: the API server may forget it.
+async fn release(shared: Arc<Shared>, pod: Pod) {
+    let conditions = Preconditions { uid: pod.uid(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(conditions), ..DeleteParams::default().grace_period(0) };
+    // Whoever deleted it before did the same.
+    let _ = shared.pods().delete(&pod.name_any(), &params).await;
+}
+
+/// Removes the replica from the table when its pod's task ends.
+struct Registered {
+    shared: Arc<Shared>,
+    name: String,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.shared.fakes().remove(&self.name);
+    }
+}
+
+/// Runs one pod until the task is dropped.
+async fn run(shared: Arc<Shared>, pod: Pod) {
+    let name = pod.name_any();
+    bind(&shared, &pod).await;
+    let Some(access) = access(&shared, &pod).await else { return };
+    let script = shared.script.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let (fake, _served) = Fake::start(&name, script, access).await;
+    let mut changes = fake.watch();
+    shared.fakes().insert(name.clone(), Arc::clone(&fake));
+    let _registered = Registered { shared: Arc::clone(&shared), name };
+    let mut told = None;
+    loop {
+        changes.mark_unchanged();
+        let now = (fake.is_ready(), fake.restarts());
+        if told != Some(now) {
+            if report(&shared, fake.name(), fake.ip(), now).await.is_err() {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            told = Some(now);
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What the scheduler does.
+pub(crate) async fn bind(shared: &Shared, pod: &Pod) {
+    if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) {
+        return;
+    }
+    let binding = Binding {
+        metadata: ObjectMeta { name: pod.metadata.name.clone(), ..ObjectMeta::default() },
+        target: ObjectReference {
+            kind: Some("Node".to_owned()),
+            name: Some(NODE.to_owned()),
+            ..ObjectReference::default()
+        },
+    };
+    let params = PostParams::default();
+    // It may be bound or gone by now.
+    let _: Result<serde_json::Value, _> =
+        shared.pods().create_subresource("binding", &pod.name_any(), &params, &binding).await;
+}
+
+/// The Secret of the pod's volume `admin`.
+fn admin_secret(pod: &Pod) -> Option<String> {
+    let volumes = pod.spec.as_ref()?.volumes.as_ref()?;
+    let volume = volumes.iter().find(|volume| volume.name == "admin")?;
+    volume.secret.as_ref()?.secret_name.clone()
+}
+
+/// What the kubelet mounts: it waits for a Secret that is not there yet. Nothing, when the pod mounts none.
+pub(crate) async fn access(shared: &Shared, pod: &Pod) -> Option<Access> {
+    let secret = admin_secret(pod)?;
+    let api: Api<Secret> = shared.api();
+    loop {
+        if let Ok(found) = api.get(&secret).await {
+            let data = found.data.unwrap_or_default();
+            let field = |key: &str| data.get(key).map(|value| value.0.clone());
+            let token = field("token").and_then(|token| String::from_utf8(token).ok());
+            if let (Some(certificate), Some(key), Some(token)) = (field("tls.crt"), field("tls.key"), token) {
+                return Some(Access { certificate, key, token: token.trim().to_owned() });
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Writes the status of pod `name`: its address, and whether it is ready and how often its container restarted.
+pub(crate) async fn report(
+    shared: &Shared,
+    name: &str,
+    ip: IpAddr,
+    now: (bool, u32),
+) -> Result<(), kube::Error> {
+    let (ready, restarts) = now;
+    let time = jiff::Timestamp::now().to_string();
+    let truth = |value: bool| if value { "True" } else { "False" };
+    let conditions: Vec<_> =
+        [("Initialized", true), ("PodScheduled", true), ("ContainersReady", ready), ("Ready", ready)]
+            .into_iter()
+            .map(|(type_, value)| json!({"type": type_, "status": truth(value), "lastTransitionTime": time}))
+            .collect();
+    let status = json!({"status": {
+        "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "startTime": time, "conditions": conditions,
+        "containerStatuses": [{
+            "name": "runtime", "image": "runtime", "imageID": "", "ready": ready, "started": true,
+            "restartCount": restarts, "containerID": format!("test://{name}/{restarts}"),
+            "state": {"running": {"startedAt": time}},
+        }],
+    }});
+    let params = PatchParams::default();
+    shared.pods().patch_status(name, &params, &Patch::Strategic(&status)).await.map(drop)
+}

@@ -1,0 +1,102 @@
+//! Two operators: one leads, the other is ready to. Never both.
+
+use std::time::Duration;
+
+use lorikeet_crds::Adapter;
+use serde_json::json;
+
+use crate::manifests::{adapter, deployment, digest, with};
+use crate::operator::Operator;
+use crate::proxy::Proxy;
+use crate::stage::Stage;
+use crate::until::{PATIENCE, until};
+
+const LEASE_SECONDS: u32 = 4;
+
+/// A second operator beside the stage's own, behind a proxy of its own.
+struct Second {
+    operator: Operator,
+    proxy: Proxy,
+}
+
+async fn second(stage: &mut Stage) -> Second {
+    let proxy = Proxy::start(&stage.plane).await;
+    let mut options = stage.options().clone();
+    options.identity = "operator-1".to_owned();
+    options.kubeconfig =
+        stage.plane.kubeconfig(&format!("{}-second", stage.system), &proxy.url(), &stage.token);
+    options.log = options.log.with_extension("second.log");
+    let mut operator = Operator::start(&options);
+    operator.until_ready().await;
+    Second { operator, proxy }
+}
+
+async fn two(name: &str) -> (Stage, Second) {
+    let mut stage = Stage::new(name).await;
+    stage.options().lease_seconds = LEASE_SECONDS;
+    stage.start_operator().await;
+    let namespace = stage.namespace.clone();
+    stage.kubectl.apply(&[deployment(&namespace, "base", 2), adapter(&namespace, "sql", "base")]);
+    stage.until_adapter_ready("sql").await;
+    let second = second(&mut stage).await;
+    (stage, second)
+}
+
+async fn until_swapped(stage: &Stage, to: &str) {
+    let swapped = |adapter: &Adapter| {
+        adapter.status.as_ref().is_some_and(|status| status.digest.as_deref() == Some(to))
+    };
+    stage.until_adapter("sql", "swapped", swapped).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_is_ready_writes_nothing_and_takes_over_when_the_leader_dies() {
+    let (mut stage, second) = two("follower").await;
+    let namespace = stage.namespace.clone();
+    let sql = |digit| with(adapter(&namespace, "sql", "base"), "/spec/digest", json!(digest(digit)));
+    stage.kubectl.apply(&[sql('1')]);
+    until_swapped(&stage, &digest('1')).await;
+    assert_eq!(second.proxy.writes(), 0, "a follower wrote: {:?}", second.proxy.calls());
+    stage.kill_operator();
+    stage.kubectl.apply(&[sql('2')]);
+    until_swapped(&stage, &digest('2')).await;
+    assert!(second.proxy.writes() > 0);
+    assert!(stage.kubelet.fakes().iter().all(|fake| fake.serves("sql")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_stops_hands_over_at_once() {
+    let (mut stage, second) = two("handover").await;
+    stage.operator().process().signal("TERM");
+    let ended = until("the leader stops", PATIENCE, async || stage.operator().process().ended()).await;
+    assert!(ended, "it did not stop well");
+    let namespace = stage.namespace.clone();
+    stage.kubectl.apply(&[with(adapter(&namespace, "sql", "base"), "/spec/digest", json!(digest('3')))]);
+    until_swapped(&stage, &digest('3')).await;
+    assert!(second.proxy.writes() > 0);
+}
+
+/// The leader is stopped for longer than its Lease lasts and then goes on: it has to find that it leads no more before
+/// it writes anything, and replicas take nothing from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_slept_through_its_term_writes_nothing_more() {
+    let (mut stage, second) = two("sleeper").await;
+    let namespace = stage.namespace.clone();
+    stage.operator().process().signal("STOP");
+    stage.kubectl.apply(&[with(adapter(&namespace, "sql", "base"), "/spec/digest", json!(digest('4')))]);
+    until_swapped(&stage, &digest('4')).await;
+    let (before, versions) = (stage.proxy.writes(), newest(&stage));
+    stage.operator().process().signal("CONT");
+    let ended = until("the sleeper ends", PATIENCE, async || stage.operator().process().ended()).await;
+    assert!(!ended, "one that lost its Lease must not pass for one that was stopped");
+    assert_eq!(stage.proxy.writes(), before, "it wrote after its term: {:?}", stage.proxy.calls().last());
+    assert_eq!(newest(&stage), versions, "a replica took a set of a deposed leader");
+    let mut second = second;
+    second.operator.process().assert_running();
+    stage.until_quiet(Duration::from_secs(1)).await;
+}
+
+/// The newest version that each replica holds.
+fn newest(stage: &Stage) -> Vec<Option<lorikeet_api::Version>> {
+    stage.kubelet.fakes().iter().map(|fake| fake.report().version).collect()
+}

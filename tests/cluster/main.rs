@@ -1,0 +1,34 @@
+//! The judges of the operator, on a real control plane: kubectl and HTTP are their only hands.
+//!
+//! Scripted replicas stand for pods, a proxy between operator and API server makes the faults, the audit log says what
+//! was written. A scenario waits on conditions, never for a time; each has namespaces of its own.
+
+mod account;
+mod audit;
+mod certificates;
+mod container;
+mod control_plane;
+mod end_state;
+mod fake;
+mod kubectl;
+mod kubelet;
+mod manifests;
+mod operator;
+mod proxy;
+mod stage;
+mod tethered;
+mod until;
+
+mod at_rest;
+mod crash_sweep;
+mod drift;
+mod faults;
+mod leader;
+mod lifecycle;
+mod namespaces;
+mod outage;
+mod peers;
+mod real;
+mod samples;
+mod scale;
+mod schema;

@@ -1,0 +1,43 @@
+//! What the suites apply: small Deployments and Adapters, as a user would write them.
+
+use serde_json::{Value, json};
+
+/// A Deployment of `replicas` on the CPU, with a short drain.
+pub(crate) fn deployment(namespace: &str, name: &str, replicas: u32) -> Value {
+    json!({
+        "apiVersion": "lorikeet.dev/v1alpha1", "kind": "Deployment",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "model": {"source": "hf://acme/base"},
+            "replicas": replicas,
+            "rollout": {"drainSeconds": 3},
+        },
+    })
+}
+
+/// An Adapter of Deployment `deployment`, from a source of its own name.
+pub(crate) fn adapter(namespace: &str, name: &str, deployment: &str) -> Value {
+    json!({
+        "apiVersion": "lorikeet.dev/v1alpha1", "kind": "Adapter",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"deploymentRef": {"name": deployment}, "source": format!("hf://acme/{name}")},
+    })
+}
+
+/// `object` with `value` at the JSON pointer `at`, whose parents exist or are objects to be made.
+pub(crate) fn with(mut object: Value, at: &str, value: Value) -> Value {
+    let mut place = &mut object;
+    for key in at.trim_start_matches('/').split('/') {
+        place = match place {
+            Value::Array(list) => &mut list[key.parse::<usize>().expect("an index")],
+            other => &mut other[key],
+        };
+    }
+    *place = value;
+    object
+}
+
+/// The digest that a pin of `digit` is.
+pub(crate) fn digest(digit: char) -> String {
+    format!("sha256:{}", digit.to_string().repeat(64))
+}

@@ -1,0 +1,101 @@
+//! The operator's process: started with a kubeconfig, ready when it says so, killed when its value goes.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use lorikeet_tests::args;
+use lorikeet_tests::client::Client;
+use lorikeet_tests::process::free_address;
+
+use crate::tethered::Tethered;
+use crate::until::{PATIENCE, until};
+
+/// What an operator is started with.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// Who it is: of two with one name, the second takes the Lease over at once.
+    pub(crate) identity: String,
+    /// The kubeconfig of its account.
+    pub(crate) kubeconfig: PathBuf,
+    /// Its own namespace.
+    pub(crate) namespace: String,
+    /// The namespace that it watches; all when absent.
+    pub(crate) watches: Option<String>,
+    /// How long its Lease lasts.
+    pub(crate) lease_seconds: u32,
+    /// Further flags.
+    pub(crate) flags: Vec<String>,
+    /// Where its log goes.
+    pub(crate) log: PathBuf,
+}
+
+/// A running operator.
+pub(crate) struct Operator {
+    process: Tethered,
+    http: Client,
+}
+
+impl Operator {
+    /// Starts it.
+    pub(crate) fn start(options: &Options) -> Self {
+        let listen: SocketAddr = free_address();
+        let mut arguments = vec!["run".to_owned()];
+        let mut set = |name: &str, value: &str| arguments.push(format!("--{name}={value}"));
+        set("kubeconfig", &options.kubeconfig.to_string_lossy());
+        set("namespace", &options.namespace);
+        if let Some(namespace) = &options.watches {
+            set("watch-namespace", namespace);
+        }
+        set("listen", &listen.to_string());
+        set("identity", &options.identity);
+        set("lease-seconds", &options.lease_seconds.to_string());
+        // A test does not wait for what a cluster can wait for.
+        set("secret-seconds", "1");
+        set("backoff-ms", "50");
+        set("max-backoff-seconds", "2");
+        set("api-seconds", "5");
+        set("log-level", "info,lorikeet_operator=debug");
+        arguments.extend(options.flags.iter().cloned());
+        let process = Tethered::start(binary(), &arguments, &[], options.log.clone()).shown();
+        Self { process, http: Client::of(format!("http://{listen}")) }
+    }
+
+    /// Waits until its caches are synced.
+    pub(crate) async fn until_ready(&mut self) {
+        let (process, http) = (&mut self.process, &self.http);
+        until("the operator is ready", PATIENCE, async || {
+            process.assert_running();
+            let asked = Client::send(http.request(reqwest::Method::GET, "/readyz")).await;
+            asked.is_ok_and(|answer| answer.status == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// Its process.
+    pub(crate) fn process(&mut self) -> &mut Tethered {
+        &mut self.process
+    }
+}
+
+/// The `lorikeet-operator` that the environment names, or the one of this build. Cargo decides whether it is up to date.
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        if let Some(named) = args::operator() {
+            return named;
+        }
+        let built = args::built();
+        let mut command = Command::new(env!("CARGO"));
+        command.args(["build", "--quiet", "--package", "lorikeet-operator", "--bin", "lorikeet-operator"]);
+        command.arg("--target-dir").arg(built.parent().expect("target/PROFILE"));
+        match built.file_name().and_then(|name| name.to_str()) {
+            Some("debug") | None => {}
+            Some(profile) => drop(command.args(["--profile", profile])),
+        }
+        let status = command.current_dir(args::root()).status().expect("cargo runs");
+        assert!(status.success(), "lorikeet-operator does not build");
+        built.join("lorikeet-operator")
+    })
+}

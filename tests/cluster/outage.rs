@@ -1,0 +1,153 @@
+//! The API server is away, or the operator is: replicas go on serving, and all is in order soon after.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::apps::v1::Deployment as Workload;
+use kube::api::DeleteParams;
+use lorikeet_crds::Adapter;
+use lorikeet_tests::say::say;
+use serde_json::json;
+
+use crate::manifests::{adapter, deployment, digest, with};
+use crate::proxy::Fault;
+use crate::stage::{Stage, is_ready_adapter};
+use crate::until::{PATIENCE, until};
+
+/// From the end of an outage until everything is as asked.
+const CONVERGENCE: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "not seen to pass yet"]
+async fn while_the_api_server_is_away_replicas_keep_their_adapters() {
+    let mut stage = Stage::with_operator("away").await;
+    let namespace = stage.namespace.clone();
+    let sql = adapter(&namespace, "sql", "base");
+    stage.kubectl.apply(&[deployment(&namespace, "base", 2), sql.clone()]);
+    stage.until_adapter_ready("sql").await;
+    stage.until_deployment_ready("base").await;
+    let identity = stage.options().lease_seconds;
+    assert!(identity > 10, "the Lease outlives what this test cuts");
+    stage.proxy.down();
+    let fakes = stage.kubelet.fakes();
+    // A replica that restarts meanwhile is not forgotten: its report is all that is needed.
+    fakes[0].restart();
+    stage
+        .kubectl
+        .apply(&[with(sql, "/spec/digest", json!(digest('7'))), adapter(&namespace, "chat", "base")]);
+    until("the operator lost its Lease or gave the replica its adapters", PATIENCE, async || {
+        let ended = stage.operator().process().ended().is_some();
+        (ended || fakes[0].serves("sql")).then_some(())
+    })
+    .await;
+    assert!(fakes[1].serves("sql"), "a serving replica was touched");
+    stage.proxy.heal();
+    let healed = Instant::now();
+    // It may have ended for want of its Lease: the cluster would start it again.
+    if stage.operator().process().ended().is_some() {
+        stage.start_operator().await;
+    }
+    until("everything is as asked", CONVERGENCE, async || {
+        let mut ready = true;
+        for name in ["sql", "chat"] {
+            ready &= stage.get::<Adapter>(name).await.is_some_and(|adapter| is_ready_adapter(&adapter));
+        }
+        let swapped = stage.get::<Adapter>("sql").await?.status?.digest == Some(digest('7'));
+        (ready && swapped).then_some(())
+    })
+    .await;
+    say(&format!("API server away: in order {:.1} s after it was back", healed.elapsed().as_secs_f64()));
+}
+
+/// A call that is never answered holds up nothing for longer than the operator allows a call to take.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "not seen to pass yet"]
+async fn a_write_that_is_never_answered_is_given_up_and_tried_again() {
+    let stage = Stage::with_operator("hangs").await;
+    let namespace = stage.namespace.clone();
+    let mut hung = 0;
+    stage.proxy.judge(move |call| {
+        if call.is_write() && call.path.contains("/services") && hung < 2 {
+            hung += 1;
+            return Fault::Hang;
+        }
+        Fault::None
+    });
+    stage.kubectl.apply(&[deployment(&namespace, "base", 1), adapter(&namespace, "sql", "base")]);
+    stage.until_deployment_ready("base").await;
+    stage.until_adapter_ready("sql").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "not seen to pass yet"]
+async fn while_the_operator_is_away_nothing_is_touched_and_what_was_missed_is_done_after() {
+    let mut stage = Stage::with_operator("absent").await;
+    let namespace = stage.namespace.clone();
+    let sql = adapter(&namespace, "sql", "base");
+    stage.kubectl.apply(&[
+        deployment(&namespace, "base", 2),
+        sql.clone(),
+        adapter(&namespace, "chat", "base"),
+    ]);
+    for name in ["sql", "chat"] {
+        stage.until_adapter_ready(name).await;
+    }
+    stage.until_deployment_ready("base").await;
+    stage.kill_operator();
+    let fakes = stage.kubelet.fakes();
+    let heard: Vec<usize> = fakes.iter().map(|fake| fake.heard().len()).collect();
+    // Ten minutes of changes: a swap, a deletion, a new adapter, a child deleted, a replica restarted, one replaced.
+    stage
+        .kubectl
+        .apply(&[with(sql, "/spec/digest", json!(digest('8'))), adapter(&namespace, "late", "base")]);
+    stage.kubectl.run(&["delete", "lora", "chat", "--namespace", &namespace, "--wait=false"]);
+    stage.kubectl.run(&["delete", "service", "base", "--namespace", &namespace]);
+    fakes[0].restart();
+    stage.kubectl.run(&["delete", "pod", fakes[1].name(), "--namespace", &namespace, "--wait=false"]);
+    until("the cluster replaced the pod", PATIENCE, async || {
+        let now = stage.kubelet.fakes();
+        (now.len() == 2 && now.iter().all(|fake| fake.name() != fakes[1].name())).then_some(())
+    })
+    .await;
+    assert_eq!(fakes[0].heard().len(), heard[0], "somebody wrote to a replica while the operator was away");
+    let back = Instant::now();
+    stage.start_operator().await;
+    until("everything is as asked", CONVERGENCE, async || {
+        let status = stage.get::<Adapter>("sql").await?.status?;
+        let late = stage.get::<Adapter>("late").await.is_some_and(|adapter| is_ready_adapter(&adapter));
+        let gone = stage.get::<Adapter>("chat").await.is_none();
+        let service = stage.get::<k8s_openapi::api::core::v1::Service>("base").await.is_some();
+        let fakes = stage.kubelet.fakes();
+        let served =
+            fakes.iter().all(|fake| fake.serves("sql") && fake.serves("late") && !fake.serves("chat"));
+        (late && gone && service && served && status.digest == Some(digest('8'))).then_some(())
+    })
+    .await;
+    say(&format!("operator away: in order {:.1} s after its start", back.elapsed().as_secs_f64()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "not seen to pass yet"]
+async fn a_namespace_that_is_deleted_is_gone_whether_or_not_the_replicas_answer() {
+    let stage = Stage::with_operator("terminating").await;
+    let namespace = stage.namespace.clone();
+    stage.kubectl.apply(&[deployment(&namespace, "base", 2), adapter(&namespace, "sql", "base")]);
+    stage.until_adapter_ready("sql").await;
+    stage.kubelet.fakes().iter().for_each(|fake| fake.script(|script| script.hung = true));
+    stage.kubectl.run(&["delete", "namespace", &namespace, "--timeout=60s"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "not seen to pass yet"]
+async fn an_adapter_whose_replicas_do_not_answer_can_be_deleted() {
+    let stage = Stage::with_operator("dead").await;
+    let namespace = stage.namespace.clone();
+    stage.kubectl.apply(&[deployment(&namespace, "base", 2), adapter(&namespace, "sql", "base")]);
+    stage.until_adapter_ready("sql").await;
+    stage.kubelet.fakes().iter().for_each(|fake| fake.script(|script| script.hung = true));
+    stage.kubectl.run(&["delete", "lora", "sql", "--namespace", &namespace, "--timeout=60s"]);
+    // And with no pod at all.
+    stage.kubectl.apply(&[adapter(&namespace, "chat", "base")]);
+    stage.until_adapter("chat", "observed", |adapter| adapter.status.is_some()).await;
+    stage.api::<Workload>().delete("base-runtime", &DeleteParams::default()).await.expect("it is there");
+    stage.kubectl.run(&["delete", "lora", "chat", "--namespace", &namespace, "--timeout=60s"]);
+}

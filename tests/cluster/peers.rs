@@ -1,0 +1,201 @@
+//! The faults of this field's other operators, each as a test that it is not ours.
+
+use std::time::Duration;
+
+use kube::api::{Patch, PatchParams};
+use lorikeet_crds::{Adapter, Deployment, Reason};
+use serde_json::json;
+
+use crate::manifests::{adapter, deployment, digest, with};
+use crate::stage::Stage;
+use crate::until::{PATIENCE, until};
+
+/// KubeAI: a label on the pod said "loaded", so a container that restarted inside it stayed empty.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_restarts_in_its_pod_gets_its_adapters_again() {
+    let stage = Stage::with_operator("restart").await;
+    let namespace = stage.namespace.clone();
+    stage.kubectl.apply(&[deployment(&namespace, "base", 2), adapter(&namespace, "sql", "base")]);
+    stage.until_adapter_ready("sql").await;
+    let fakes = stage.kubelet.fakes();
+    for _ in 0..3 {
+        fakes[0].restart();
+        assert!(!fakes[0].serves("sql"));
+        until("the restarted replica serves", PATIENCE, async || fakes[0].serves("sql").then_some(())).await;
+    }
+    assert_eq!(
+        fakes[1].heard().iter().filter(|heard| heard.whole).count(),
+        1,
+        "the other was sent everything again"
+    );
+    stage.until_adapter_ready("sql").await;
+}
+
+/// Nobody repairs this: an adapter that was unloaded over the admin face by hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adapter_that_a_replica_lost_is_loaded_again() {
+    let stage = Stage::with_operator("unloaded").await;
+    let namespace = stage.namespace.clone();
+    stage.kubectl.apply(&[deployment(&namespace, "base", 1), adapter(&namespace, "sql", "base")]);
+    stage.until_adapter_ready("sql").await;
+    let fake = stage.kubelet.fakes().remove(0);
+    fake.lose("sql");
+    until("it is loaded again", PATIENCE, async || fake.serves("sql").then_some(())).await;
+}
+
+/// production-stack: one pod that hung held up its only worker, for every adapter.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_hangs_delays_no_other() {
+    let stage = Stage::with_operator("hung").await;
+    let namespace = stage.namespace.clone();
+    stage.kubectl.apply(&[
+        deployment(&namespace, "base", 3),
+        deployment(&namespace, "other", 1),
+        adapter(&namespace, "sql", "base"),
+    ]);
+    stage.until_adapter_ready("sql").await;
+    stage.until_deployment_ready("other").await;
+    let fakes: Vec<_> =
+        stage.kubelet.fakes().into_iter().filter(|fake| fake.name().starts_with("base-")).collect();
+    fakes[0].script(|script| script.hung = true);
+    let mine: Vec<_> = (0..5).map(|at| adapter(&namespace, &format!("more-{at}"), "base")).collect();
+    stage.kubectl.apply(&mine);
+    stage.kubectl.apply(&[adapter(&namespace, "theirs", "other")]);
+    stage.until_adapter_ready("theirs").await;
+    until("the replicas that answer have all", PATIENCE, async || {
+        let all = fakes[1..].iter().all(|fake| (0..5).all(|at| fake.serves(&format!("more-{at}"))));
+        all.then_some(())
+    })
+    .await;
+    let said = stage
+        .until_adapter("more-0", "the status names the one that hangs", |adapter| {
+            let places = adapter.status.clone().unwrap_or_default().placements;
+            places.iter().any(|place| place.pod == fakes[0].name() && place.state == "Unreachable")
+        })
+        .await;
+    assert_eq!(said.status.unwrap_or_default().replicas.ready, 2);
+    fakes[0].script(|script| script.hung = false);
+    stage.until_adapter_ready("more-4").await;
+}
+
+/// AIBrix: a changed source was never loaded, since the name was there already.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_source_is_loaded_under_the_same_name() {
+    let stage = Stage::with_operator("source").await;
+    let namespace = stage.namespace.clone();
+    let sql = adapter(&namespace, "sql", "base");
+    stage.kubectl.apply(&[deployment(&namespace, "base", 2), sql.clone()]);
+    let first = stage.until_adapter_ready("sql").await.status.unwrap_or_default().digest;
+    stage.kubectl.apply(&[with(sql, "/spec/source", json!("hf://acme/sql-second"))]);
+    stage
+        .until_adapter("sql", "another digest", |adapter| {
+            let digest = adapter.status.clone().unwrap_or_default().digest;
+            digest.is_some() && digest != first
+        })
+        .await;
+    stage.until_adapter_ready("sql").await;
+}
+
+/// Many: an object that cannot be read stopped the watch of its kind, and with it everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_cannot_be_read_stops_nobody_else() {
+    let mut stage = Stage::with_operator("malformed").await;
+    let namespace = stage.namespace.clone();
+    stage.kubectl.apply(&[
+        deployment(&namespace, "base", 1),
+        adapter(&namespace, "bad", "base"),
+        adapter(&namespace, "sql", "base"),
+    ]);
+    stage.until_adapter_ready("bad").await;
+    // The schema takes it; no 32 bits hold it.
+    let rank = json!({"status": {"rank": 5_000_000_000_i64}});
+    stage
+        .api::<Adapter>()
+        .patch_status("bad", &PatchParams::default(), &Patch::Merge(&rank))
+        .await
+        .map(drop)
+        .unwrap_or(());
+    stage.kubectl.apply(&[adapter(&namespace, "next", "base")]);
+    stage.until_adapter_ready("next").await;
+    // Nor where it is in the list that a new operator begins with.
+    stage.kill_operator();
+    stage.start_operator().await;
+    stage.kubectl.apply(&[adapter(&namespace, "later", "base")]);
+    stage.until_adapter_ready("later").await;
+    let fake = stage.kubelet.fakes().remove(0);
+    assert!(fake.serves("sql") && fake.serves("next"));
+}
+
+/// AIBrix: "Running" was said of adapters that no pod held.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_ready_that_no_replica_reports() {
+    let stage = Stage::new("unproven").await;
+    let namespace = stage.namespace.clone();
+    stage.kubelet.next(|script| {
+        script.base_loads = true;
+        script.load = Duration::from_secs(3600);
+    });
+    let mut stage = stage;
+    stage.start_operator().await;
+    stage.kubectl.apply(&[deployment(&namespace, "base", 2), adapter(&namespace, "sql", "base")]);
+    stage.until_adapter_says("sql", Reason::Loading).await;
+    let base = stage.get::<Deployment>("base").await.and_then(|base| base.status).unwrap_or_default();
+    assert_eq!(base.ready_replicas, 0, "{base:?}");
+    assert_eq!(
+        stage.get::<Adapter>("sql").await.and_then(|one| one.status).unwrap_or_default().replicas.ready,
+        0
+    );
+}
+
+/// Names of children that two Deployments would share: `base` has a Service `base-replicas`.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_deployments_whose_children_would_share_a_name_do_not_fight() {
+    let stage = Stage::with_operator("clash").await;
+    let namespace = stage.namespace.clone();
+    stage.kubectl.apply(&[deployment(&namespace, "base", 1), adapter(&namespace, "sql", "base")]);
+    stage.until_adapter_ready("sql").await;
+    stage.until_deployment_ready("base").await;
+    stage.kubectl.apply(&[deployment(&namespace, "base-replicas", 1)]);
+    until("it is observed", PATIENCE, async || stage.get::<Deployment>("base-replicas").await?.status).await;
+    stage.until_quiet(Duration::from_secs(3)).await;
+    let service =
+        stage.get::<k8s_openapi::api::core::v1::Service>("base-replicas").await.expect("the first one's");
+    let spec = service.spec.unwrap_or_default();
+    assert_eq!(spec.cluster_ip.as_deref(), Some("None"), "the second took the first one's Service");
+    stage.until_adapter_ready("sql").await;
+}
+
+/// The registry beside the pods holds what is desired, for a replica that starts while the operator is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_registry_beside_the_pods_holds_every_accepted_adapter() {
+    let stage = Stage::with_operator("registry").await;
+    let namespace = stage.namespace.clone();
+    stage.kubectl.apply(&[deployment(&namespace, "base", 1)]);
+    for at in 0..20 {
+        let one = with(adapter(&namespace, &format!("a-{at}"), "base"), "/spec/digest", json!(digest('9')));
+        stage.kubectl.apply(&[one]);
+    }
+    let held = async || {
+        let maps = stage
+            .api::<k8s_openapi::api::core::v1::ConfigMap>()
+            .list(&Default::default())
+            .await
+            .expect("maps");
+        let texts = maps
+            .items
+            .into_iter()
+            .filter_map(|map| map.data)
+            .flat_map(std::collections::BTreeMap::into_values);
+        let sets = texts.filter_map(|text| serde_json::from_str::<lorikeet_api::DesiredSet>(&text).ok());
+        let mut names: Vec<String> = sets.flat_map(|set| set.adapters).map(|one| one.name).collect();
+        names.sort();
+        names
+    };
+    until("twenty are in it", PATIENCE, async || (held().await.len() == 20).then_some(())).await;
+    stage.kubectl.run(&["delete", "lora", "a-3", "--namespace", &namespace, "--timeout=60s"]);
+    until("one is out of it", PATIENCE, async || {
+        let names = held().await;
+        (names.len() == 19 && !names.contains(&"a-3".to_owned())).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,221 @@
+//! A proxy between the operator and the API server that makes faults: of single requests, of watch events, of all.
+
+mod relay;
+mod watches;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::control_plane::ControlPlane;
+
+/// A request of the operator.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    /// `GET`, `POST`, `PUT`, `PATCH`, `DELETE`.
+    pub(crate) method: String,
+    /// Without the query.
+    pub(crate) path: String,
+    /// The query, undecoded.
+    pub(crate) query: String,
+}
+
+impl Call {
+    /// Whether it changes something. A Lease is no state of ours.
+    pub(crate) fn is_write(&self) -> bool {
+        self.method != "GET" && !self.is_lease()
+    }
+
+    /// Whether it keeps or reads a Lease.
+    pub(crate) fn is_lease(&self) -> bool {
+        self.path.contains("/coordination.k8s.io/")
+    }
+
+    /// Whether it asks for events until it is cut.
+    pub(crate) fn is_watch(&self) -> bool {
+        self.method == "GET" && self.query.contains("watch=")
+    }
+}
+
+impl std::fmt::Display for Call {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} {}?{}", self.method, self.path, self.query)
+    }
+}
+
+/// What happens to a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// Nothing.
+    None,
+    /// It waits first.
+    Delay(Duration),
+    /// The API server never sees it; the answer is this status.
+    Refuse(u16, &'static str),
+    /// The API server never sees it; the connection breaks.
+    CutBefore,
+    /// The API server carries it out; the connection breaks before the answer.
+    CutAfter,
+    /// As `CutAfter`, and from then on nothing gets through: see [`Proxy::is_struck`].
+    Strike,
+    /// No answer ever.
+    Hang,
+}
+
+/// What happens to an event of a watch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum EventFault {
+    /// Nothing.
+    None,
+    /// It is not passed on.
+    Drop,
+    /// In its place the watcher is told that its version is too old (410 Gone).
+    Gone,
+}
+
+type Judge = Box<dyn FnMut(&Call) -> Fault + Send>;
+type EventJudge = Box<dyn FnMut(&Call, &Value) -> EventFault + Send>;
+
+struct State {
+    judge: Option<Judge>,
+    events: Option<EventJudge>,
+    calls: Vec<Call>,
+    /// Nothing gets through.
+    down: bool,
+    /// Lists as they were when the view was frozen, by path and query; while it is, watches hear nothing.
+    frozen: Option<BTreeMap<String, Bytes>>,
+    /// Every list that was asked for.
+    lists: BTreeMap<String, ()>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Grows when all watches are to end.
+    severed: watch::Sender<u64>,
+    struck: watch::Sender<bool>,
+    upstream: reqwest::Client,
+    server: String,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The proxy; it ends with its value.
+pub(crate) struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Proxy {
+    /// Before the API server of `plane`, passing everything on.
+    pub(crate) async fn start(plane: &ControlPlane) -> Self {
+        // It may have been installed by another test of this program.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let authority = reqwest::Certificate::from_pem(plane.authority().as_bytes()).expect("a certificate");
+        let upstream = reqwest::Client::builder()
+            .tls_certs_only([authority])
+            .no_proxy()
+            .tcp_nodelay(true)
+            .build()
+            .expect("a client");
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                judge: None,
+                events: None,
+                calls: Vec::new(),
+                down: false,
+                frozen: None,
+                lists: BTreeMap::new(),
+            }),
+            severed: watch::channel(0).0,
+            struck: watch::channel(false).0,
+            upstream,
+            server: plane.server().to_owned(),
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound address");
+        let task = tokio::spawn(relay::serve(listener, Arc::clone(&shared)));
+        Self { address, shared, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Where the operator reaches it.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Judges every request from now on.
+    pub(crate) fn judge(&self, judge: impl FnMut(&Call) -> Fault + Send + 'static) {
+        self.shared.state().judge = Some(Box::new(judge));
+    }
+
+    /// Judges every event of every watch from now on.
+    pub(crate) fn judge_events(&self, judge: impl FnMut(&Call, &Value) -> EventFault + Send + 'static) {
+        self.shared.state().events = Some(Box::new(judge));
+    }
+
+    /// Passes everything on again.
+    pub(crate) fn heal(&self) {
+        {
+            let mut state = self.shared.state();
+            (state.judge, state.events, state.down) = (None, None, false);
+        }
+        self.shared.struck.send_replace(false);
+        self.thaw();
+    }
+
+    /// The API server is gone: connections break, watches too.
+    pub(crate) fn down(&self) {
+        self.shared.state().down = true;
+        self.sever();
+    }
+
+    /// Ends every watch that runs.
+    pub(crate) fn sever(&self) {
+        self.shared.severed.send_modify(|count| *count += 1);
+    }
+
+    /// Whether a request was judged [`Fault::Strike`].
+    pub(crate) fn is_struck(&self) -> bool {
+        *self.shared.struck.borrow()
+    }
+
+    /// From now on the operator sees the cluster as it is now: lists are answered with what they hold now, watches
+    /// hear nothing. Writes go through.
+    pub(crate) async fn freeze(&self, token: &str) {
+        let lists: Vec<String> = self.shared.state().lists.keys().cloned().collect();
+        let mut frozen = BTreeMap::new();
+        for list in lists {
+            let url = format!("{}{list}", self.shared.server);
+            let answer = self.shared.upstream.get(url).bearer_auth(token).send().await.expect("a list");
+            frozen.insert(list, answer.bytes().await.expect("a whole list"));
+        }
+        self.shared.state().frozen = Some(frozen);
+    }
+
+    /// The operator sees the cluster as it is again.
+    pub(crate) fn thaw(&self) {
+        if self.shared.state().frozen.take().is_some() {
+            self.sever();
+        }
+    }
+
+    /// Every request that came so far.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.shared.state().calls.clone()
+    }
+
+    /// How many writes came so far.
+    pub(crate) fn writes(&self) -> usize {
+        self.shared.state().calls.iter().filter(|call| call.is_write()).count()
+    }
+}

@@ -1,0 +1,261 @@
+//! A stage for one scenario: two namespaces of a control plane, the operator's account, a proxy, replicas.
+
+use std::fmt::Debug;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{Api, Client, Resource};
+use lorikeet_crds::condition::find;
+use lorikeet_crds::{Adapter, ConditionType, Deployment, Reason};
+use lorikeet_tests::say::say;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use crate::account::{self, Scope};
+use crate::audit::{Audit, Event};
+use crate::control_plane::ControlPlane;
+use crate::fake::Script;
+use crate::kubectl::Kubectl;
+use crate::kubelet::Kubelet;
+use crate::operator::{Operator, Options};
+use crate::proxy::Proxy;
+use crate::until::{PATIENCE, until};
+
+/// The name of the operator's account.
+const ACCOUNT: &str = "lorikeet-operator";
+
+/// The stage; everything on it ends with it.
+pub(crate) struct Stage {
+    // Ended in this order.
+    operator: Option<Operator>,
+    pub(crate) proxy: Proxy,
+    pub(crate) kubelet: Kubelet,
+    pub(crate) client: Client,
+    pub(crate) kubectl: Kubectl,
+    /// Where the scenario's objects are.
+    pub(crate) namespace: String,
+    /// The operator's own.
+    pub(crate) system: String,
+    /// Its account's token.
+    pub(crate) token: String,
+    options: Options,
+    /// What the operator asked of the API server.
+    pub(crate) audit: Audit,
+    pub(crate) plane: Arc<ControlPlane>,
+}
+
+impl Stage {
+    /// On the shared control plane; the operator watches one namespace, by a Role.
+    pub(crate) async fn new(name: &str) -> Self {
+        Self::on(ControlPlane::shared().await, name, Scope::Namespaced).await
+    }
+
+    /// On a control plane of its own; the operator watches all namespaces.
+    pub(crate) async fn cluster_wide(name: &str) -> Self {
+        Self::on(Arc::new(ControlPlane::start().await), name, Scope::Cluster).await
+    }
+
+    async fn on(plane: Arc<ControlPlane>, name: &str, scope: Scope) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let namespace = format!("{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let system = format!("{namespace}-system");
+        let kubectl = plane.kubectl();
+        let mut objects = [&namespace, &system].map(|name| new_namespace(name)).to_vec();
+        objects.extend(account::documents(scope, &system, &namespace));
+        kubectl.apply(&objects);
+        let token = kubectl.run(&["create", "token", ACCOUNT, "--namespace", &system, "--duration=8h"]);
+        let token = token.trim().to_owned();
+        let proxy = Proxy::start(&plane).await;
+        let client = plane.client().await;
+        let kubelet = Kubelet::start(client.clone(), &namespace, Script::default());
+        let options = Options {
+            identity: "operator-0".to_owned(),
+            kubeconfig: plane.kubeconfig(&system, &proxy.url(), &token),
+            namespace: system.clone(),
+            watches: (scope == Scope::Namespaced).then(|| namespace.clone()),
+            lease_seconds: 15,
+            flags: Vec::new(),
+            log: plane.folder().join(format!("{namespace}-operator.log")),
+        };
+        let audit = plane.audit(format!("system:serviceaccount:{system}:{ACCOUNT}"));
+        Self {
+            operator: None,
+            proxy,
+            kubelet,
+            client,
+            kubectl,
+            namespace,
+            system,
+            token,
+            options,
+            audit,
+            plane,
+        }
+    }
+
+    /// As [`Self::new`], with the operator running.
+    pub(crate) async fn with_operator(name: &str) -> Self {
+        let mut stage = Self::new(name).await;
+        stage.start_operator().await;
+        stage
+    }
+
+    /// What operators are started with.
+    pub(crate) fn options(&mut self) -> &mut Options {
+        &mut self.options
+    }
+
+    /// Starts the operator, and waits until it is ready.
+    pub(crate) async fn start_operator(&mut self) {
+        let mut operator = Operator::start(&self.options);
+        operator.until_ready().await;
+        self.operator = Some(operator);
+    }
+
+    /// Kills the operator: no signal that it could hear.
+    pub(crate) fn kill_operator(&mut self) {
+        if let Some(mut operator) = self.operator.take() {
+            operator.process().kill();
+        }
+    }
+
+    /// The operator that runs.
+    #[track_caller]
+    pub(crate) fn operator(&mut self) -> &mut Operator {
+        self.operator.as_mut().expect("an operator was started")
+    }
+
+    /// What the operator wrote so far, from the audit log; renewals of its Lease left out.
+    pub(crate) fn writes(&self) -> Vec<Event> {
+        self.audit.writes()
+    }
+
+    /// The objects of kind `K` in the scenario's namespace.
+    pub(crate) fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The object of kind `K`, when it is there.
+    pub(crate) async fn get<K>(&self, name: &str) -> Option<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        self.api::<K>().get_opt(name).await.expect("the API server answers")
+    }
+
+    /// Waits until Adapter `name` satisfies `condition`.
+    #[track_caller]
+    pub(crate) fn until_adapter(
+        &self,
+        name: &str,
+        what: &str,
+        condition: impl Fn(&Adapter) -> bool,
+    ) -> impl Future<Output = Adapter> {
+        until(&format!("Adapter {name}: {what}"), PATIENCE, async move || {
+            self.get::<Adapter>(name).await.filter(|adapter| condition(adapter))
+        })
+    }
+
+    /// Waits until Adapter `name`'s newest spec is Ready.
+    #[track_caller]
+    pub(crate) fn until_adapter_ready(&self, name: &str) -> impl Future<Output = Adapter> {
+        self.until_adapter(name, "Ready", is_ready_adapter)
+    }
+
+    /// Waits until Adapter `name` is not Ready for `reason`.
+    #[track_caller]
+    pub(crate) fn until_adapter_says(&self, name: &str, reason: Reason) -> impl Future<Output = Adapter> {
+        self.until_adapter(name, reason.as_str(), move |adapter| {
+            let status = adapter.status.clone().unwrap_or_default();
+            status.observed_generation == adapter.metadata.generation
+                && find(&status.conditions, ConditionType::Ready)
+                    .is_some_and(|ready| ready.status != "True" && ready.reason == reason.as_str())
+        })
+    }
+
+    /// Waits until Deployment `name`'s newest spec is Ready.
+    #[track_caller]
+    pub(crate) fn until_deployment_ready(&self, name: &str) -> impl Future<Output = Deployment> {
+        until(&format!("Deployment {name}: Ready"), PATIENCE, async move || {
+            self.get::<Deployment>(name).await.filter(is_ready_deployment)
+        })
+    }
+
+    /// Waits until there is no object of kind `K` and that name.
+    #[track_caller]
+    pub(crate) fn until_gone<K>(&self, name: &str) -> impl Future<Output = ()>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        until(&format!("{} {name} is gone", K::kind(&())), PATIENCE, async move || {
+            self.get::<K>(name).await.is_none().then_some(())
+        })
+    }
+
+    /// Waits until the operator has not written for `quiet`, as the audit log has it. This is a length of time and no
+    /// condition: nothing else can show that nothing happens.
+    pub(crate) async fn until_quiet(&self, quiet: Duration) -> usize {
+        let mut count = self.audit.count();
+        let mut since = std::time::Instant::now();
+        until("the operator comes to rest", PATIENCE, async || {
+            let now = self.audit.count();
+            if now != count {
+                (count, since) = (now, std::time::Instant::now());
+            }
+            (since.elapsed() >= quiet).then_some(count)
+        })
+        .await
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for what in
+            ["deployments.lorikeet.dev,adapters.lorikeet.dev,deployments.apps,pods", "events.events.k8s.io"]
+        {
+            let shown = self.kubectl.try_run(&["get", what, "--namespace", &self.namespace, "--output=wide"]);
+            say(&format!("--- {what} of {} ---\n{}", self.namespace, shown.unwrap_or_else(|error| error)));
+        }
+        let grep = Command::new("tail")
+            .args(["-n", "5"])
+            .arg(self.plane.folder().join("kube-apiserver.log"))
+            .output();
+        say(&grep
+            .map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).into_owned()));
+    }
+}
+
+/// Whether the newest spec is Ready.
+pub(crate) fn is_ready_adapter(adapter: &Adapter) -> bool {
+    let status = adapter.status.clone().unwrap_or_default();
+    is_ready(&status.conditions, status.observed_generation, adapter.metadata.generation)
+}
+
+/// Whether the newest spec is Ready.
+pub(crate) fn is_ready_deployment(deployment: &Deployment) -> bool {
+    let status = deployment.status.clone().unwrap_or_default();
+    is_ready(&status.conditions, status.observed_generation, deployment.metadata.generation)
+}
+
+fn is_ready(conditions: &[Condition], observed: Option<i64>, generation: Option<i64>) -> bool {
+    observed == generation
+        && find(conditions, ConditionType::Ready).is_some_and(|condition| condition.status == "True")
+}
+
+/// A namespace that takes no pod which Pod Security `restricted` would not.
+fn new_namespace(name: &str) -> serde_json::Value {
+    json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+    })
+}
