@@ -8,6 +8,7 @@ pub mod golden;
 pub mod loraland;
 pub mod made;
 pub mod metrics;
+pub mod operator;
 pub mod process;
 pub mod replica;
 pub mod say;

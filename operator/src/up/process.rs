@@ -27,6 +27,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// An answer about its health takes no longer.
 const PROBE: Duration = Duration::from_secs(5);
+/// From its leaving the proxy to its end: a connection that was made just before has sent its request by then.
+const HANDOVER: Duration = Duration::from_millis(300);
 /// Beyond the drain: time for the process to end.
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -232,6 +234,7 @@ impl Keeper {
             () = looks => {}
             _ = leaving.wait_for(|leaving| *leaving) => {}
         }
+        tokio::time::sleep(HANDOVER).await;
         drop(stdin);
         if tokio::time::timeout(self.launch.drain + GRACE, child.wait()).await.is_err() {
             tracing::warn!(fleet = %self.fleet.name, "a replica did not end in time: killed");

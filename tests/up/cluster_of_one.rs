@@ -1,0 +1,193 @@
+//! A cluster of one, started for a test: manifests, models and state in a folder of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use lorikeet_tests::client::Client;
+use lorikeet_tests::operator::binary as operator;
+use lorikeet_tests::process::{Process, free_address};
+use lorikeet_tests::replica::binary as runtime;
+use serde_yaml::Value;
+
+/// Whatever is waited for takes less, on the slowest machine that runs the suites.
+const PATIENCE: Duration = Duration::from_secs(180);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// An `up` and what it works on.
+pub(crate) struct ClusterOfOne {
+    folder: tempfile::TempDir,
+    listen: std::net::SocketAddr,
+    process: Option<Process>,
+}
+
+impl ClusterOfOne {
+    /// Nothing runs yet.
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["manifests", "claims", "state"] {
+            std::fs::create_dir(folder.path().join(name)).expect("a folder");
+        }
+        Self { folder, listen: free_address(), process: None }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(operator());
+        command.arg("up").arg(self.path("manifests")).arg("--listen").arg(self.listen.to_string());
+        command.arg("--state").arg(self.path("state")).arg("--claims").arg(self.path("claims"));
+        command.arg("--runtime").arg(runtime());
+        command
+    }
+
+    pub(crate) fn start(&mut self) {
+        self.process = Some(Process::start("lorikeet-operator up", &mut self.command()));
+    }
+
+    /// Another `up` on the same state: what it says. It must not succeed.
+    pub(crate) fn second(&self) -> String {
+        let out = self.command().output().expect("it starts");
+        assert!(!out.status.success(), "two at once");
+        String::from_utf8_lossy(&out.stderr).into_owned()
+    }
+
+    pub(crate) fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("started")
+    }
+
+    /// Ends it as a power cut does.
+    pub(crate) fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// A client of the n-th Deployment.
+    pub(crate) fn client(&self, index: u16) -> Client {
+        Client::of(format!("http://{}:{}", self.listen.ip(), self.listen.port() + index))
+    }
+
+    pub(crate) fn write(&self, manifest: &str, text: &str) {
+        std::fs::write(self.path("manifests").join(manifest), text).expect("written");
+    }
+
+    pub(crate) fn text(&self, manifest: &str) -> String {
+        std::fs::read_to_string(self.path("manifests").join(manifest)).expect("a manifest")
+    }
+
+    pub(crate) fn remove(&self, manifest: &str) {
+        std::fs::remove_file(self.path("manifests").join(manifest)).expect("removed");
+    }
+
+    /// The object as it lies in the state folder.
+    pub(crate) fn object(&self, kind: &str, name: &str) -> Option<Value> {
+        let path = self.path("state").join(kind).join("default").join(format!("{name}.yaml"));
+        let text = std::fs::read_to_string(path).ok()?;
+        Some(serde_yaml::from_str(&text).expect("an object is YAML"))
+    }
+
+    /// Waits until the object satisfies `condition`.
+    pub(crate) async fn until(
+        &mut self,
+        kind: &str,
+        name: &str,
+        what: &str,
+        condition: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.process().assert_running();
+            let object = self.object(kind, name);
+            match object {
+                Some(object) if condition(&object) => return object,
+                other => assert!(Instant::now() < deadline, "never: {kind} {name} {what}: {other:?}"),
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    pub(crate) async fn until_ready(&mut self, kind: &str, name: &str, generation: u64) -> Value {
+        self.until(kind, name, "ready", |object| is_ready(object, generation)).await
+    }
+
+    /// Waits until the object is gone.
+    pub(crate) async fn until_gone(&mut self, kind: &str, name: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while let Some(object) = self.object(kind, name) {
+            assert!(Instant::now() < deadline, "never gone: {kind} {name}: {object:?}");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Waits until it has said `text`.
+    pub(crate) async fn until_said(&mut self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.process().log().contains(text) {
+            assert!(Instant::now() < deadline, "never said: {text}");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Processes of replicas of this state: its folder is in their command lines.
+    pub(crate) fn children(&self) -> Vec<u32> {
+        let state = self.path("state").canonicalize().expect("a folder").display().to_string();
+        let is_ours = |pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            line.contains(&state) && line.contains("serve")
+        };
+        let all = std::fs::read_dir("/proc").expect("/proc").flatten();
+        all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_ours).collect()
+    }
+
+    /// Waits until no child is left.
+    pub(crate) async fn until_childless(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.children().is_empty() {
+            assert!(Instant::now() < deadline, "left behind: {:?}", self.children());
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// What `why` says of an Adapter.
+    pub(crate) fn why(&self, adapter: &str) -> String {
+        let mut command = Command::new(operator());
+        let out = command
+            .arg("why")
+            .arg(adapter)
+            .arg("--state")
+            .arg(self.path("state"))
+            .output()
+            .expect("it starts");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+}
+
+/// Whether the object is Ready, and says so of that generation.
+pub(crate) fn is_ready(object: &Value, generation: u64) -> bool {
+    let status = &object["status"];
+    status["observedGeneration"].as_u64() == Some(generation) && condition(object, "Ready").0 == "True"
+}
+
+/// Truth and message of a condition.
+pub(crate) fn condition(object: &Value, wanted: &str) -> (String, String) {
+    let all = object["status"]["conditions"].as_sequence();
+    let found = all.into_iter().flatten().find(|one| one["type"].as_str() == Some(wanted));
+    let text = |field: &str| found.and_then(|one| one[field].as_str()).unwrap_or_default().to_owned();
+    (text("status"), text("message"))
+}
+
+/// Copies a folder of files and folders.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            std::fs::copy(&path, &to).expect("copied");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Users that ask every adapter over and over, and hold each answer against what its name may mean.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use lorikeet_tests::client::Client;
+use serde_json::{Value, json};
+
+const PROMPT: &str = "Is the movie review positive or negative?\n### Review: The story is fresh.\n### Label:";
+
+/// What came, in tokens.
+pub(crate) type Ids = Vec<u64>;
+
+/// Asks `name` once: its answer, or the status and text of a refusal.
+pub(crate) async fn ask(client: &Client, name: &str) -> Result<Ids, (u16, String)> {
+    let body = json!({
+        "model": name, "prompt": PROMPT, "max_tokens": 12, "temperature": 0, "ignore_eos": true, "return_token_ids": true,
+    });
+    // A connection of its own: one that is kept may be closed by a replica that goes at the moment when it is used.
+    let request = client.request(reqwest::Method::POST, "/v1/completions").header("connection", "close");
+    let answer = Client::send(request.json(&body)).await;
+    let answer = answer.map_err(|error| (0, format!("{error:?}")))?;
+    if answer.status != 200 {
+        return Err((answer.status, answer.text));
+    }
+    let ids = answer.json()["choices"][0]["token_ids"].as_array().cloned().unwrap_or_default();
+    Ok(ids.iter().filter_map(Value::as_u64).collect())
+}
+
+/// Users, and what they may be told.
+pub(crate) struct Traffic {
+    client: Client,
+    names: Vec<String>,
+    /// The answers that a name may give now.
+    allowed: Mutex<BTreeMap<String, BTreeSet<Ids>>>,
+    /// Names that may be unknown.
+    absent: Mutex<BTreeSet<String>>,
+    over: AtomicBool,
+    /// Answers that were right.
+    pub(crate) answered: AtomicUsize,
+}
+
+impl Traffic {
+    pub(crate) fn new(client: Client, answers: &BTreeMap<String, Ids>) -> Self {
+        let allowed =
+            answers.iter().map(|(name, ids)| (name.clone(), BTreeSet::from([ids.clone()]))).collect();
+        Self {
+            client,
+            names: answers.keys().cloned().collect(),
+            allowed: Mutex::new(allowed),
+            absent: Mutex::default(),
+            over: AtomicBool::new(false),
+            answered: AtomicUsize::new(0),
+        }
+    }
+
+    /// From now on `name` may give these answers.
+    pub(crate) fn allow(&self, name: &str, answers: &[&Ids]) {
+        let answers = answers.iter().map(|ids| (*ids).clone()).collect();
+        self.allowed.lock().expect("no panic").insert(name.to_owned(), answers);
+    }
+
+    /// From now on `name` may be unknown, or not.
+    pub(crate) fn may_be_absent(&self, name: &str, may: bool) {
+        let mut absent = self.absent.lock().expect("no panic");
+        if may {
+            absent.insert(name.to_owned())
+        } else {
+            absent.remove(name)
+        };
+    }
+
+    /// No user asks again.
+    pub(crate) fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until that many more answers were right: so long the change before has been lived with.
+    pub(crate) async fn go_on(&self, more: usize) {
+        let until = self.answered.load(Ordering::Relaxed) + more;
+        while self.answered.load(Ordering::Relaxed) < until {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+
+    /// One user, until the end.
+    pub(crate) async fn user(&self, number: usize) {
+        let mut next = number * 7;
+        while !self.over.load(Ordering::Relaxed) {
+            next += 1;
+            let name = &self.names[next % self.names.len()];
+            // What may be said is what may be said at any time while the question is under way.
+            let mut may = self.allowed.lock().expect("no panic")[name].clone();
+            let mut absent = self.absent.lock().expect("no panic").contains(name);
+            let answer = ask(&self.client, name).await;
+            may.extend(self.allowed.lock().expect("no panic")[name].iter().cloned());
+            absent |= self.absent.lock().expect("no panic").contains(name);
+            match answer {
+                Ok(ids) => assert!(may.contains(&ids), "{name} answered {ids:?}, which is none of {may:?}"),
+                Err((404, _)) if absent => {}
+                Err((status, text)) => panic!("{name} failed: {status} {text}"),
+            }
+            self.answered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
