@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::source::SourceSpec;
@@ -56,6 +57,21 @@ pub struct AdapterSpec {
     /// Where it is kept resident. Every replica serves it in any case: placement decides who needs no load first.
     #[serde(default)]
     pub placement: Placement,
+    /// Which base model its `adapter_config.json` may name. `Same`: the Deployment's; an Adapter whose configuration names
+    /// the repository of another model is refused. `Any`: the names are not compared, for an Adapter that was trained on
+    /// a copy, or on a quantized form, under another name. Shapes are checked in either case.
+    #[serde(default)]
+    pub base_model: BaseModelRule,
+}
+
+/// Which base model a configuration may name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BaseModelRule {
+    /// The Deployment's.
+    #[default]
+    Same,
+    /// Whichever: names are not compared.
+    Any,
 }
 
 /// A Deployment by name.
