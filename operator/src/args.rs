@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::probe::address::HostRule;
+
 /// Runs LLM Deployments and their LoRA Adapters.
 #[derive(Debug, Parser)]
 #[command(name = "lorikeet-operator", version, max_term_width = 110)]
@@ -45,6 +47,26 @@ pub enum LogFormat {
     Json,
 }
 
+/// What is read of Adapters' sources before replicas hear of them: the configuration and a few bytes of the weights, of
+/// sources that need no secret.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sources")]
+pub struct ProbeArgs {
+    /// The longest that an Adapter waits for its source to be read; after that the replicas judge it. 0: none is read.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=60))]
+    pub probe_seconds: u32,
+    /// Sources that are read at once.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub concurrent_probes: u16,
+    /// The Hugging Face hub.
+    #[arg(long, env = "HF_ENDPOINT", value_name = "URL", default_value = "https://huggingface.co")]
+    pub hf_endpoint: String,
+    /// A host or network that may be read from though its address is not public; over plain http:// as well. HOST,
+    /// HOST:PORT or ADDRESS/BITS; may be given again.
+    #[arg(long = "allow-source-host", value_name = "HOST")]
+    pub allow_source_hosts: Vec<HostRule>,
+}
+
 /// Which manifests, on which ports, kept where.
 #[derive(Debug, Args)]
 pub struct UpArgs {
@@ -69,6 +91,9 @@ pub struct UpArgs {
     #[arg(long, env = "LORIKEET_THREADS", value_name = "N")]
     pub threads: Option<std::num::NonZeroUsize>,
 
+    /// What is read of Adapters' sources before replicas hear of them.
+    #[command(flatten)]
+    pub probe: ProbeArgs,
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
@@ -163,6 +188,9 @@ pub struct RunArgs {
         help_heading = "Limits")]
     pub certificate_days: u32,
 
+    /// What is read of Adapters' sources before replicas hear of them.
+    #[command(flatten)]
+    pub probe: ProbeArgs,
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,

@@ -46,6 +46,7 @@ use crate::cluster::watch::{News, Watches, lock};
 use crate::cluster::world::World;
 use crate::http::{self, Health};
 use crate::metrics::Metrics;
+use crate::probe::Probes;
 use crate::replicas::Replicas;
 
 /// How often it is asked whether everything was seen.
@@ -162,6 +163,7 @@ impl Run {
         let looker = Arc::new(Looker {
             client: self.client.clone(),
             world: self.world,
+            probes: Probes::new(config.probe, tell.clone()),
             replicas: Mutex::new(Replicas::new(epoch, tell)),
             settings: Settings { image: config.runtime_image.clone(), namespace: self.namespace },
             sees_nodes: config.watch_namespace.is_none(),

@@ -9,23 +9,31 @@ use lorikeet_api::DesiredAdapter;
 use lorikeet_crds::deployment::AdapterCount;
 use lorikeet_crds::{Adapter, AdapterStatus, ConditionType, DeploymentStatus, Reason};
 
-use crate::decide::adapter_status::{Served, leaving_status, refused_status, served_status};
+use crate::decide::adapter_status::{Served, leaving_status, served_status};
 use crate::decide::desired::desired;
 use crate::decide::events::{is_true, transition};
 use crate::decide::place::{Place, place};
 use crate::decide::reports::Reports;
 use crate::decide::status::deployment_status;
-use crate::decide::validate::{AdapterKey, Refusal, ValidFleet, key_of, validate};
+use crate::decide::unaccepted::{Still, Why, unaccepted_status};
+use crate::decide::validate::{
+    AdapterKey, Refusal, ValidAdapter, ValidFleet, key_of, served_name_of, validate,
+};
 use crate::fleet::{Contact, Fleet, Replica};
 
 pub mod adapter_status;
 pub mod desired;
 pub mod events;
+pub mod fit;
+pub mod former;
 pub mod labels;
 pub mod place;
 pub mod reports;
 pub mod sources;
 pub mod status;
+#[cfg(test)]
+mod tests;
+pub mod unaccepted;
 pub mod validate;
 
 /// What is to be written, and to whom. The one who carries it out compares with what is there and writes what differs.
@@ -82,7 +90,8 @@ pub fn decide_places(fleet: &Fleet) -> Result<(ValidFleet, BTreeMap<AdapterKey, 
 fn places(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>) -> BTreeMap<AdapterKey, Place> {
     let here = placeable(&fleet.replicas);
     let names: Vec<String> = here.iter().map(|index| fleet.replicas[*index].name.clone()).collect();
-    let mut places = place(&valid.adapters, &reports.measured(&valid.adapters), &names, valid.resident_bytes);
+    let served: Vec<&ValidAdapter> = valid.served().collect();
+    let mut places = place(&served, &reports.measured(&served), &names, valid.resident_bytes);
     // From places among the placeable replicas to places among all of them; both ascend.
     places.values_mut().flat_map(|place| &mut place.replicas).for_each(|index| *index = here[*index]);
     places
@@ -96,14 +105,18 @@ fn of_valid(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>, now: Times
         let status = if let Some(since) = valid.leaving.get(&key) {
             leave(&mut decision, fleet, valid, reports, adapter, *since, now);
             leaving_status(adapter, now)
-        } else if let Some(refusal) = valid.refused.get(&key) {
-            refused_status(adapter, refusal, now)
-        } else if let Ok(at) = valid.adapters.binary_search_by(|one| one.key.cmp(&key)) {
-            let subject =
-                Served { adapter, valid: &valid.adapters[at], place: &places[&key], paused: valid.paused };
+        } else if let Some(valid_adapter) = valid.accepted(&key) {
+            let place = &places[&key];
+            let subject = Served { adapter, valid: valid_adapter, place, paused: valid.paused };
             served_status(&subject, &fleet.replicas, reports, now)
         } else {
-            continue;
+            let why = valid.refused.get(&key).map_or(Why::Reading, Why::Refused);
+            let still = match valid.former(&key) {
+                Some(former) => Still::Former(former, &places[&key]),
+                None if valid.unheard.contains(&key) => Still::AsBefore,
+                None => Still::Nothing,
+            };
+            unaccepted_status(adapter, why, still, &fleet.replicas, reports, now)
         };
         decision.events.extend(transition(
             Some(&key),
@@ -119,6 +132,8 @@ fn of_valid(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>, now: Times
 fn of_refused(fleet: &Fleet, refusal: &Refusal, reports: &Reports<'_>, now: Timestamp) -> Decision {
     let mut decision = Decision::default();
     let nobody = ValidFleet::default();
+    // Replicas of a Deployment that was made invalid are left alone: they serve what they did.
+    let still = if fleet.deployment.is_some() { Still::AsBefore } else { Still::Nothing };
     for adapter in &fleet.adapters {
         let key = key_of(adapter);
         let status = match &adapter.metadata.deletion_timestamp {
@@ -126,7 +141,10 @@ fn of_refused(fleet: &Fleet, refusal: &Refusal, reports: &Reports<'_>, now: Time
                 leave(&mut decision, fleet, &nobody, reports, adapter, since.0, now);
                 leaving_status(adapter, now)
             }
-            None => refused_status(adapter, refusal, now),
+            None => {
+                let why = Why::Refused(refusal);
+                unaccepted_status(adapter, why, still, &fleet.replicas, reports, now)
+            }
         };
         decision.events.extend(transition(
             Some(&key),
@@ -164,6 +182,8 @@ fn placeable(replicas: &[Replica]) -> Vec<usize> {
     (0..replicas.len()).filter(|index| may(&replicas[*index])).collect()
 }
 
+/// The desired sets of the replicas that answer: what another one holds, and must not lose, is not known. When it answers
+/// again it is decided anew.
 fn desired_sets(
     fleet: &Fleet,
     valid: &ValidFleet,
@@ -172,9 +192,12 @@ fn desired_sets(
     if valid.paused {
         return BTreeMap::new();
     }
+    let may = |(_, replica): &(usize, &Replica)| {
+        !replica.leaving && matches!(replica.contact, Contact::Reported(_))
+    };
     let of =
         |(index, replica): (usize, &Replica)| (replica.name.clone(), desired(valid, places, Some(index)));
-    fleet.replicas.iter().enumerate().filter(|(_, replica)| !replica.leaving).map(of).collect()
+    fleet.replicas.iter().enumerate().filter(may).map(of).collect()
 }
 
 /// Lets a deletion go on once no replica that answers has the adapter, or its time to drain is over.
@@ -188,11 +211,11 @@ fn leave(
     now: Timestamp,
 ) {
     let key = key_of(adapter);
-    let name = adapter.spec.served_name.as_deref().unwrap_or(&key.1);
-    let taken_over = valid.adapters.iter().any(|other| other.served_name == name);
+    let name = served_name_of(adapter);
+    let taken_over = valid.served().any(|other| other.served_name == name);
     let end = since.as_second().saturating_add(i64::from(valid.drain_seconds));
     let left = u64::try_from(end.saturating_sub(now.as_second())).unwrap_or(0);
-    if fleet.deployment.is_none() || taken_over || !reports.mentions(name) || left == 0 {
+    if fleet.deployment.is_none() || taken_over || !reports.mentions(&name) || left == 0 {
         decision.released.push(key);
     } else {
         let wait = Duration::from_secs(left);

@@ -16,6 +16,9 @@ pub struct FleetKey {
     pub name: String,
 }
 
+/// (namespace, name) of an Adapter.
+pub type AdapterKey = (String, String);
+
 /// Everything that a decision about one Deployment may look at.
 #[derive(Clone, Debug)]
 pub struct Fleet {
@@ -27,6 +30,9 @@ pub struct Fleet {
     pub adapters: Vec<Arc<Adapter>>,
     /// The labels of the namespaces that those Adapters are in.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// What was read of the sources of Adapters that are not accepted yet. One that is not in it is for the replicas to
+    /// judge.
+    pub probes: BTreeMap<AdapterKey, Probe>,
     /// Its replicas, ordered by name.
     pub replicas: Vec<Replica>,
     /// What the nodes have free for one more replica.
@@ -92,4 +98,57 @@ pub struct Workload {
     pub current: bool,
     /// Why pods cannot be scheduled.
     pub unschedulable: Option<String>,
+}
+
+/// What was read of an adapter's source before any replica hears of it: its configuration and the size of its weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// It is being read.
+    Pending,
+    /// What it says of itself.
+    Facts(AdapterFacts),
+    /// Its configuration is none, for every replica alike.
+    Faulty(ConfigFault),
+    /// It could not be read from here, and why: the replicas judge.
+    Unreadable(String),
+}
+
+/// What an adapter says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AdapterFacts {
+    /// The greatest rank of its configuration.
+    pub rank: u64,
+    /// The setting that says so: `r`, or `rank_pattern` with a module.
+    pub rank_field: String,
+    /// The model that it was trained on, as it was called there.
+    pub base_model: Option<String>,
+    /// Bytes of its weights; absent where nobody says so before they are fetched.
+    pub bytes: Option<u64>,
+}
+
+/// What is wrong with a configuration, in the words of its reader.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigFault {
+    /// Longer than anybody reads.
+    #[error("expected at most {limit} bytes, got more")]
+    TooLong {
+        /// What is read.
+        limit: u64,
+    },
+    /// Not JSON.
+    #[error("expected JSON: {0}")]
+    NotJson(String),
+    /// JSON, and no object.
+    #[error("expected a JSON object, got {0}")]
+    NotAnObject(&'static str),
+    /// A setting that no replica takes.
+    #[error("{field}: expected {expected}, got {got}")]
+    Invalid {
+        /// The setting.
+        field: String,
+        /// What it should be.
+        expected: &'static str,
+        /// What it is.
+        got: String,
+    },
 }

@@ -12,6 +12,7 @@ pub mod decide;
 pub mod fleet;
 pub mod http;
 pub mod metrics;
+pub mod probe;
 pub mod replicas;
 pub mod telemetry;
 pub mod up;

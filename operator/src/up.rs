@@ -33,6 +33,7 @@ use tokio::sync::mpsc;
 use crate::args::UpArgs;
 use crate::credentials;
 use crate::fleet::FleetKey;
+use crate::probe::{ProbeConfig, Probes};
 use crate::replicas::client::Access;
 use crate::up::carrier::Carrier;
 use crate::up::files::Stamps;
@@ -74,6 +75,7 @@ pub struct Config {
     claims: PathBuf,
     program: PathBuf,
     threads: usize,
+    probe: ProbeConfig,
 }
 
 impl TryFrom<UpArgs> for Config {
@@ -97,6 +99,7 @@ impl TryFrom<UpArgs> for Config {
             claims,
             program: program(args.runtime)?,
             threads: args.threads.map_or(cores, std::num::NonZero::get),
+            probe: ProbeConfig::of(args.probe, true),
         })
     }
 }
@@ -131,7 +134,8 @@ async fn up(config: Config) -> Result<(), UpError> {
     let (changed, changes) = mpsc::unbounded_channel();
     let machine = machine(&config, &state, changed)?;
     let epoch = state::next_epoch(&state).map_err(in_state)?;
-    let carrier = Carrier::new(machine, config.folder, first, epoch).map_err(in_state)?;
+    let probes = Probes::new(config.probe.clone(), machine.changed.clone());
+    let carrier = Carrier::new(machine, probes, config.folder, first, epoch).map_err(in_state)?;
     drive(carrier, changes).await
 }
 

@@ -4,12 +4,14 @@
 use std::io::{self, Write};
 
 use lorikeet_api::{AdapterReport, AdapterState};
+use lorikeet_crds::condition::find;
+use lorikeet_crds::{Adapter, ConditionType};
 
 use crate::args::WhyArgs;
 use crate::decide::decide_places;
 use crate::decide::place::Place;
 use crate::decide::reports::{Reports, is_resident, speaks_of};
-use crate::decide::validate::{AdapterKey, Spread, ValidAdapter, ValidFleet};
+use crate::decide::validate::{AdapterKey, Spread, ValidAdapter, ValidFleet, key_of};
 use crate::fleet::{Contact, Fleet, Replica};
 use crate::up::look::{self, LookError};
 
@@ -50,6 +52,13 @@ fn print(fleet: &Fleet, key: &AdapterKey, out: &mut impl Write) -> io::Result<()
     }
 }
 
+/// Why an Adapter was not accepted by what was read of its source, as its status says: who asks why reads no sources.
+fn unaccepted(adapter: &Adapter) -> Option<String> {
+    let accepted = find(&adapter.status.as_ref()?.conditions, ConditionType::Accepted)?;
+    let is_of_now = accepted.observed_generation == adapter.metadata.generation;
+    (is_of_now && accepted.status != "True").then(|| accepted.message.clone())
+}
+
 /// Replica by replica.
 ///
 /// # Errors
@@ -58,6 +67,10 @@ pub fn why(fleet: &Fleet, key: &AdapterKey) -> Result<Vec<Line>, String> {
     let (valid, places) = decide_places(fleet).map_err(|refusal| refusal.to_string())?;
     if let Some(refusal) = valid.refused.get(key) {
         return Err(refusal.to_string());
+    }
+    if let Some(said) = fleet.adapters.iter().find(|one| key_of(one) == *key).and_then(|one| unaccepted(one))
+    {
+        return Err(said);
     }
     if valid.leaving.contains_key(key) {
         return Err("it is being deleted; running requests finish".to_owned());

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::args::RunArgs;
+use crate::probe::ProbeConfig;
 
 /// A run that can be.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct Config {
     pub lease: LeaseConfig,
     /// The bounds.
     pub limits: Limits,
+    /// How sources are read.
+    pub probe: ProbeConfig,
 }
 
 /// Who leads, and for how long.
@@ -121,6 +124,7 @@ impl TryFrom<RunArgs> for Config {
                 registry: seconds(args.registry_seconds),
                 certificate_days: args.certificate_days,
             },
+            probe: ProbeConfig::of(args.probe, false),
         })
     }
 }

@@ -29,6 +29,7 @@ use crate::decide::validate::{AdapterKey, ValidFleet, key_of, validate};
 use crate::decide::{Decision, decide};
 use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Replica, Workload};
 use crate::metrics::Metrics;
+use crate::probe::Probes;
 use crate::replicas::Replicas;
 use crate::replicas::client::Endpoint;
 
@@ -49,6 +50,8 @@ pub struct Looker {
     pub world: Arc<Mutex<World>>,
     /// The replicas.
     pub replicas: Mutex<Replicas>,
+    /// The sources.
+    pub probes: Probes,
     /// What the operator is set to.
     pub settings: Settings,
     /// Nodes, and pods of others, may be read.
@@ -217,17 +220,20 @@ impl Look<'_> {
         let name = |suffix: &str| format!("{}{suffix}", self.fleet.name);
         let served = self.sight.children.contains_key(&(ChildKind::Service, name("")));
         let FleetKey { namespace, name: of } = self.fleet;
-        Fleet {
+        let mut fleet = Fleet {
             key: self.fleet.clone(),
             deployment: self.sight.deployment.clone(),
             adapters: self.sight.adapters.clone(),
             namespaces: self.sight.namespaces.clone(),
+            probes: BTreeMap::new(),
             replicas,
             capacity: Capacity::default(),
             claims: workload::CLAIMS.to_owned(),
             url: served.then(|| format!("http://{of}.{namespace}.svc:{PUBLIC_PORT}")),
             workload: self.workload().map(|workload| self.workload_facts(workload)),
-        }
+        };
+        fleet.probes = self.looker.probes.of(&fleet);
+        fleet
     }
 
     fn workload(&self) -> Option<&Value> {
@@ -282,7 +288,7 @@ impl Look<'_> {
             .lane
             .registry_at
             .map_or(Duration::ZERO, |at| self.looker.limits.registry.saturating_sub(at.elapsed()));
-        let writes_registry = wait.is_zero();
+        let writes_registry = wait.is_zero() && valid.may_register();
         if writes_registry {
             // What no finalizer holds must not be loaded by a replica that starts.
             let held: BTreeSet<_> =
@@ -291,7 +297,9 @@ impl Look<'_> {
             self.lane.registry_at = Some(Instant::now());
         } else {
             valid.adapters.clear();
-            self.soon(Some(wait));
+            valid.former.clear();
+            // Where it waits for replicas to be heard, their reports bring the next look.
+            self.soon(Some(wait).filter(|wait| !wait.is_zero()));
         }
         let gpus = workload::gpus(&deployment.spec.node_pool);
         fleet.capacity.free_gpus = capacity::standing(self.workload(), gpus);

@@ -9,31 +9,11 @@ use lorikeet_crds::{Adapter, ConditionType, Reason};
 use crate::decide::place::Place;
 use crate::decide::reports::{Reports, is_resident, speaks_of};
 use crate::decide::sources::shown;
-use crate::decide::validate::{Refusal, ValidAdapter};
+use crate::decide::validate::ValidAdapter;
 use crate::fleet::{Contact, Replica};
 
 /// How many replicas a status lists: those in error first.
 const LISTED: usize = 50;
-
-/// The status of an Adapter that was refused before any replica heard of it.
-#[must_use]
-pub fn refused_status(adapter: &Adapter, refusal: &Refusal, now: Timestamp) -> AdapterStatus {
-    let saying = |condition, truth| Saying {
-        condition,
-        truth,
-        reason: refusal.reason(),
-        message: refusal.to_string(),
-    };
-    let sayings = [
-        saying(ConditionType::Accepted, Truth::False),
-        saying(ConditionType::Resolved, Truth::Unknown),
-        saying(ConditionType::Loaded, Truth::False),
-        saying(ConditionType::Ready, Truth::False),
-        saying(ConditionType::Reconciling, Truth::False),
-        saying(ConditionType::Stalled, Truth::True),
-    ];
-    stamped(adapter, &sayings, now)
-}
 
 /// The status of an Adapter that is being deleted.
 #[must_use]
@@ -77,11 +57,10 @@ pub fn served_status(
 ) -> AdapterStatus {
     let Served { adapter, valid, place, paused } = *subject;
     let current: Vec<(usize, &AdapterReport)> = reports.current(valid).collect();
-    let ready = current
-        .iter()
-        .filter(|(index, report)| place.replicas.binary_search(index).is_ok() && is_resident(report))
-        .count() as u32;
-    let count = PlacementCount { desired: place.replicas.len() as u32 + place.without_room, ready };
+    let count = PlacementCount {
+        desired: place.replicas.len() as u32 + place.without_room,
+        ready: ready(place, &current),
+    };
     let known = current
         .iter()
         .map(|(_, report)| *report)
@@ -101,12 +80,21 @@ pub fn served_status(
     }
 }
 
+/// On how many of the replicas that it is placed on it is resident.
+pub(super) fn ready(place: &Place, current: &[(usize, &AdapterReport)]) -> u32 {
+    let is_ready = |(index, report): &&(usize, &AdapterReport)| {
+        place.replicas.binary_search(index).is_ok() && is_resident(report)
+    };
+    current.iter().filter(is_ready).count() as u32
+}
+
 /// While no replica says anything, the digest that was known stays: it is of the content, not of a replica.
 fn kept(before: &Option<String>, current: &[(usize, &AdapterReport)]) -> Option<String> {
     if current.is_empty() { before.clone() } else { None }
 }
 
-fn stamped(adapter: &Adapter, sayings: &[Saying], now: Timestamp) -> AdapterStatus {
+/// A status that has its conditions alone.
+pub(super) fn stamped(adapter: &Adapter, sayings: &[Saying], now: Timestamp) -> AdapterStatus {
     let before = adapter.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     AdapterStatus {
         observed_generation: adapter.metadata.generation,
@@ -211,7 +199,11 @@ pub const fn reason(code: ErrorCode) -> Reason {
 }
 
 /// What each replica says, those in error first, then by name.
-fn placements(valid: &ValidAdapter, replicas: &[Replica], reports: &Reports<'_>) -> Vec<ReplicaPlacement> {
+pub(super) fn placements(
+    valid: &ValidAdapter,
+    replicas: &[Replica],
+    reports: &Reports<'_>,
+) -> Vec<ReplicaPlacement> {
     let mut all: Vec<ReplicaPlacement> = replicas
         .iter()
         .enumerate()

@@ -16,8 +16,7 @@ pub fn desired(
     index: Option<usize>,
 ) -> Vec<DesiredAdapter> {
     let mut set: Vec<DesiredAdapter> = valid
-        .adapters
-        .iter()
+        .served()
         .map(|adapter| {
             let placed = match index {
                 Some(index) => {

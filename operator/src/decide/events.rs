@@ -19,6 +19,10 @@ pub fn transition(
     if old.is_some_and(|old| old.status == new.status && old.reason == new.reason) {
         return None;
     }
+    // Reading a source takes a moment: what comes of it is news.
+    if new.reason == Reason::Progressing.as_str() {
+        return None;
+    }
     let reason =
         Reason::ALL.iter().copied().find(|reason| reason.as_str() == new.reason).unwrap_or(Reason::Internal);
     Some(Occurrence {

@@ -30,12 +30,12 @@ pub struct Place {
 /// priority, then by key; an adapter never displaces one that chose before it.
 #[must_use]
 pub fn place(
-    adapters: &[ValidAdapter],
+    adapters: &[&ValidAdapter],
     measured: &BTreeMap<AdapterKey, Measured>,
     replicas: &[String],
     budget: u64,
 ) -> BTreeMap<AdapterKey, Place> {
-    let mut order: Vec<&ValidAdapter> = adapters.iter().collect();
+    let mut order = adapters.to_vec();
     order.sort_by(|one, other| {
         (other.pinned, other.priority).cmp(&(one.pinned, one.priority)).then_with(|| one.key.cmp(&other.key))
     });
@@ -110,6 +110,15 @@ mod tests {
         }
     }
 
+    fn placed(
+        adapters: &[ValidAdapter],
+        measured: &BTreeMap<AdapterKey, Measured>,
+        replicas: &[String],
+        budget: u64,
+    ) -> BTreeMap<AdapterKey, Place> {
+        place(&adapters.iter().collect::<Vec<_>>(), measured, replicas, budget)
+    }
+
     fn names(count: usize) -> Vec<String> {
         (0..count).map(|index| format!("x-runtime-{index}")).collect()
     }
@@ -125,8 +134,8 @@ mod tests {
     #[test]
     fn a_replica_that_joins_takes_its_share_and_moves_no_more() {
         let adapters = many(1000, Spread::Count(1));
-        let before = place(&adapters, &BTreeMap::new(), &names(9), u64::MAX);
-        let after = place(&adapters, &BTreeMap::new(), &names(10), u64::MAX);
+        let before = placed(&adapters, &BTreeMap::new(), &names(9), u64::MAX);
+        let after = placed(&adapters, &BTreeMap::new(), &names(10), u64::MAX);
         let moved = before.iter().filter(|(key, place)| after[*key] != **place);
         let (to_new, elsewhere): (Vec<_>, Vec<_>) = moved.partition(|(key, _)| after[*key].replicas == [9]);
         assert!(elsewhere.is_empty());
@@ -138,7 +147,7 @@ mod tests {
         let mut adapters = many(3, Spread::All);
         adapters[1].priority = 5;
         adapters[2].pinned = true;
-        let placed = place(&adapters, &bytes(&adapters, 10), &names(1), 20);
+        let placed = placed(&adapters, &bytes(&adapters, 10), &names(1), 20);
         assert_eq!(placed[&adapters[2].key].replicas, [0]);
         assert_eq!(placed[&adapters[1].key].replicas, [0]);
         assert_eq!(placed[&adapters[0].key], Place { replicas: vec![], without_room: 1 });
@@ -149,7 +158,7 @@ mod tests {
         let adapters = many(1, Spread::Auto);
         let measured = |demand| BTreeMap::from([(adapters[0].key.clone(), Measured { bytes: 1, demand })]);
         for (demand, expected) in [(0, 1), (8, 1), (9, 2), (1000, 4)] {
-            let placed = place(&adapters, &measured(demand), &names(4), 100);
+            let placed = placed(&adapters, &measured(demand), &names(4), 100);
             assert_eq!(placed[&adapters[0].key].replicas.len(), expected, "demand {demand}");
         }
     }
@@ -165,7 +174,7 @@ mod tests {
             let adapters = many(sizes.len(), Spread::Count(copies));
             let measured = adapters.iter().zip(&sizes)
                 .map(|(adapter, bytes)| (adapter.key.clone(), Measured { bytes: *bytes, demand: 0 })).collect();
-            let placed = place(&adapters, &measured, &names(replicas), budget);
+            let placed = placed(&adapters, &measured, &names(replicas), budget);
             let mut used = vec![0; replicas];
             for (adapter, bytes) in adapters.iter().zip(&sizes) {
                 let place = &placed[&adapter.key];

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use lorikeet_api::{AdapterReport, AdapterState, Tier};
+use lorikeet_api::{AdapterReport, AdapterState, ReportedSet, Tier};
 
 use crate::decide::place::Measured;
 use crate::decide::sources::shown;
@@ -17,19 +17,33 @@ pub struct Reports<'a> {
 }
 
 impl<'a> Reports<'a> {
-    /// Indexes the reports of `replicas`.
+    /// Indexes what `replicas` say now.
     #[must_use]
     pub fn of(replicas: &'a [Replica]) -> Self {
-        let by_name = replicas
-            .iter()
-            .map(|replica| match &replica.contact {
-                Contact::Reported(report) => {
-                    report.adapters.iter().map(|one| (one.name.as_str(), one)).collect()
-                }
-                Contact::Pending | Contact::Unreachable { .. } => HashMap::new(),
-            })
-            .collect();
+        Self::indexed(replicas, |contact| match contact {
+            Contact::Reported(report) => Some(report),
+            Contact::Pending | Contact::Unreachable { .. } => None,
+        })
+    }
+
+    /// Indexes what `replicas` said last, those that do not answer now included.
+    #[must_use]
+    pub fn last(replicas: &'a [Replica]) -> Self {
+        Self::indexed(replicas, last)
+    }
+
+    fn indexed(replicas: &'a [Replica], report: fn(&Contact) -> Option<&ReportedSet>) -> Self {
+        let index = |report: &'a ReportedSet| -> HashMap<&'a str, &'a AdapterReport> {
+            report.adapters.iter().map(|one| (one.name.as_str(), one)).collect()
+        };
+        let reports: Vec<_> = replicas.iter().map(|replica| report(&replica.contact)).collect();
+        let by_name = reports.into_iter().map(|report| report.map(index).unwrap_or_default()).collect();
         Self { replicas, by_name }
+    }
+
+    /// What each replica says of `name`, with its index.
+    pub fn of_name(&self, name: &str) -> impl Iterator<Item = (usize, &'a AdapterReport)> {
+        (0..self.by_name.len()).filter_map(move |index| self.get(index, name).map(|report| (index, report)))
     }
 
     /// What replica `index` says of `name`.
@@ -56,7 +70,7 @@ impl<'a> Reports<'a> {
 
     /// Bytes and demand of each adapter.
     #[must_use]
-    pub fn measured(&self, adapters: &[ValidAdapter]) -> BTreeMap<AdapterKey, Measured> {
+    pub fn measured(&self, adapters: &[&ValidAdapter]) -> BTreeMap<AdapterKey, Measured> {
         let of = |adapter: &ValidAdapter| {
             (0..self.replicas.len()).filter_map(|index| self.get(index, &adapter.served_name)).fold(
                 Measured::default(),
@@ -67,6 +81,16 @@ impl<'a> Reports<'a> {
             )
         };
         adapters.iter().map(|adapter| (adapter.key.clone(), of(adapter))).collect()
+    }
+}
+
+/// What a replica said last.
+#[must_use]
+pub fn last(contact: &Contact) -> Option<&ReportedSet> {
+    match contact {
+        Contact::Reported(report) => Some(report),
+        Contact::Unreachable { last, .. } => last.as_deref(),
+        Contact::Pending => None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Validate: a fleet's specs become promises, or refusals with a reason. Pure; later steps take only what it returns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -9,12 +9,13 @@ use kube::ResourceExt as _;
 use lorikeet_crds::deployment::{AllowedNamespaces, NamespacesFrom};
 use lorikeet_crds::{Adapter, Deployment, Reason};
 
+use crate::decide::fit::fit;
+use crate::decide::former::{Former, Formers};
 use crate::decide::labels;
+use crate::decide::reports::last;
 use crate::decide::sources::carried;
-use crate::fleet::Fleet;
-
-/// (namespace, name) of an Adapter.
-pub type AdapterKey = (String, String);
+pub use crate::fleet::AdapterKey;
+use crate::fleet::{ConfigFault, Fleet, Probe};
 
 /// A fleet whose Deployment holds what its type promises. The default is of a Deployment that does not exist.
 #[derive(Clone, Debug, Default)]
@@ -33,10 +34,48 @@ pub struct ValidFleet {
     pub paused: bool,
     /// Adapters that are served, ordered by key. Served names are unique and none is the base model's.
     pub adapters: Vec<ValidAdapter>,
-    /// Adapters that are not, and why.
+    /// What Adapters served before an edit that is not accepted, ordered by key: it is served until the edit is.
+    pub former: Vec<ValidAdapter>,
+    /// Adapters that are not accepted, and may serve a former content: a replica that could tell was not heard.
+    pub unheard: BTreeSet<AdapterKey>,
+    /// Some replica was heard.
+    pub heard: bool,
+    /// Adapters whose sources are being read.
+    pub pending: BTreeSet<AdapterKey>,
+    /// Adapters that are not accepted, and why.
     pub refused: BTreeMap<AdapterKey, Refusal>,
     /// Adapters that are being deleted, since when.
     pub leaving: BTreeMap<AdapterKey, Timestamp>,
+}
+
+impl ValidFleet {
+    /// Everything that replicas should know of: what is accepted, and what is served until an edit is.
+    pub fn served(&self) -> impl Iterator<Item = &ValidAdapter> {
+        self.adapters.iter().chain(&self.former)
+    }
+
+    /// Whether what is registered for replicas that start may be written: not while nobody was heard who could tell what
+    /// is served beside what is accepted.
+    #[must_use]
+    pub fn may_register(&self) -> bool {
+        self.heard || self.unheard.is_empty()
+    }
+
+    /// What is accepted under `key`.
+    #[must_use]
+    pub fn accepted(&self, key: &AdapterKey) -> Option<&ValidAdapter> {
+        find(&self.adapters, key)
+    }
+
+    /// What is served under `key` until its edit is accepted.
+    #[must_use]
+    pub fn former(&self, key: &AdapterKey) -> Option<&ValidAdapter> {
+        find(&self.former, key)
+    }
+}
+
+fn find<'a>(adapters: &'a [ValidAdapter], key: &AdapterKey) -> Option<&'a ValidAdapter> {
+    adapters.binary_search_by(|one| one.key.cmp(key)).ok().map(|at| &adapters[at])
 }
 
 /// An Adapter that is allowed and has a name of its own.
@@ -120,6 +159,41 @@ pub enum Refusal {
         /// The Adapter's namespace.
         namespace: String,
     },
+    /// Its configuration is none.
+    #[error("adapter_config.json: {0}; correct it at the source")]
+    InvalidConfig(ConfigFault),
+    /// A rank is over the limit.
+    #[error(
+        "adapter_config.json: {field}: expected at most {limit}, got {rank}; raise adapters.maxRank of the Deployment, or train with a lower rank"
+    )]
+    RankExceeded {
+        /// The setting of its configuration.
+        field: String,
+        /// The greatest rank of the Deployment.
+        limit: u32,
+        /// The adapter's.
+        rank: u64,
+    },
+    /// It was trained on another model.
+    #[error(
+        "adapter_config.json: base_model_name_or_path: expected {expected:?}, got {got:?}; name a Deployment of that model, or say spec.baseModel: Any if it is the same model under another name"
+    )]
+    BaseModelMismatch {
+        /// The Deployment's model.
+        expected: String,
+        /// The adapter's.
+        got: String,
+    },
+    /// Its weights do not fit even alone.
+    #[error(
+        "adapter_model.safetensors: expected at most {budget} bytes of weights, got {bytes}; raise adapters.gpuMemory of the Deployment, or train with a lower rank or fewer modules"
+    )]
+    BudgetExceeded {
+        /// What the Deployment has for all adapters.
+        budget: u64,
+        /// What this one takes.
+        bytes: u64,
+    },
 }
 
 impl Refusal {
@@ -131,6 +205,11 @@ impl Refusal {
             Self::NamespaceNotAllowed { .. } => Reason::NamespaceNotAllowed,
             Self::NameConflict { .. } => Reason::NameConflict,
             Self::InvalidSpec { .. } | Self::SecretElsewhere { .. } => Reason::InvalidSpec,
+            Self::InvalidConfig(ConfigFault::TooLong { .. }) => Reason::TooLarge,
+            Self::InvalidConfig(_) => Reason::InvalidConfig,
+            Self::RankExceeded { .. } => Reason::RankExceeded,
+            Self::BaseModelMismatch { .. } => Reason::BaseModelMismatch,
+            Self::BudgetExceeded { .. } => Reason::BudgetExceeded,
         }
     }
 }
@@ -152,26 +231,51 @@ pub fn validate(fleet: &Fleet) -> Result<ValidFleet, Refusal> {
         max_rank: budget.max_rank,
         drain_seconds: deployment.spec.rollout.drain_seconds,
         paused: deployment.spec.paused,
-        adapters: Vec::new(),
-        refused: BTreeMap::new(),
-        leaving: BTreeMap::new(),
+        heard: fleet.replicas.iter().any(|replica| last(&replica.contact).is_some()),
+        ..ValidFleet::default()
     };
     let mut owners = BTreeMap::from([(valid.served_name.clone(), "the base model".to_owned())]);
     let mut by_age: Vec<&Adapter> = fleet.adapters.iter().map(AsRef::as_ref).collect();
     by_age.sort_by_key(|adapter| (adapter.metadata.creation_timestamp.clone(), key_of(adapter)));
+    let formers = Formers::of(fleet);
     for adapter in by_age {
         let key = key_of(adapter);
         if let Some(since) = &adapter.metadata.deletion_timestamp {
             valid.leaving.insert(key, since.0);
-            continue;
-        }
-        match valid_adapter(fleet, deployment, adapter, &mut owners) {
-            Ok(adapter) => valid.adapters.push(adapter),
-            Err(refusal) => drop(valid.refused.insert(key, refusal)),
+        } else if let Err(refusal) = named(fleet, deployment, adapter, &mut owners) {
+            valid.refused.insert(key, refusal);
+        } else {
+            take(&mut valid, &formers, fleet, deployment, adapter);
         }
     }
     valid.adapters.sort_by(|one, other| one.key.cmp(&other.key));
+    valid.former.sort_by(|one, other| one.key.cmp(&other.key));
     Ok(valid)
+}
+
+/// Takes over an Adapter that is allowed and has its name: as it is, or as it was before an edit that is not accepted.
+fn take(
+    valid: &mut ValidFleet,
+    formers: &Formers<'_>,
+    fleet: &Fleet,
+    deployment: &Deployment,
+    adapter: &Adapter,
+) {
+    let key = key_of(adapter);
+    // What a replica has read needs no reading here.
+    let read = fleet.probes.get(&key).filter(|one| **one != Probe::Pending || !formers.is_read(adapter));
+    let judged = valid_adapter(fleet, adapter)
+        .and_then(|one| fit(read, adapter, deployment, valid).map(|accepted| accepted.then_some(one)));
+    match judged {
+        Ok(Some(one)) => return valid.adapters.push(one),
+        Ok(None) => drop(valid.pending.insert(key.clone())),
+        Err(refusal) => drop(valid.refused.insert(key.clone(), refusal)),
+    }
+    match formers.of_adapter(adapter, &key) {
+        Former::Nothing => {}
+        Former::Unheard => drop(valid.unheard.insert(key)),
+        Former::Serves(former) => valid.former.push(former),
+    }
 }
 
 /// (namespace, name) of `adapter`.
@@ -180,29 +284,40 @@ pub fn key_of(adapter: &Adapter) -> AdapterKey {
     (adapter.namespace().unwrap_or_default(), adapter.name_any())
 }
 
-fn valid_adapter(
+/// The name that requests use for `adapter`.
+#[must_use]
+pub fn served_name_of(adapter: &Adapter) -> String {
+    adapter.spec.served_name.clone().unwrap_or_else(|| adapter.name_any())
+}
+
+/// Gives `adapter` its name, if it may have one here.
+fn named(
     fleet: &Fleet,
     deployment: &Deployment,
     adapter: &Adapter,
     owners: &mut BTreeMap<String, String>,
-) -> Result<ValidAdapter, Refusal> {
+) -> Result<(), Refusal> {
     let key = key_of(adapter);
     allowed(fleet, &deployment.spec.adapters.allowed_namespaces, &key.0)?;
+    let name = served_name_of(adapter);
+    if let Some(owner) = owners.get(&name) {
+        return Err(Refusal::NameConflict { name, owner: owner.clone() });
+    }
+    owners.insert(name, format!("Adapter {}/{}", key.0, key.1));
+    Ok(())
+}
+
+fn valid_adapter(fleet: &Fleet, adapter: &Adapter) -> Result<ValidAdapter, Refusal> {
+    let key = key_of(adapter);
     if adapter.spec.source.secret_ref.is_some() && key.0 != fleet.key.namespace {
         return Err(Refusal::SecretElsewhere { pods: fleet.key.namespace.clone(), namespace: key.0 });
     }
-    let spread = spread(&adapter.spec.placement.replicas)?;
-    let served_name = adapter.spec.served_name.clone().unwrap_or_else(|| key.1.clone());
-    if let Some(owner) = owners.get(&served_name) {
-        return Err(Refusal::NameConflict { name: served_name, owner: owner.clone() });
-    }
-    owners.insert(served_name.clone(), format!("Adapter {}/{}", key.0, key.1));
     let source = &adapter.spec.source;
     Ok(ValidAdapter {
-        served_name,
+        served_name: served_name_of(adapter),
         source: carried(&source.source, source.revision.as_deref(), &fleet.claims),
         digest: source.digest.clone(),
-        spread,
+        spread: spread(&adapter.spec.placement.replicas)?,
         pinned: adapter.spec.placement.pinned,
         priority: adapter.spec.placement.priority,
         key,
@@ -231,7 +346,8 @@ fn allowed(fleet: &Fleet, rule: &AllowedNamespaces, namespace: &str) -> Result<(
     })
 }
 
-fn spread(replicas: &IntOrString) -> Result<Spread, Refusal> {
+/// On how many replicas a spec asks to be kept.
+pub(super) fn spread(replicas: &IntOrString) -> Result<Spread, Refusal> {
     match replicas {
         IntOrString::String(text) if text == "All" => Ok(Spread::All),
         IntOrString::String(text) if text == "Auto" => Ok(Spread::Auto),

@@ -302,7 +302,7 @@ mod tests {
         let cases: [(Change, &str); 14] = [
             (
                 |g| g["spec"]["soruce"] = json!("x"),
-                "spec.soruce: no such field; there are deploymentRef, digest",
+                "spec.soruce: no such field; there are baseModel, deploymentRef, digest",
             ),
             (|g| g["spec"]["source"] = json!("ftp://x/y"), "spec.source: source: expected one of hf://"),
             (|g| g["spec"]["source"] = json!(7), "spec.source: expected a string, got 7"),

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use crate::decide::validate::validate;
 use crate::decide::{Decision, decide};
 use crate::fleet::{Fleet, FleetKey};
+use crate::probe::Probes;
 use crate::replicas::Replicas;
 use crate::up::UpError;
 use crate::up::files::{self, Stamps};
@@ -34,6 +35,7 @@ const RESYNC: Duration = Duration::from_secs(60);
 /// What is known, and what runs.
 pub struct Carrier {
     machine: Machine,
+    probes: Probes,
     folder: PathBuf,
     listen: SocketAddr,
     admission: Admission,
@@ -56,7 +58,13 @@ impl Carrier {
     ///
     /// # Errors
     /// The state folder cannot be used.
-    pub fn new(machine: Machine, folder: PathBuf, first: TcpListener, epoch: u64) -> io::Result<Self> {
+    pub fn new(
+        machine: Machine,
+        probes: Probes,
+        folder: PathBuf,
+        first: TcpListener,
+        epoch: u64,
+    ) -> io::Result<Self> {
         Ok(Self {
             deployments: Objects::open(&machine.state)?,
             adapters: Objects::open(&machine.state)?,
@@ -64,6 +72,7 @@ impl Carrier {
             listen: first.local_addr()?,
             proxies: vec![Proxy::start(first)],
             machine,
+            probes,
             folder,
             admission: Admission::default(),
             read: None,
@@ -179,9 +188,10 @@ impl Carrier {
             labels.insert("kubernetes.io/metadata.name".to_owned(), namespace.clone());
             (namespace, labels)
         };
-        Fleet {
+        let mut fleet = Fleet {
             key: key.clone(),
             namespaces: namespaces.map(labels).collect(),
+            probes: BTreeMap::new(),
             replicas: running.observe(&self.machine, key, &mut self.replicas),
             capacity: capacity(deployment.as_deref()),
             claims: self.machine.claims.clone(),
@@ -189,7 +199,9 @@ impl Carrier {
             workload: Some(running.workload()),
             deployment,
             adapters,
-        }
+        };
+        fleet.probes = self.probes.of(&fleet);
+        fleet
     }
 
     fn carry_processes(&mut self, fleet: &Fleet) -> io::Result<()> {

@@ -280,7 +280,8 @@ impl Running {
     fn write_registry(&mut self, folder: &Path, valid: &ValidFleet) -> io::Result<()> {
         let adapters = desired(valid, &BTreeMap::new(), None);
         let text = serde_json::json!({ "adapters": adapters }).to_string();
-        if self.registry != text {
+        // The first one is written in any case: replicas are started with it.
+        if self.registry != text && (self.registry.is_empty() || valid.may_register()) {
             std::fs::create_dir_all(folder)?;
             let new = folder.join("adapters.new");
             std::fs::write(&new, &text)?;

@@ -64,6 +64,7 @@ pub fn fleet_of(state: &Path, named: &str) -> Result<(Fleet, AdapterKey), LookEr
     let fleet = Fleet {
         adapters: of_fleet.map(|(_, adapter)| Arc::clone(adapter)).collect(),
         namespaces: BTreeMap::new(),
+        probes: BTreeMap::new(),
         replicas,
         capacity: capacity(deployment.as_deref()),
         claims: std::fs::read_to_string(run.join("claims"))?,

@@ -1,0 +1,210 @@
+//! Fit: whether an adapter suits its Deployment, by what was read of its source before any replica hears of it. Pure.
+//!
+//! Refuses only what every replica would refuse too, except for the base model's name, which replicas do not compare.
+
+use lorikeet_crds::adapter::BaseModelRule;
+use lorikeet_crds::{Adapter, Deployment};
+
+use crate::decide::validate::{Refusal, ValidFleet};
+use crate::fleet::{AdapterFacts, Probe};
+
+/// Ends of a repository's name that say how a model is stored, not which one it is.
+const FORMS: [&str; 14] = [
+    "-gguf",
+    "-awq",
+    "-gptq",
+    "-unsloth",
+    "-bnb-4bit",
+    "-bnb-8bit",
+    "-4bit",
+    "-8bit",
+    "-int4",
+    "-int8",
+    "-fp8",
+    "-fp16",
+    "-bf16",
+    "-hf",
+];
+
+/// Whether more is to be read before replicas may hear of `adapter`.
+///
+/// # Errors
+/// What was read of it does not suit `deployment`, whose budget `valid` holds.
+pub fn fit(
+    probe: Option<&Probe>,
+    adapter: &Adapter,
+    deployment: &Deployment,
+    valid: &ValidFleet,
+) -> Result<bool, Refusal> {
+    match probe {
+        None | Some(Probe::Unreadable(_)) => Ok(true),
+        Some(Probe::Pending) => Ok(false),
+        Some(Probe::Faulty(fault)) => Err(Refusal::InvalidConfig(fault.clone())),
+        Some(Probe::Facts(facts)) => suits(facts, adapter, deployment, valid).map(|()| true),
+    }
+}
+
+fn suits(
+    facts: &AdapterFacts,
+    adapter: &Adapter,
+    deployment: &Deployment,
+    valid: &ValidFleet,
+) -> Result<(), Refusal> {
+    if facts.rank > u64::from(valid.max_rank) {
+        let field = facts.rank_field.clone();
+        return Err(Refusal::RankExceeded { field, limit: valid.max_rank, rank: facts.rank });
+    }
+    if let Some(got) = &facts.base_model
+        && adapter.spec.base_model == BaseModelRule::Same
+        && let Some(expected) = repository_of(&deployment.spec.model.source.source)
+        && is_another_model(expected, got)
+    {
+        return Err(Refusal::BaseModelMismatch { expected: expected.to_owned(), got: got.clone() });
+    }
+    match facts.bytes {
+        Some(bytes) if bytes > valid.resident_bytes => {
+            Err(Refusal::BudgetExceeded { budget: valid.resident_bytes, bytes })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `OWNER/NAME` of a source of the hub, without revision and file.
+fn repository_of(source: &str) -> Option<&str> {
+    let rest = source.strip_prefix("hf://")?;
+    let owner = rest.find('/')?;
+    let end = rest[owner + 1..].find(['@', '/']).map_or(rest.len(), |end| owner + 1 + end);
+    Some(&rest[..end])
+}
+
+/// Whether two repositories are of different models for certain: both are repositories, and their names differ, whatever
+/// the owner and the form that the model is stored in.
+fn is_another_model(expected: &str, got: &str) -> bool {
+    model_name(expected).zip(model_name(got)).is_some_and(|(expected, got)| expected != got)
+}
+
+/// The model's name, where `text` is `OWNER/NAME`: in lower case, without the form that it is stored in.
+fn model_name(text: &str) -> Option<String> {
+    let (owner, name) = text.split_once('/')?;
+    let is_word = |word: &str| {
+        !word.is_empty()
+            && !word.starts_with(['.', '-'])
+            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    if !is_word(owner) || !is_word(name) {
+        return None;
+    }
+    let lower = name.to_ascii_lowercase();
+    let mut bare = lower.as_str();
+    while let Some(shorter) = FORMS.iter().find_map(|form| bare.strip_suffix(form)) {
+        bare = shorter;
+    }
+    Some(bare.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::ConfigFault;
+
+    fn deployment(source: &str) -> Deployment {
+        let mut deployment = Deployment::default();
+        deployment.spec.model.source.source = source.to_owned();
+        deployment
+    }
+
+    fn facts() -> AdapterFacts {
+        AdapterFacts {
+            rank: 16,
+            rank_field: "r".to_owned(),
+            base_model: Some("mistralai/Mistral-7B-v0.1".to_owned()),
+            bytes: Some(1000),
+        }
+    }
+
+    fn judge(facts: AdapterFacts, adapter: &Adapter) -> Result<bool, Refusal> {
+        let valid = ValidFleet { max_rank: 16, resident_bytes: 1000, ..ValidFleet::default() };
+        let deployment = deployment("hf://mistralai/Mistral-7B-v0.1@main");
+        fit(Some(&Probe::Facts(facts)), adapter, &deployment, &valid)
+    }
+
+    #[test]
+    fn what_is_within_every_limit_is_accepted() {
+        assert_eq!(judge(facts(), &Adapter::default()), Ok(true));
+        let unknown = AdapterFacts { base_model: None, bytes: None, ..facts() };
+        assert_eq!(judge(unknown, &Adapter::default()), Ok(true));
+    }
+
+    #[test]
+    fn a_rank_over_the_limit_is_refused_with_the_field_and_what_to_do() {
+        let facts = AdapterFacts { rank: 17, rank_field: "rank_pattern.q_proj".to_owned(), ..facts() };
+        let refusal = judge(facts, &Adapter::default()).unwrap_err().to_string();
+        for part in ["rank_pattern.q_proj", "at most 16", "got 17", "adapters.maxRank"] {
+            assert!(refusal.contains(part), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn weights_over_the_whole_budget_are_refused() {
+        let refusal = judge(AdapterFacts { bytes: Some(1001), ..facts() }, &Adapter::default()).unwrap_err();
+        assert_eq!(refusal, Refusal::BudgetExceeded { budget: 1000, bytes: 1001 });
+        assert!(refusal.to_string().contains("adapters.gpuMemory"), "{refusal}");
+    }
+
+    #[test]
+    fn an_adapter_of_another_model_is_refused_unless_its_spec_says_any() {
+        let of = |name: &str| AdapterFacts { base_model: Some(name.to_owned()), ..facts() };
+        let refusal = judge(of("meta-llama/Llama-2-7b-hf"), &Adapter::default()).unwrap_err().to_string();
+        for part in ["mistralai/Mistral-7B-v0.1", "meta-llama/Llama-2-7b-hf", "spec.baseModel: Any"] {
+            assert!(refusal.contains(part), "{refusal}");
+        }
+        let mut adapter = Adapter::default();
+        adapter.spec.base_model = BaseModelRule::Any;
+        assert_eq!(judge(of("meta-llama/Llama-2-7b-hf"), &adapter), Ok(true));
+    }
+
+    #[test]
+    fn only_certain_differences_of_names_count() {
+        let expected = "mistralai/Mistral-7B-v0.1";
+        for same in [
+            "mistralai/mistral-7b-v0.1",
+            "unsloth/mistral-7b-v0.1-bnb-4bit",
+            "unsloth/mistral-7b-v0.1-unsloth-bnb-4bit",
+            "TheBloke/Mistral-7B-v0.1-GGUF",
+            "/models/other",
+            "./other/model",
+            "other",
+            "a/b/c",
+            "",
+        ] {
+            assert!(!is_another_model(expected, same), "{same}");
+        }
+        for other in ["mistralai/Mistral-7B-Instruct-v0.1", "mistralai/Mistral-7B-v0.2"] {
+            assert!(is_another_model(expected, other), "{other}");
+        }
+        for (source, name) in [
+            ("hf://a/b", Some("a/b")),
+            ("hf://a/b@v1/x.gguf", Some("a/b")),
+            ("hf://a/b/x.gguf", Some("a/b")),
+            ("hf://gpt2", None),
+            ("pvc://a/b", None),
+        ] {
+            assert_eq!(repository_of(source), name, "{source}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_left_to_the_replicas_and_what_is_no_configuration_is_not() {
+        let judge = |probe: Option<&Probe>| {
+            fit(probe, &Adapter::default(), &Deployment::default(), &ValidFleet::default())
+        };
+        assert_eq!(judge(None), Ok(true));
+        assert_eq!(judge(Some(&Probe::Unreadable("no route".to_owned()))), Ok(true));
+        assert_eq!(judge(Some(&Probe::Pending)), Ok(false));
+        let refusal = judge(Some(&Probe::Faulty(ConfigFault::NotAnObject("a list")))).unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            "adapter_config.json: expected a JSON object, got a list; correct it at the source"
+        );
+    }
+}

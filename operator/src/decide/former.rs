@@ -1,0 +1,170 @@
+//! Former: what an Adapter serves while an edit of it is not accepted. Nothing is remembered for it: it is what replicas
+//! report under its name, pinned to the content that they have. Pure.
+//!
+//! An Adapter has a former content only if its own status says that it was accepted or served: a name that was another
+//! Adapter's before is nothing to continue.
+
+use std::cell::OnceCell;
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use lorikeet_api::{AdapterReport, AdapterState};
+use lorikeet_crds::{Adapter, AdapterStatus, ConditionType};
+
+use crate::decide::events::is_true;
+use crate::decide::reports::{Reports, last};
+use crate::decide::sources::{carried, shown};
+use crate::decide::validate::{AdapterKey, Spread, ValidAdapter, served_name_of, spread};
+use crate::fleet::{Fleet, Replica};
+
+/// What an Adapter served before an edit.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Former {
+    /// Nothing.
+    Nothing,
+    /// Something, perhaps: a replica that could tell was not heard.
+    Unheard,
+    /// This.
+    Serves(ValidAdapter),
+}
+
+/// The former contents of a fleet's Adapters. Made once a decision, and worked out where one is asked for.
+pub struct Formers<'a> {
+    fleet: &'a Fleet,
+    reports: OnceCell<Reports<'a>>,
+    bearers: OnceCell<HashMap<String, usize>>,
+}
+
+impl<'a> Formers<'a> {
+    /// Those of `fleet`.
+    #[must_use]
+    pub const fn of(fleet: &'a Fleet) -> Self {
+        Self { fleet, reports: OnceCell::new(), bearers: OnceCell::new() }
+    }
+
+    /// Whether a replica has read what `adapter` asks for now, and found no fault.
+    #[must_use]
+    pub fn is_read(&self, adapter: &Adapter) -> bool {
+        let source = self.carried(adapter);
+        let pin = adapter.spec.source.digest.as_ref();
+        self.reports(&served_name_of(adapter)).iter().any(|(_, report)| {
+            report.source == shown(&source)
+                && report.error.is_none()
+                && report.digest.as_ref().is_some_and(|digest| pin.is_none_or(|pin| pin == digest))
+        })
+    }
+
+    /// What `adapter`, which is not accepted and has its name, goes on serving.
+    #[must_use]
+    pub fn of_adapter(&self, adapter: &Adapter, key: &AdapterKey) -> Former {
+        let Some(status) = adapter.status.as_ref().filter(|status| has_served(status)) else {
+            return Former::Nothing;
+        };
+        let name = served_name_of(adapter);
+        let is_its_own = |report: &AdapterReport| {
+            report.digest.is_some() && report.digest == status.digest || self.bearers(&name) == 1
+        };
+        let mut votes: HashMap<(&str, Option<&str>), Vote> = HashMap::new();
+        for (index, report) in
+            self.reports(&name).into_iter().filter(|(_, one)| is_served(one) && is_its_own(one))
+        {
+            let vote = votes.entry((report.source.as_str(), report.digest.as_deref())).or_default();
+            vote.count += 1;
+            vote.first = vote.first.max(Reverse(index));
+            vote.is_known = report.digest.is_some();
+            vote.is_certain = vote.is_known && report.digest == status.digest;
+        }
+        let Some(((source, digest), _)) = votes.into_iter().max_by_key(|(_, vote)| *vote) else {
+            let is_unheard = |replica: &Replica| last(&replica.contact).is_none();
+            return match self.fleet.replicas.iter().any(is_unheard) || self.fleet.replicas.is_empty() {
+                true => Former::Unheard,
+                false => Former::Nothing,
+            };
+        };
+        let digest = digest.map(str::to_owned).or_else(|| pinned_before(adapter, status));
+        Former::Serves(self.as_before(adapter, key, source, digest))
+    }
+
+    fn as_before(
+        &self,
+        adapter: &Adapter,
+        key: &AdapterKey,
+        source: &str,
+        digest: Option<String>,
+    ) -> ValidAdapter {
+        let placement = &adapter.spec.placement;
+        let own = self.carried(adapter);
+        ValidAdapter {
+            key: key.clone(),
+            served_name: served_name_of(adapter),
+            // Reports leave out what may be a signature; where the edit is of something else it is known.
+            source: if shown(&own) == source { own } else { source.to_owned() },
+            digest,
+            spread: spread(&placement.replicas).unwrap_or(Spread::Auto),
+            pinned: placement.pinned,
+            priority: placement.priority,
+        }
+    }
+
+    fn carried(&self, adapter: &Adapter) -> String {
+        let source = &adapter.spec.source;
+        carried(&source.source, source.revision.as_deref(), &self.fleet.claims)
+    }
+
+    /// What each replica says of `name`, or said last, with its index.
+    fn reports(&self, name: &str) -> Vec<(usize, &'a AdapterReport)> {
+        self.reports.get_or_init(|| Reports::last(&self.fleet.replicas)).of_name(name).collect()
+    }
+
+    /// How many Adapters say that they have `name`.
+    fn bearers(&self, name: &str) -> usize {
+        let count = || {
+            let mut bearers = HashMap::new();
+            for adapter in &self.fleet.adapters {
+                *bearers.entry(served_name_of(adapter)).or_default() += 1;
+            }
+            bearers
+        };
+        self.bearers.get_or_init(count).get(name).copied().unwrap_or(0)
+    }
+}
+
+/// How much speaks for a content, the weightiest first: that the status names it, that it is known, how many replicas have
+/// it. The first replica decides between equals.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Vote {
+    is_certain: bool,
+    is_known: bool,
+    count: usize,
+    first: Reverse<usize>,
+}
+
+impl Default for Vote {
+    fn default() -> Self {
+        Self { is_certain: false, is_known: false, count: 0, first: Reverse(usize::MAX) }
+    }
+}
+
+/// Whether the Adapter was accepted before, or its status names something that it goes on serving.
+fn has_served(status: &AdapterStatus) -> bool {
+    is_true(&status.conditions, ConditionType::Accepted)
+        || status.digest.is_some()
+        || !status.placements.is_empty()
+}
+
+/// Whether the replica would answer requests from it.
+fn is_served(report: &AdapterReport) -> bool {
+    match report.state {
+        AdapterState::Draining => false,
+        AdapterState::Failed => report.digest.is_some(),
+        AdapterState::Registered | AdapterState::Loading | AdapterState::Ready => true,
+    }
+}
+
+/// The digest that an earlier decision about this same edit pinned: a replica that has restarted since says only where it
+/// would read from.
+fn pinned_before(adapter: &Adapter, status: &AdapterStatus) -> Option<String> {
+    let of_this_edit = status.observed_generation == adapter.metadata.generation
+        && !is_true(&status.conditions, ConditionType::Accepted);
+    status.digest.clone().filter(|_| of_this_edit)
+}

@@ -1,0 +1,112 @@
+//! Status of an Adapter that is not accepted: it was refused, or its source is still being read. What it served before an
+//! edit is served on, and its status goes on saying so. Pure.
+
+use jiff::Timestamp;
+use lorikeet_api::AdapterReport;
+use lorikeet_crds::adapter::{AdapterStatus, PlacementCount};
+use lorikeet_crds::condition::{Saying, Truth};
+use lorikeet_crds::{Adapter, ConditionType, Reason};
+
+use crate::decide::adapter_status::{placements, ready, stamped};
+use crate::decide::place::Place;
+use crate::decide::reports::Reports;
+use crate::decide::validate::{Refusal, ValidAdapter};
+use crate::fleet::Replica;
+
+/// Why it is not accepted.
+#[derive(Clone, Copy, Debug)]
+pub enum Why<'a> {
+    /// It was refused.
+    Refused(&'a Refusal),
+    /// Its source is being read.
+    Reading,
+}
+
+/// What it serves nevertheless.
+#[derive(Clone, Copy, Debug)]
+pub enum Still<'a> {
+    /// Nothing.
+    Nothing,
+    /// Whatever it served before: nobody is asked to change it, or nobody was heard.
+    AsBefore,
+    /// What it served before an edit, and where that is placed.
+    Former(&'a ValidAdapter, &'a Place),
+}
+
+/// The status of `adapter`.
+#[must_use]
+pub fn unaccepted_status(
+    adapter: &Adapter,
+    why: Why<'_>,
+    still: Still<'_>,
+    replicas: &[Replica],
+    reports: &Reports<'_>,
+    now: Timestamp,
+) -> AdapterStatus {
+    let before = adapter.status.clone().unwrap_or_default();
+    let content = match still {
+        Still::Nothing => AdapterStatus::default(),
+        Still::AsBefore => before,
+        Still::Former(former, place) => content(before, former, place, replicas, reports),
+    };
+    let status = stamped(adapter, &sayings(adapter, why, content.digest.as_deref()), now);
+    AdapterStatus {
+        observed_generation: status.observed_generation,
+        conditions: status.conditions,
+        ..content
+    }
+}
+
+fn content(
+    before: AdapterStatus,
+    former: &ValidAdapter,
+    place: &Place,
+    replicas: &[Replica],
+    reports: &Reports<'_>,
+) -> AdapterStatus {
+    let current: Vec<(usize, &AdapterReport)> = reports.current(former).collect();
+    let known = current.iter().map(|(_, report)| *report).find(|report| report.digest.is_some());
+    let replicas = AdapterStatus {
+        replicas: PlacementCount {
+            desired: place.replicas.len() as u32 + place.without_room,
+            ready: ready(place, &current),
+        },
+        placements: placements(former, replicas, reports),
+        ..before
+    };
+    match known {
+        Some(report) => AdapterStatus {
+            digest: report.digest.clone(),
+            revision: report.revision.clone(),
+            rank: Some(report.rank).filter(|rank| *rank > 0),
+            bytes: Some(report.bytes).filter(|bytes| *bytes > 0),
+            target_modules: report.target_modules.clone(),
+            ..replicas
+        },
+        // It is of the content, not of a replica: it stays while none of them says anything.
+        None => AdapterStatus { digest: former.digest.clone().or(replicas.digest), ..replicas },
+    }
+}
+
+fn sayings(adapter: &Adapter, why: Why<'_>, digest: Option<&str>) -> [Saying; 6] {
+    let (reason, mut message) = match why {
+        Why::Refused(refusal) => (refusal.reason(), refusal.to_string()),
+        Why::Reading => {
+            let source = adapter.spec.source.source.split('?').next().unwrap_or_default();
+            (Reason::Progressing, format!("adapter_config.json of {source} is being read"))
+        }
+    };
+    if let Some(digest) = digest {
+        message = format!("{message}; until it is accepted its former content is served, {digest}");
+    }
+    let is_refused = matches!(why, Why::Refused(_));
+    let saying = |condition, truth| Saying { condition, truth, reason, message: message.clone() };
+    [
+        saying(ConditionType::Accepted, if is_refused { Truth::False } else { Truth::Unknown }),
+        saying(ConditionType::Resolved, Truth::Unknown),
+        saying(ConditionType::Loaded, Truth::False),
+        saying(ConditionType::Ready, Truth::False),
+        saying(ConditionType::Reconciling, (!is_refused).into()),
+        saying(ConditionType::Stalled, is_refused.into()),
+    ]
+}

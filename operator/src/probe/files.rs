@@ -1,0 +1,45 @@
+//! Reads an adapter's configuration and the size of its weights from a folder of this machine.
+
+use std::fs::File;
+use std::io::{Error, ErrorKind, Read as _};
+use std::path::Path;
+
+use crate::fleet::Probe;
+use crate::probe::{config, weights};
+
+/// What the adapter in `folder` says of itself.
+#[must_use]
+pub(super) fn read(folder: &Path) -> Probe {
+    let json = match opened(&folder.join("adapter_config.json")).and_then(|(file, _)| {
+        let mut json = Vec::new();
+        file.take(config::MAX_BYTES as u64 + 1).read_to_end(&mut json).map(|_| json)
+    }) {
+        Ok(json) => json,
+        Err(error) => return Probe::Unreadable(format!("adapter_config.json: {error}")),
+    };
+    match config::read(&json) {
+        Probe::Facts(mut facts) => {
+            // Weights that are not there, or not readable, are for the replicas to judge.
+            facts.bytes = size(&folder.join("adapter_model.safetensors")).unwrap_or_default();
+            Probe::Facts(facts)
+        }
+        other => other,
+    }
+}
+
+/// A file that is one: opening a pipe would wait for its writer.
+fn opened(path: &Path) -> std::io::Result<(File, u64)> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(Error::new(ErrorKind::InvalidInput, "not a file"));
+    }
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    Ok((file, length))
+}
+
+fn size(path: &Path) -> std::io::Result<Option<u64>> {
+    let (mut file, length) = opened(path)?;
+    let mut start = [0; weights::START];
+    file.read_exact(&mut start)?;
+    Ok(weights::size(length, start))
+}
