@@ -39,7 +39,7 @@ use crate::source::SourceSpec;
     printcolumn(json_path = ".status.adapters.ready", name = "Adapters", type_ = "integer"),
     printcolumn(json_path = ".status.adapters.total", name = "Of", type_ = "integer"),
     printcolumn(json_path = ".spec.model.source", name = "Model", type_ = "string", priority = 1),
-    printcolumn(json_path = ".status.url", name = "URL", type_ = "string", priority = 1),
+    printcolumn(json_path = ".status.url", name = "URL", type_ = "string"),
     printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date"),
     validation = Rule::new("size(self.metadata.name) <= 50").message("metadata.name: at most 50 characters, as children are named after it")
 )]

@@ -235,11 +235,14 @@ impl Carrier {
             self.read = None;
         }
         for event in decision.events {
-            let of = event.adapter.as_ref().map_or(key.name.as_str(), |adapter| adapter.1.as_str());
+            let of = match &event.adapter {
+                Some(adapter) => format!("Adapter {}", adapter.1),
+                None => format!("Deployment {}", key.name),
+            };
             if event.warning {
-                tracing::warn!(of, reason = event.reason.as_str(), "{}", event.message);
+                tracing::warn!(reason = event.reason.as_str(), "{of}: {}", event.message);
             } else {
-                tracing::debug!(of, reason = event.reason.as_str(), "{}", event.message);
+                tracing::debug!(reason = event.reason.as_str(), "{of}: {}", event.message);
             }
         }
         if let Some(again) = decision.again {
