@@ -82,10 +82,24 @@ pub fn inspect(inspection: &Inspection<'_>) -> Result<Report, String> {
         let report = adapter::inspect(path, inspection.model, &inspection.limits)?;
         return Ok(Report::Adapter(Box::new(report)));
     }
-    if let Some(model) = inspection.model {
-        return Err(format!("--model {}: only an adapter is checked against a model", model.display()));
+    if inspection.model.is_some() {
+        return Err(not_an_adapter(path));
     }
     Ok(Report::Model(Box::new(model::inspect(path)?)))
+}
+
+/// Why `path`, which is to be checked against a model, is no adapter.
+fn not_an_adapter(path: &Path) -> String {
+    let shown = path.display();
+    if !path.exists() {
+        format!("{shown}: not found")
+    } else if path.join("config.json").exists() || path.extension().is_some_and(|name| name == "gguf") {
+        format!("{shown}: this is a model; --model is for adapters, which are checked against one")
+    } else if path.is_dir() {
+        format!("{shown}: adapter_config.json: not found")
+    } else {
+        format!("{shown}: expected the directory of an adapter, got a file")
+    }
 }
 
 impl Report {

@@ -15,6 +15,12 @@ pub struct Version {
     pub sequence: u64,
 }
 
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.sequence)
+    }
+}
+
 /// The whole set of adapters that a replica serves. What is not named here is drained and forgotten, except
 /// adapters that were named on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

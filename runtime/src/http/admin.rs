@@ -15,12 +15,15 @@ use lorikeet_api::{
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::error::{ApiError, Problem, shorten};
+use super::error::{ApiError, Problem, shorten, shorten_to};
 use super::registry::Refusal;
 use super::{App, body};
 
 /// A long poll ends after so long, whatever was asked for: proxies in between have their own patience.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Characters of a parser's own words that an answer has: they list the fields that there are.
+const SAID: usize = 400;
 
 /// An answer that is not 2xx.
 #[derive(Debug)]
@@ -84,7 +87,10 @@ pub(super) const fn status(code: ErrorCode) -> StatusCode {
 async fn typed<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body) -> Result<T, AdminFailure> {
     let fields = body::json(headers, body, &app.admin_limits).await?;
     serde_json::from_value(fields.into_rest().into()).map_err(|error| {
-        AdminFailure::Store(ErrorCode::InvalidRequest, format!("body: {}", shorten(&error.to_string())))
+        AdminFailure::Store(
+            ErrorCode::InvalidRequest,
+            format!("body: {}", shorten_to(SAID, &error.to_string())),
+        )
     })
 }
 
@@ -132,7 +138,10 @@ pub async fn report(
     query: Result<Query<After>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<ReportedSet>, AdminFailure> {
     let Query(after) = query.map_err(|error| {
-        AdminFailure::Store(ErrorCode::InvalidRequest, format!("query: {}", shorten(&error.body_text())))
+        AdminFailure::Store(
+            ErrorCode::InvalidRequest,
+            format!("query: {}", shorten_to(SAID, &error.body_text())),
+        )
     })?;
     let Some(number) = after.after else { return Ok(Json(app.adapters.report())) };
     let wait = after.wait_seconds.unwrap_or(0.0);

@@ -253,9 +253,13 @@ impl Problem {
 
 /// A caller's own text, cut for an answer or a log line and free of control characters.
 pub(crate) fn shorten(text: &str) -> String {
-    const KEEP: usize = 80;
-    let mut short: String = text.chars().take(KEEP).flat_map(char::escape_debug).collect();
-    if text.chars().nth(KEEP).is_some() {
+    shorten_to(80, text)
+}
+
+/// As [`shorten`], to `keep` characters.
+pub(crate) fn shorten_to(keep: usize, text: &str) -> String {
+    let mut short: String = text.chars().take(keep).flat_map(char::escape_debug).collect();
+    if text.chars().nth(keep).is_some() {
         short.push('…');
     }
     short

@@ -263,6 +263,7 @@ const UNSUPPORTED: &[&str] = &[
     "prompt_embeds",
     "reasoning_effort",
     "response_format",
+    "schema",
     "structured_outputs",
     "suffix",
     "thinking_token_budget",
@@ -311,7 +312,7 @@ fn asks_for_nothing(name: &str, value: &Value) -> bool {
         (_, Value::Bool(flag)) => !flag,
         (_, Value::Array(list)) => list.is_empty(),
         // An empty schema is a wish too.
-        ("guided_json" | "guided_grammar" | "structured_outputs", Value::Object(_)) => false,
+        ("guided_json" | "guided_grammar" | "schema" | "structured_outputs", Value::Object(_)) => false,
         (_, Value::Object(map)) => map.is_empty(),
         (_, Value::String(text)) => text.is_empty(),
         (_, _) => false,

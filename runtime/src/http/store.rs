@@ -30,6 +30,16 @@ impl From<PinError> for Refusal {
     }
 }
 
+/// A refusal of the content of `name`: whoever asked for it may not know that there is a file behind the name.
+fn named(name: &str, error: PinError) -> Refusal {
+    let is_known = !matches!(error, PinError::Unknown);
+    let mut refusal = Refusal::from(error);
+    if is_known {
+        refusal.message = format!("adapter {name:?} cannot be served: {}", refusal.message);
+    }
+    refusal
+}
+
 impl Registry for AdapterStore {
     fn knows(&self, name: &str) -> bool {
         self.knows(name)
@@ -44,7 +54,7 @@ impl Registry for AdapterStore {
     }
 
     fn pin<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Pin, Refusal>> {
-        async move { self.pin(name).await.map_err(Refusal::from) }.boxed()
+        async move { self.pin(name).await.map_err(|error| named(name, error)) }.boxed()
     }
 
     fn ready(&self) -> bool {

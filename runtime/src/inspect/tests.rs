@@ -91,5 +91,13 @@ fn what_is_nothing_is_refused() {
     assert!(!accepted && text.starts_with("refused: "), "{text}");
     let (accepted, text) = said("no/such/place", None, true);
     assert!(!accepted && text.contains("\"accepted\": false"), "{text}");
-    assert!(!said("llama_gqa", Some("phi"), false).0);
+    for (path, expected) in [
+        ("no/such/place", "no/such/place: not found"),
+        ("llama_gqa", "this is a model"),
+        ("bad", "adapter_config.json: not found"),
+        ("llama_gqa/config.json", "expected the directory of an adapter"),
+    ] {
+        let (accepted, text) = said(path, Some("phi"), false);
+        assert!(!accepted && text.contains(expected), "{path}: {text}");
+    }
 }

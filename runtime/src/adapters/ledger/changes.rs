@@ -51,10 +51,10 @@ impl Ledger {
     pub(crate) fn apply(&mut self, set: &DesiredSet) -> Result<Vec<Arc<str>>, LoadFailure> {
         // An equal version is accepted again: the writer did not hear the first answer. Its content is taken anew,
         // which changes nothing where it is the same.
-        if self.version.is_some_and(|held| set.version < held) {
+        if let Some(held) = self.version.filter(|held| set.version < *held) {
             return Err(stale(format!(
-                "version: {:?} is older than {:?}, which is held",
-                set.version, self.version
+                "version: expected {held} or newer (epoch.sequence), got {}",
+                set.version
             )));
         }
         let named = self.check_names(&set.adapters)?;
@@ -76,12 +76,12 @@ impl Ledger {
         if change.version <= change.base {
             return Err(LoadFailure::new(
                 ErrorCode::InvalidRequest,
-                format!("version: {:?} must be newer than base {:?}", change.version, change.base),
+                format!("version: expected one newer than base {}, got {}", change.base, change.version),
             ));
         }
         if held != change.base {
             return Err(stale(format!(
-                "base: the change is made against {:?}, {held:?} is held",
+                "base: expected {held}, which is held (epoch.sequence), got {}",
                 change.base
             )));
         }
