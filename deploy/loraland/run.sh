@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 binaries=${CARGO_TARGET_DIR:-target}/release
 case ${MODEL:-loraland} in
   loraland)
-    command=("$binaries/lorikeet-operator" up deploy/loraland --listen "$LISTEN" --state .cache/up/loraland)
+    command=("$binaries/lorikeet-operator" up deploy/loraland --listen "$LISTEN" --state ".cache/up/loraland-${LISTEN##*:}")
     try=(
       "curl http://$LISTEN/v1/models"
       "curl http://$LISTEN/v1/completions -H 'content-type: application/json' -d '{\"model\": \"glue_sst2\", \"temperature\": 0, \"max_tokens\": 8, \"prompt\": \"Is the movie review positive or negative?\\n### Review: The story is fresh and the plot is superb.\\n### Label:\"}'"
@@ -23,9 +23,12 @@ case ${MODEL:-loraland} in
   *) echo "run: no model '$MODEL'; there are loraland and smollm2" >&2; exit 2 ;;
 esac
 
-# Says what to try once a replica is ready; ends by itself when the server is gone.
+# Says what to try once a replica is ready; ends by itself when the server is gone. Another server may have the port: ours has
+# ended by then.
 announce() {
-  until curl -sf -o /dev/null "http://$LISTEN/ready"; do kill -0 $$ 2> /dev/null || return; sleep 0.2; done
+  until sleep 0.5 && curl -sf -o /dev/null "http://$LISTEN/ready"; do kill -0 $$ 2> /dev/null || return 0; done
+  sleep 0.5
+  kill -0 $$ 2> /dev/null || return 0
   printf '\nReady. In another terminal:\n\n'
   printf '  %s\n\n' "${try[@]}"
 }
