@@ -243,7 +243,7 @@ fn write_kubeconfig(path: &Path, server: &str, authority: Option<&str>, user: &V
     std::fs::write(path, config.to_string()).expect("a kubeconfig");
 }
 
-fn base64(text: &str) -> String {
+pub(crate) fn base64(text: &str) -> String {
     // `ByteString` is bytes that JSON writes as base64.
     let value = serde_json::to_value(k8s_openapi::ByteString(text.as_bytes().to_vec())).expect("base64");
     value.as_str().unwrap_or_default().to_owned()

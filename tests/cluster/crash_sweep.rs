@@ -100,7 +100,6 @@ async fn struck_at(at: usize) -> Option<EndState> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet"]
 async fn killed_after_any_write_it_ends_where_an_undisturbed_operator_ends() {
     let mut stage = Stage::with_operator("undisturbed").await;
     let expected = scenario(&mut stage).await;

@@ -8,8 +8,11 @@ use serde_json::{Value, json};
 
 use crate::kubelet::Kubelet;
 
-/// The kinds that the operator writes, ours first: `(group, version, kind, plural)`.
-pub(crate) const KINDS: [(&str, &str, &str, &str); 10] = [
+/// `(group, version, kind, plural)`.
+pub(crate) type Kind = (&'static str, &'static str, &'static str, &'static str);
+
+/// The kinds that the operator writes, ours first.
+pub(crate) const KINDS: [Kind; 10] = [
     ("lorikeet.dev", "v1alpha1", "Deployment", "deployments"),
     ("lorikeet.dev", "v1alpha1", "Adapter", "adapters"),
     ("apps", "v1", "Deployment", "deployments"),
@@ -26,7 +29,7 @@ pub(crate) const KINDS: [(&str, &str, &str, &str); 10] = [
 pub(crate) type EndState = BTreeMap<String, Value>;
 
 /// The objects of a kind.
-pub(crate) fn api(client: &Client, kind: (&str, &str, &str, &str), namespace: &str) -> Api<DynamicObject> {
+pub(crate) fn api(client: &Client, kind: Kind, namespace: &str) -> Api<DynamicObject> {
     let (group, version, name, plural) = kind;
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, name), plural);
     Api::namespaced_with(client.clone(), namespace, &resource)
@@ -44,7 +47,7 @@ pub(crate) async fn end_state(client: &Client, namespace: &str, kubelet: &Kubele
                 continue;
             }
             let name = format!("{}.{}/{}", kind.2, kind.0, object.name_any());
-            state.insert(name, neutral(&object, namespace));
+            state.insert(name, neutral(kind, &object, namespace));
         }
     }
     for (at, fake) in kubelet.fakes().iter().enumerate() {
@@ -57,7 +60,7 @@ pub(crate) async fn end_state(client: &Client, namespace: &str, kubelet: &Kubele
 }
 
 /// `object` without identities, times and random bytes.
-pub(crate) fn neutral(object: &DynamicObject, namespace: &str) -> Value {
+pub(crate) fn neutral(kind: Kind, object: &DynamicObject, namespace: &str) -> Value {
     let mut value = serde_json::to_value(object).expect("an object is JSON");
     let metadata = &mut value["metadata"];
     let owners: Vec<Value> = metadata["ownerReferences"]
@@ -70,9 +73,12 @@ pub(crate) fn neutral(object: &DynamicObject, namespace: &str) -> Value {
         "labels": metadata["labels"], "finalizers": metadata["finalizers"], "owners": owners,
         "leaving": metadata["deletionTimestamp"].is_string(),
     });
-    if object.types.as_ref().is_some_and(|types| types.kind == "Secret") {
-        value["data"] =
-            value["data"].as_object().map_or(Value::Null, |data| json!(data.keys().collect::<Vec<_>>()));
+    if kind.2 == "Secret" {
+        value["data"] = json!(value["data"].as_object().map(|data| data.keys().collect::<Vec<_>>()));
+    }
+    // Status of kinds that are not ours is of their controllers.
+    if let Some(map) = value.as_object_mut().filter(|_| kind.0 != lorikeet_crds::GROUP) {
+        map.remove("status");
     }
     strip(&mut value);
     // Each run has a namespace of its own.

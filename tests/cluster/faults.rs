@@ -56,7 +56,6 @@ async fn ends_as_without_faults(mut stage: Stage, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet"]
 async fn with_one_request_in_three_failing_it_ends_as_without_faults() {
     let seed = args::seed(5);
     say(&format!("random API errors: LORIKEET_SEED={seed}"));
@@ -85,7 +84,6 @@ async fn with_one_request_in_three_failing_it_ends_as_without_faults() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet"]
 async fn watches_that_expire_are_listed_anew_and_nothing_is_lost() {
     let stage = Stage::with_operator("gone").await;
     let gone = Arc::new(AtomicUsize::new(0));
@@ -118,7 +116,6 @@ async fn watches_that_expire_are_listed_anew_and_nothing_is_lost() {
 
 /// Unobserved states (Sieve): an object is deleted and made again while its events are lost; the watch is cut after.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet"]
 async fn lost_events_are_made_up_for_when_the_watch_is_taken_up_again() {
     let stage = Stage::with_operator("lost").await;
     let namespace = stage.namespace.clone();
@@ -158,7 +155,6 @@ async fn lost_events_are_made_up_for_when_the_watch_is_taken_up_again() {
 /// A stale view (Sieve): after a restart the operator sees an Adapter that was deleted and made again since, with
 /// another source. It must not touch the new one by what it knows of the old.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet"]
 async fn a_stale_view_after_a_restart_harms_no_object_that_it_does_not_know() {
     let mut stage = Stage::with_operator("stale").await;
     let namespace = stage.namespace.clone();
@@ -196,7 +192,6 @@ async fn a_stale_view_after_a_restart_harms_no_object_that_it_does_not_know() {
 /// A second writer changes a field of ours again and again: ours wins in the end, and the fight costs no more writes
 /// than the other makes.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet"]
 async fn a_fight_over_a_field_costs_one_write_for_each_of_the_others() {
     let stage = Stage::with_operator("fight").await;
     let namespace = stage.namespace.clone();
@@ -223,7 +218,6 @@ async fn a_fight_over_a_field_costs_one_write_for_each_of_the_others() {
 
 /// Every write of a status meets a conflict now and then: it is computed anew, not forced.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet"]
 async fn a_storm_of_conflicts_ends_with_the_storm() {
     let stage = Stage::with_operator("storm").await;
     let namespace = stage.namespace.clone();

@@ -64,7 +64,6 @@ async fn what_is_applied_becomes_ready_and_the_status_says_what_the_replicas_rep
 
 /// Every child is there, owned by the Deployment, and nothing is mounted or allowed that is not needed.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet"]
 async fn every_child_is_made_owned_and_labelled() {
     let stage = Stage::with_operator("children").await;
     let namespace = stage.namespace.clone();

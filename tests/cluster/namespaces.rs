@@ -32,7 +32,6 @@ fn allowed(base: &Value, allowed: Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet"]
 async fn another_namespaces_adapter_is_served_only_where_it_is_allowed() {
     let mut stage = Stage::cluster_wide("tenants").await;
     stage.start_operator().await;
@@ -76,7 +75,6 @@ async fn another_namespaces_adapter_is_served_only_where_it_is_allowed() {
 
 /// production-stack listed pods of all namespaces by one label, and loaded adapters into strangers' pods.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet"]
 async fn an_adapter_goes_to_the_deployment_of_its_own_namespace_alone() {
     let mut stage = Stage::cluster_wide("same-name").await;
     stage.start_operator().await;

@@ -56,6 +56,7 @@ impl Operator {
         set("backoff-ms", "50");
         set("max-backoff-seconds", "2");
         set("api-seconds", "5");
+        set("registry-seconds", "0");
         // The sources of scripted replicas do not exist.
         set("probe-seconds", "0");
         set("log-level", "info,lorikeet_operator=debug");

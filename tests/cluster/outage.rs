@@ -17,7 +17,6 @@ use crate::until::{PATIENCE, until};
 const CONVERGENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet"]
 async fn while_the_api_server_is_away_replicas_keep_their_adapters() {
     let mut stage = Stage::with_operator("away").await;
     let namespace = stage.namespace.clone();
@@ -60,7 +59,6 @@ async fn while_the_api_server_is_away_replicas_keep_their_adapters() {
 
 /// A call that is never answered holds up nothing for longer than the operator allows a call to take.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet"]
 async fn a_write_that_is_never_answered_is_given_up_and_tried_again() {
     let stage = Stage::with_operator("hangs").await;
     let namespace = stage.namespace.clone();
@@ -78,7 +76,6 @@ async fn a_write_that_is_never_answered_is_given_up_and_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet"]
 async fn while_the_operator_is_away_nothing_is_touched_and_what_was_missed_is_done_after() {
     let mut stage = Stage::with_operator("absent").await;
     let namespace = stage.namespace.clone();
@@ -126,9 +123,9 @@ async fn while_the_operator_is_away_nothing_is_touched_and_what_was_missed_is_do
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet"]
 async fn a_namespace_that_is_deleted_is_gone_whether_or_not_the_replicas_answer() {
-    let stage = Stage::with_operator("terminating").await;
+    let mut stage = Stage::cluster_wide("terminating").await;
+    stage.start_operator().await;
     let namespace = stage.namespace.clone();
     stage.kubectl.apply(&[deployment(&namespace, "base", 2), adapter(&namespace, "sql", "base")]);
     stage.until_adapter_ready("sql").await;
@@ -137,7 +134,6 @@ async fn a_namespace_that_is_deleted_is_gone_whether_or_not_the_replicas_answer(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet"]
 async fn an_adapter_whose_replicas_do_not_answer_can_be_deleted() {
     let stage = Stage::with_operator("dead").await;
     let namespace = stage.namespace.clone();

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use kube::api::{Patch, PatchParams};
 use lorikeet_crds::{Adapter, Deployment, Reason};
 use serde_json::json;
 
@@ -99,22 +98,18 @@ async fn a_changed_source_is_loaded_under_the_same_name() {
 /// Many: an object that cannot be read stopped the watch of its kind, and with it everything.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_cannot_be_read_stops_nobody_else() {
-    let mut stage = Stage::with_operator("malformed").await;
+    let mut stage = Stage::cluster_wide("malformed").await;
+    stage.start_operator().await;
     let namespace = stage.namespace.clone();
     stage.kubectl.apply(&[
         deployment(&namespace, "base", 1),
         adapter(&namespace, "bad", "base"),
         adapter(&namespace, "sql", "base"),
     ]);
+    stage.until_adapter_ready("sql").await;
     stage.until_adapter_ready("bad").await;
-    // The schema takes it; no 32 bits hold it.
-    let rank = json!({"status": {"rank": 5_000_000_000_i64}});
-    stage
-        .api::<Adapter>()
-        .patch_status("bad", &PatchParams::default(), &Patch::Merge(&rank))
-        .await
-        .map(drop)
-        .unwrap_or(());
+    stage.loosen_definitions();
+    stage.spoil("lora/bad", "rank").await;
     stage.kubectl.apply(&[adapter(&namespace, "next", "base")]);
     stage.until_adapter_ready("next").await;
     // Nor where it is in the list that a new operator begins with.

@@ -31,7 +31,6 @@ async fn text(face: &Client, model: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen to pass yet"]
 async fn real_replicas_serve_swap_and_forget_as_the_manifests_say() {
     let mut stage = Stage::new("real").await;
     let namespace = stage.namespace.clone();

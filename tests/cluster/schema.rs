@@ -264,7 +264,7 @@ async fn the_defaults_are_written_where_a_user_left_a_field_out() {
         (
             json!("Adapter").to_string(),
             json!({
-                "deploymentRef": {"name": "base"}, "source": "hf://acme/x",
+                "deploymentRef": {"name": "base"}, "source": "hf://acme/x", "baseModel": "Same",
                 "placement": {"replicas": "All", "pinned": false, "priority": 0},
             }),
         ),

@@ -134,6 +134,40 @@ impl Stage {
         self.audit.writes()
     }
 
+    /// Loosens the definitions, as an older or newer release of them would be: from now on anything may stand where a
+    /// status has an Adapter's rank and a Deployment's ready replicas.
+    pub(crate) fn loosen_definitions(&self) {
+        for (definition, field) in [("adapters", "rank"), ("deployments", "readyReplicas")] {
+            let path =
+                format!("/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/{field}");
+            let patch = json!([
+                {"op": "replace", "path": path, "value": {"x-kubernetes-preserve-unknown-fields": true}},
+            ]);
+            let name = format!("crd/{definition}.lorikeet.dev");
+            self.kubectl.run(&["patch", &name, "--type=json", "--patch", &patch.to_string()]);
+        }
+    }
+
+    /// Gives Adapter or Deployment `object` (`lora/NAME`, `ldep/NAME`) a status that cannot be read, once the API server
+    /// takes it.
+    pub(crate) async fn spoil(&self, object: &str, field: &str) {
+        let patch = json!({"status": {field: "many"}}).to_string();
+        let namespace = self.namespace.as_str();
+        until(&format!("{object} is spoilt"), PATIENCE, async || {
+            let arguments = [
+                "patch",
+                object,
+                "--namespace",
+                namespace,
+                "--subresource=status",
+                "--type=merge",
+                "--patch",
+            ];
+            self.kubectl.try_run(&[arguments.as_slice(), &[patch.as_str()]].concat()).ok()
+        })
+        .await;
+    }
+
     /// The objects of kind `K` in the scenario's namespace.
     pub(crate) fn api<K>(&self) -> Api<K>
     where
