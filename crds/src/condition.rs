@@ -73,6 +73,10 @@ words! {
         Unschedulable,
         /// A replica does not answer.
         ReplicaUnreachable,
+        /// A replica ends by itself and is started again.
+        ReplicaFailed,
+        /// A Secret that the Deployment names is not there, or lacks what is needed of it.
+        SecretNotFound,
         /// Loading on the replicas.
         Loading,
         /// The adapters do not all fit the budget of the replicas that they are placed on.

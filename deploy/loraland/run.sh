@@ -4,9 +4,11 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 binaries=${CARGO_TARGET_DIR:-target}/release
+state=.cache/up/loraland-${LISTEN##*:}
 case ${MODEL:-loraland} in
   loraland)
-    command=("$binaries/lorikeet-operator" up deploy/loraland --listen "$LISTEN" --state ".cache/up/loraland-${LISTEN##*:}")
+    command=("$binaries/lorikeet-operator" up deploy/loraland --listen "$LISTEN" --state "$state")
+    is_ready() { [ -e "$state/run/ready" ]; }
     try=(
       "curl http://$LISTEN/v1/models"
       "curl http://$LISTEN/v1/completions -H 'content-type: application/json' -d '{\"model\": \"glue_sst2\", \"temperature\": 0, \"max_tokens\": 8, \"prompt\": \"Is the movie review positive or negative?\\n### Review: The story is fresh and the plot is superb.\\n### Label:\"}'"
@@ -15,6 +17,7 @@ case ${MODEL:-loraland} in
   smollm2)
     command=("$binaries/lorikeet" serve --model "$SMOLLM2" --served-name smollm2 --listen "$LISTEN"
       --admin-listen "$ADMIN_LISTEN" --admin-insecure)
+    is_ready() { curl -sf -o /dev/null "http://$LISTEN/ready"; }
     try=(
       "curl http://$LISTEN/v1/models"
       "curl http://$LISTEN/v1/chat/completions -H 'content-type: application/json' -d '{\"model\": \"smollm2\", \"temperature\": 0, \"messages\": [{\"role\": \"user\", \"content\": \"What is the capital of France?\"}]}'"
@@ -23,14 +26,15 @@ case ${MODEL:-loraland} in
   *) echo "run: no model '$MODEL'; there are loraland and smollm2" >&2; exit 2 ;;
 esac
 
-# Says what to try once a replica is ready; ends by itself when the server is gone. Another server may have the port: ours has
-# ended by then.
+# Says what to try once it is ready, below what that says itself; ends by itself when the server is gone. Another server may
+# have the port, or have been ready before: ours has ended by then, or has yet to begin.
 announce() {
-  until sleep 0.5 && curl -sf -o /dev/null "http://$LISTEN/ready"; do kill -0 $$ 2> /dev/null || return 0; done
+  until sleep 0.5 && is_ready; do kill -0 $$ 2> /dev/null || return 0; done
   sleep 0.5
   kill -0 $$ 2> /dev/null || return 0
-  printf '\nReady. In another terminal:\n\n'
+  printf 'Ready. In another terminal:\n\n'
   printf '  %s\n\n' "${try[@]}"
 }
+[ "${MODEL:-loraland}" = loraland ] && rm -f "$state/run/ready"
 announce &
 exec "${command[@]}"

@@ -1,6 +1,6 @@
 //! The command line as typed. Its comments are the manual. The only file that reads the environment.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -75,7 +75,7 @@ pub struct UpArgs {
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
     /// The first Deployment by name answers here, the next one on the next port, and so on.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080", value_parser = address)]
     pub listen: SocketAddr,
     /// Where objects with their statuses (KIND/NAMESPACE/NAME.yaml), logs and fetched files are kept. One process at a
     /// time has it.
@@ -97,6 +97,14 @@ pub struct UpArgs {
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// An address to listen on. The host may be a name: of several addresses that of IPv4 is meant, which everybody tries.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let found: Vec<SocketAddr> =
+        text.to_socket_addrs().map_err(|error| format!("expected HOST:PORT: {error}"))?.collect();
+    let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    first.copied().ok_or_else(|| "expected HOST:PORT: the name has no address".to_owned())
 }
 
 /// Which Adapter, of which cluster or state folder.

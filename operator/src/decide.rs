@@ -13,7 +13,7 @@ use crate::decide::adapter_status::{Served, leaving_status, served_status};
 use crate::decide::desired::desired;
 use crate::decide::events::{is_true, transition};
 use crate::decide::place::{Place, place};
-use crate::decide::reports::Reports;
+use crate::decide::reports::{Reports, last};
 use crate::decide::status::deployment_status;
 use crate::decide::unaccepted::{Still, Why, unaccepted_status};
 use crate::decide::validate::{
@@ -175,10 +175,11 @@ fn finish(mut decision: Decision, fleet: &Fleet, refused: Option<&Refusal>, now:
     decision
 }
 
-/// Replicas that adapters can be placed on, by index: not those that are leaving or were never heard. One that stopped
-/// answering stays: its adapters come back with it, and moving them at every stutter would be the greater harm.
+/// Replicas that adapters can be placed on, by index: not those that are leaving or were never heard, as one that ends as
+/// it starts. One that stopped answering stays: its adapters come back with it, and moving them at every stutter would be
+/// the greater harm.
 fn placeable(replicas: &[Replica]) -> Vec<usize> {
-    let may = |replica: &Replica| !replica.leaving && !matches!(replica.contact, Contact::Pending);
+    let may = |replica: &Replica| !replica.leaving && last(&replica.contact).is_some();
     (0..replicas.len()).filter(|index| may(&replicas[*index])).collect()
 }
 

@@ -96,8 +96,19 @@ pub struct Workload {
     pub ready: i32,
     /// It has seen its newest spec.
     pub current: bool,
-    /// Why pods cannot be scheduled.
-    pub unschedulable: Option<String>,
+    /// What keeps replicas from running.
+    pub hindrance: Option<Hindrance>,
+}
+
+/// What keeps replicas from running, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hindrance {
+    /// No node has room for them.
+    Unschedulable(String),
+    /// A Secret that they need is not there, or lacks what they need of it.
+    NoSecret(String),
+    /// They end by themselves and are started again.
+    Failing(String),
 }
 
 /// What was read of an adapter's source before any replica hears of it: its configuration and the size of its weights.

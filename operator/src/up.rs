@@ -4,7 +4,7 @@
 //! * [`files`], [`manifests`], [`admit`]: documents become objects, or are refused as the API server would
 //! * [`state`], [`lock`]: objects with their statuses, in a folder that one process has
 //! * [`fleets`], [`process`], [`roll`]: replicas as processes
-//! * [`proxy`], [`table`]: what users see of it
+//! * [`proxy`], [`screen`], [`table`], [`news`]: what users see of it
 
 pub mod admit;
 pub mod carrier;
@@ -13,9 +13,11 @@ pub mod fleets;
 pub mod lock;
 pub mod look;
 pub mod manifests;
+pub mod news;
 pub mod process;
 pub mod proxy;
 pub mod roll;
+pub mod screen;
 pub mod state;
 pub mod table;
 
@@ -209,7 +211,7 @@ async fn drive(mut carrier: Carrier, mut changes: mpsc::UnboundedReceiver<FleetK
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
-        carrier.show(Timestamp::now());
+        carrier.show(Timestamp::now())?;
     }
     tracing::info!("replicas finish what they have; a second signal ends them at once");
     carrier.stop();

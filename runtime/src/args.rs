@@ -1,6 +1,7 @@
 //! The command line as typed. Its comments are the manual. The only file that reads the environment.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -76,8 +77,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TOKENS", help_heading = "Model")]
     pub max_model_length: Option<usize>,
     /// Threads that compute. Default: one a core.
-    #[arg(long, env = "LORIKEET_THREADS", value_name = "N", help_heading = "Model")]
-    pub threads: Option<std::num::NonZeroUsize>,
+    #[arg(long, env = "LORIKEET_THREADS", value_name = "N", value_parser = at_least_one, help_heading = "Model")]
+    pub threads: Option<NonZeroUsize>,
 
     /// An adapter under a name. May be given again.
     #[arg(long = "adapter", value_name = "NAME=SRC", help_heading = "Adapters")]
@@ -109,10 +110,10 @@ pub struct ServeArgs {
     pub sources: SourceArgs,
 
     /// The public face: OpenAI's and LoRAX's API.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", help_heading = "Faces")]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080", value_parser = address, help_heading = "Faces")]
     pub listen: SocketAddr,
     /// The admin face: adapters are loaded and unloaded here. Absent: there is none.
-    #[arg(long, value_name = "ADDR", help_heading = "Faces")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = address, help_heading = "Faces")]
     pub admin_listen: Option<SocketAddr>,
     /// The admin face's bearer token is this file's content.
     #[arg(long, value_name = "FILE", help_heading = "Faces", conflicts_with = "admin_insecure")]
@@ -303,6 +304,18 @@ pub struct SourceArgs {
     pub home: Option<PathBuf>,
 }
 
+/// An address to listen on. The host may be a name: of several addresses that of IPv4 is meant, which everybody tries.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let found: Vec<SocketAddr> =
+        text.to_socket_addrs().map_err(|error| format!("expected HOST:PORT: {error}"))?.collect();
+    let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    first.copied().ok_or_else(|| "expected HOST:PORT: the name has no address".to_owned())
+}
+
+fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "expected a whole number, 1 or more".to_owned())
+}
+
 /// A type to quantize to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
@@ -344,6 +357,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_address_may_be_a_name() {
+        assert_eq!(address("localhost:9100"), Ok(SocketAddr::from(([127, 0, 0, 1], 9100))));
+        assert_eq!(address("[::1]:1").map(|address| address.port()), Ok(1));
+        for odd in ["9100", "localhost", "localhost:x", ""] {
+            assert!(address(odd).unwrap_err().starts_with("expected HOST:PORT"), "{odd}");
+        }
+        assert!(at_least_one("0").is_err());
     }
 
     #[test]

@@ -3,15 +3,16 @@
 //! Must not compute tokens, hold weights or decide which sequence runs. One file an endpoint; the map:
 //!
 //! * [`server`], `socket`: connections, TLS, their times and bounds
-//! * [`routes`]: every path with its policy; [`auth`]: keys; [`front`]: what every request passes
+//! * [`routes`]: every path with its policy; [`auth`]: keys; [`front`]: what every request passes, [`account`]: what its log line says
 //! * [`body`], [`fields`], [`parameters`], [`messages`], [`limits`]: from bytes to what was asked for
 //! * `beside`: what takes long for one caller's text, away from the others
 //! * [`run`], [`stream`]: the sequences of a body, whole or as events
 //! * [`completions`], [`chat`], [`models`], [`tokenize`]: OpenAI's and vLLM's; [`openai`], [`logprobs`]: their shapes
-//! * [`lorax`]: LoRAX's; [`admin`], [`vllm`]: adapters in and out; [`health`]: probes and metrics
+//! * [`lorax`]: LoRAX's; [`admin`], [`vllm`]: adapters in and out; [`health`]: probes and metrics; `root`: a person's first look
 //! * [`App`]: what handlers share; [`registry`]: what they ask of the adapters; [`target`]: who answers
 //! * [`error`]: the one place where a problem becomes a status
 
+pub mod account;
 pub mod admin;
 mod app;
 pub mod auth;
@@ -31,6 +32,7 @@ pub mod models;
 pub mod openai;
 pub mod parameters;
 pub mod registry;
+mod root;
 pub mod routes;
 pub mod run;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One replica's life: build -> serve -> drain. Order and waiting only; each step is another file's.
 
 mod base;
+mod named;
 mod plan;
 mod registry;
 
@@ -48,7 +49,7 @@ pub enum ServeError {
     Log(#[from] InvalidFilter),
     #[error("--{face} {address}: {source}")]
     Bind { face: &'static str, address: std::net::SocketAddr, source: std::io::Error },
-    #[error("--model: {0}")]
+    #[error(transparent)]
     Base(#[from] base::BaseError),
     #[error(transparent)]
     Sources(#[from] FetchError),
@@ -56,8 +57,8 @@ pub enum ServeError {
     Engine(#[from] StartError),
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
-    #[error("--adapters {folder}: {source}")]
-    Adapters { folder: std::path::PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Adapters(#[from] named::NamedError),
     #[error("{0}")]
     System(#[from] std::io::Error),
     #[error("the engine has given up; its last error is in the log")]
@@ -81,10 +82,11 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         Some(admin) => Some(bind("admin-listen", admin.listen).await?),
         None => None,
     };
+    let named = named::find(&config.adapters)?;
     let signal = stop_asked(&config)?;
     tokio::pin!(signal);
     let (app, store) = tokio::select! {
-        built = build(&config) => built?,
+        built = build(&config, named) => built?,
         name = &mut signal => {
             tracing::info!(reason = name, "stopped while loading");
             return Ok(());
@@ -132,7 +134,10 @@ async fn bind(face: &'static str, address: std::net::SocketAddr) -> Result<TcpLi
     TcpListener::bind(address).await.map_err(|source| ServeError::Bind { face, address, source })
 }
 
-async fn build(config: &Config) -> Result<(Arc<App>, AdapterStore), ServeError> {
+async fn build(
+    config: &Config,
+    named: Vec<(String, String)>,
+) -> Result<(Arc<App>, AdapterStore), ServeError> {
     let bars = Bars::new();
     let fetcher = Fetcher::new(FetchConfig { progress: Some(bars.downloads()), ..config.sources.clone() })?;
     let base = base::load(&config.model, &config.capacity, &fetcher, &bars).await?;
@@ -152,7 +157,7 @@ async fn build(config: &Config) -> Result<(Arc<App>, AdapterStore), ServeError> 
     let store = AdapterStore::new(budget, report, Arc::new(loader));
     store.watch_engine(metrics.engine(), config.capacity.resident_bytes);
     let engine = Engine::start(Box::new(base.model), base.engine, metrics.engine())?;
-    register(config, &store)?;
+    named::register(named, &store);
     if let Some(folder) = &config.adapters.registry {
         registry::preset(folder, &store);
     }
@@ -184,35 +189,6 @@ fn adapter_loader(config: &Config, model: &Model, fetcher: Fetcher) -> AdapterLo
     AdapterLoader::new(fetcher, model.shape(), model.weights(), limits, config.model.threads)
 }
 
-/// Names the adapters of the command line. One that cannot be named is reported and does not stop the rest; one that
-/// cannot be loaded is reported by the store.
-fn register(config: &Config, store: &AdapterStore) -> Result<(), ServeError> {
-    let mut found: Vec<(String, String)> = config.adapters.named.clone();
-    if let Some(folder) = &config.adapters.directory {
-        let unreadable = |source| ServeError::Adapters { folder: folder.clone(), source };
-        for entry in std::fs::read_dir(folder).map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-            match (name, path.to_str()) {
-                (Some(name), Some(text)) if path.is_dir() && !name.starts_with('.') => {
-                    found.push((name, text.to_owned()));
-                }
-                (None, _) | (_, None) => {
-                    tracing::warn!(path = ?path, "adapter not served: its name is not text")
-                }
-                _ => {}
-            }
-        }
-    }
-    found.sort();
-    for (name, source) in found {
-        if let Err(error) = store.register(&name, &source) {
-            tracing::warn!(name, code = ?error.code, "adapter not served: {}", error.message);
-        }
-    }
-    Ok(())
-}
-
 fn open(
     config: &Config,
     public: TcpListener,
@@ -223,7 +199,8 @@ fn open(
     let (stop_admin, admin_stopped) = watch::channel(false);
     tokio::spawn(config.public.keys.clone().watch());
     let router = public_router(Arc::clone(app), &config.public.keys, config.public.metrics_need_key);
-    let face = Face { listener: public, router, tls: None, limits: config.limits.clone() };
+    let face =
+        Face { listener: public, router, tls: None, limits: config.limits.clone(), linger: server::LINGER };
     let mut faces = vec![tokio::spawn(server::serve(face, stopped))];
     if let (Some(listener), Some(admin)) = (admin, &config.admin) {
         tokio::spawn(admin.keys.clone().watch());
@@ -231,7 +208,9 @@ fn open(
             tokio::spawn(certificate.clone().watch());
         }
         let router = admin_router(Arc::clone(app), &admin.keys);
-        let face = Face { listener, router, tls: admin.tls.clone(), limits: config.admin_limits() };
+        // It stops last: whoever still asks it is answered, and nobody new comes.
+        let (tls, linger) = (admin.tls.clone(), Duration::ZERO);
+        let face = Face { listener, router, tls, limits: config.admin_limits(), linger };
         faces.push(tokio::spawn(server::serve(face, admin_stopped)));
     }
     ([stop, stop_admin], faces)

@@ -3,6 +3,7 @@
 use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::args::{LogArgs, LogFormat};
 
@@ -21,8 +22,7 @@ pub struct InvalidFilter {
 /// # Errors
 /// [`InvalidFilter`].
 pub fn start(args: &LogArgs) -> Result<(), InvalidFilter> {
-    let filter = EnvFilter::try_new(&args.log_level)
-        .map_err(|error| InvalidFilter { given: args.log_level.clone(), why: error.to_string() })?;
+    let filter = filter(&args.log_level)?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // An error means that logging was started already.
     let _ = match args.log_format {
@@ -30,4 +30,31 @@ pub fn start(args: &LogArgs) -> Result<(), InvalidFilter> {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
     };
     Ok(())
+}
+
+/// What `given` lets through.
+fn filter(given: &str) -> Result<EnvFilter, InvalidFilter> {
+    let refused = |why: String| InvalidFilter { given: given.to_owned(), why };
+    // tracing would take it for a module, and nothing be logged.
+    let is_word = |part: &&str| !part.contains(['=', '[']) && part.parse::<LevelFilter>().is_err();
+    if let Some(word) = given.split(',').map(str::trim).find(is_word) {
+        return Err(refused(format!("{word:?} is no level; of a module: {word}=debug")));
+    }
+    EnvFilter::try_new(given).map_err(|error| refused(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for good in ["info", "off", "warn,hyper=debug", "lorikeet_x::y=trace,info", "[span]=info"] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+        for bad in ["banana", "info,banana", "a=b=c", "hyper=loud"] {
+            let said = filter(bad).unwrap_err().to_string();
+            assert!(said.starts_with("--log-level: expected off, error,") && said.contains(bad), "{said}");
+        }
+    }
 }

@@ -141,6 +141,17 @@ impl ClusterOfOne {
         all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_ours).collect()
     }
 
+    /// What a replica has logged since it started.
+    pub(crate) fn log_of(&self, replica: &str) -> String {
+        let path = self.path("state/logs/default").join(format!("{replica}.log"));
+        std::fs::read_to_string(path).expect("a log")
+    }
+
+    /// Where the replicas are, as `up` notes it: `PID-START` of each.
+    pub(crate) fn noted(&self) -> String {
+        std::fs::read_to_string(self.path("state/run/replicas.yaml")).unwrap_or_default()
+    }
+
     /// Waits until no child is left.
     pub(crate) async fn until_childless(&self) {
         let deadline = Instant::now() + PATIENCE;
@@ -169,6 +180,12 @@ impl ClusterOfOne {
 pub(crate) fn is_ready(object: &Value, generation: u64) -> bool {
     let status = &object["status"];
     status["observedGeneration"].as_u64() == Some(generation) && condition(object, "Ready").0 == "True"
+}
+
+/// The reason of a condition.
+pub(crate) fn reason<'a>(object: &'a Value, wanted: &str) -> Option<&'a str> {
+    let all = object["status"]["conditions"].as_sequence();
+    all.into_iter().flatten().find(|one| one["type"].as_str() == Some(wanted))?["reason"].as_str()
 }
 
 /// Truth and message of a condition.

@@ -5,6 +5,7 @@
 //! `LORIKEET_OPERATOR` and `LORIKEET_BINARY` name other programs to judge.
 
 mod cluster_of_one;
+mod faults;
 mod traffic;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,18 @@ fn miniature() -> ClusterOfOne {
     cluster
 }
 
+/// The shape of `kubectl get -o yaml`.
+fn assert_is_kubectls(object: &serde_yaml::Value, kind: &str) {
+    assert_eq!(object["apiVersion"].as_str(), Some("lorikeet.dev/v1alpha1"));
+    assert_eq!(object["kind"].as_str(), Some(kind));
+    let metadata = &object["metadata"];
+    for text in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        assert!(metadata[text].is_string(), "metadata.{text}: {object:?}");
+    }
+    assert_eq!(metadata["generation"].as_u64(), Some(1));
+    assert!(object["spec"].is_mapping() && object["status"]["conditions"].is_sequence(), "{object:?}");
+}
+
 /// What every adapter answers now.
 async fn answers(cluster: &ClusterOfOne) -> BTreeMap<String, Ids> {
     let client = cluster.client(0);
@@ -53,6 +66,8 @@ async fn manifests_are_applied_edited_broken_mended_and_deleted_while_requests_r
     let deployment = cluster.until_ready("Deployment", "loraland", 1).await;
     assert_eq!(deployment["status"]["adapters"]["ready"].as_u64(), Some(25), "{deployment:?}");
     assert_eq!(deployment["status"]["url"].as_str(), Some(cluster.client(0).url()));
+    assert_is_kubectls(&cluster.object("Adapter", "viggo").expect("it is there"), "Adapter");
+    assert_is_kubectls(&deployment, "Deployment");
     let answers = answers(&cluster).await;
     assert_eq!(answers.len(), 26, "25 adapters and the base model");
     let one = "glue_sst2";
@@ -77,6 +92,11 @@ async fn manifests_are_applied_edited_broken_mended_and_deleted_while_requests_r
     }
     say(&format!("{} answers, each right", traffic.answered.load(Ordering::Relaxed)));
     let shown = cluster.process().log();
+    assert_eq!(shown.matches("NAME ").count(), 2, "each head once: {shown}");
+    let boolq = shown.lines().filter(|line| line.starts_with("adapter.lorikeet.dev/boolq "));
+    assert_eq!(boolq.count(), 1, "what did not change is not shown again: {shown}");
+    let answers_on = format!("loraland answers on {}", cluster.client(0).url());
+    assert!(shown.contains(&answers_on) && shown.contains(" why bc5cdr --state "), "{shown}");
     assert!(
         shown.contains("deployment.lorikeet.dev/loraland") && shown.contains("adapter.lorikeet.dev/viggo")
     );
@@ -106,7 +126,7 @@ async fn edit_break_and_mend(
     traffic.go_on(60).await;
     // Broken: by a rule, by what is no YAML, by what is not there.
     cluster.write(file, &edited.replace("pvc://", "ftp://"));
-    cluster.until_said("glue-sst2.yaml:7: spec.source: source: expected one of hf://").await;
+    cluster.until_said("glue-sst2.yaml:7: Adapter glue-sst2: spec.source: expected one of hf://").await;
     cluster.write(file, &format!("{edited}  - [\n"));
     cluster.until_said("glue-sst2.yaml:").await;
     traffic.go_on(60).await;
@@ -149,8 +169,14 @@ async fn delete_and_bring_back(
     traffic.go_on(60).await;
 }
 
+/// Ends a process as the system does that has no memory left.
+pub(crate) fn kill(pid: u32) {
+    let done = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+    assert!(done.is_ok_and(|done| done.success()), "{pid} is there");
+}
+
 /// A Deployment of a golden model.
-fn deployment(name: &str, model: &std::path::Path, further: &str) -> String {
+pub(crate) fn deployment(name: &str, model: &std::path::Path, further: &str) -> String {
     format!(
         "apiVersion: lorikeet.dev/v1alpha1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  model: {{source: 'file://{}'}}\n  \
          rollout: {{drainSeconds: 20}}\n{further}",
@@ -181,13 +207,8 @@ async fn a_killed_one_leaves_no_child_and_the_next_goes_on() {
     assert_eq!(cluster.client(0).get("/v1/models").await.status, 200);
     // A replica that dies is started again.
     let child = cluster.children()[0];
-    assert!(
-        std::process::Command::new("kill")
-            .args(["-9", &child.to_string()])
-            .status()
-            .is_ok_and(|done| done.success())
-    );
-    cluster.until_said("a replica ended; it is started again").await;
+    kill(child);
+    cluster.until_said("replica a-runtime-0 ended: signal: 9 (SIGKILL); it is started again").await;
     while cluster.children().iter().all(|pid| *pid == child) {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
@@ -199,6 +220,8 @@ async fn a_killed_one_leaves_no_child_and_the_next_goes_on() {
     }
     assert_eq!(cluster.process().ended(), Some(true), "{}", cluster.process().log());
     assert!(cluster.children().is_empty());
+    let log = cluster.log_of("a-runtime-0");
+    assert!(log.contains("drained") && !log.contains("did not end in time"), "nobody was waited for: {log}");
     let stopped = cluster.object("Deployment", "a").expect("it stays");
     assert_eq!(condition(&stopped, "Available").0, "False", "{stopped:?}");
 }

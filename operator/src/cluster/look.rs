@@ -27,7 +27,7 @@ use crate::cluster::watch::lock;
 use crate::cluster::world::{Sight, World};
 use crate::decide::validate::{AdapterKey, ValidFleet, key_of, validate};
 use crate::decide::{Decision, decide};
-use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Replica, Workload};
+use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Hindrance, Replica, Workload};
 use crate::metrics::Metrics;
 use crate::probe::Probes;
 use crate::replicas::Replicas;
@@ -249,7 +249,12 @@ impl Look<'_> {
             updated: count("/status/updatedReplicas"),
             ready: count("/status/readyReplicas"),
             current: number("/status/observedGeneration") >= number("/metadata/generation"),
-            unschedulable: self.sight.pods.iter().find_map(|(_, pod)| pod.unschedulable.clone()),
+            hindrance: self
+                .sight
+                .pods
+                .iter()
+                .find_map(|(_, pod)| pod.unschedulable.clone())
+                .map(Hindrance::Unschedulable),
         }
     }
 

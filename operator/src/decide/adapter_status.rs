@@ -176,7 +176,7 @@ const fn is_passing(code: ErrorCode) -> bool {
 #[must_use]
 pub const fn reason(code: ErrorCode) -> Reason {
     match code {
-        ErrorCode::SourceUnavailable => Reason::SourceUnavailable,
+        ErrorCode::SourceUnavailable | ErrorCode::SourceNotFound => Reason::SourceUnavailable,
         ErrorCode::SourceForbidden => Reason::SourceForbidden,
         ErrorCode::SourceUnauthorized => Reason::SourceUnauthorized,
         ErrorCode::DigestMismatch => Reason::DigestMismatch,

@@ -6,7 +6,7 @@ use lorikeet_crds::deployment::{AdapterCount, DeploymentStatus, ModelStatus};
 use lorikeet_crds::{ConditionType, Deployment, Reason};
 
 use crate::decide::validate::Refusal;
-use crate::fleet::{Contact, Fleet, Replica};
+use crate::fleet::{Contact, Fleet, Hindrance, Replica};
 
 /// How a fleet is doing, counted.
 struct Tally {
@@ -102,19 +102,26 @@ fn sayings(fleet: &Fleet, deployment: &Deployment, tally: &Tally, adapters: Adap
         let message = format!("{} of {} replicas are ready", tally.ready, tally.wanted);
         Some((Reason::ReplicasNotReady, message))
     };
-    let unscheduled = fleet
-        .workload
-        .as_ref()
-        .and_then(|workload| workload.unschedulable.clone())
-        .map(|message| (Reason::Unschedulable, message));
+    let hindered = fleet.workload.as_ref().and_then(|workload| workload.hindrance.as_ref()).map(hindered);
     let unreachable =
         (!tally.unreachable.is_empty()).then(|| (Reason::ReplicaUnreachable, tally.unreachable.join("; ")));
     let of = |saying: &Saying| (saying.truth != Truth::True).then(|| (saying.reason, saying.message.clone()));
-    let lacking =
-        unscheduled.or(unreachable).or(replicas).or_else(|| of(&model)).or_else(|| of(&of_adapters));
+    let lacking = hindered.or(unreachable).or(replicas).or_else(|| of(&model)).or_else(|| of(&of_adapters));
+    let stalling = match &lacking {
+        Some((Reason::SecretNotFound, _)) => Reason::SecretNotFound,
+        _ => Reason::Unschedulable,
+    };
     let mut all = vec![accepted_saying(fleet), model, of_adapters, available];
-    all.extend(kstatus(lacking, deployment.spec.paused, Reason::Unschedulable));
+    all.extend(kstatus(lacking, deployment.spec.paused, stalling));
     all
+}
+
+fn hindered(hindrance: &Hindrance) -> (Reason, String) {
+    match hindrance {
+        Hindrance::Unschedulable(why) => (Reason::Unschedulable, why.clone()),
+        Hindrance::NoSecret(why) => (Reason::SecretNotFound, why.clone()),
+        Hindrance::Failing(why) => (Reason::ReplicaFailed, why.clone()),
+    }
 }
 
 fn accepted_saying(fleet: &Fleet) -> Saying {
@@ -178,7 +185,7 @@ pub(super) fn kstatus(lacking: Option<(Reason, String)>, paused: bool, stalling:
         (ConditionType::Ready, ConditionType::Reconciling, ConditionType::Stalled);
     match lacking {
         _ if paused => {
-            let message = "spec.paused is true: nothing is written until it is false";
+            let message = "spec.paused is true: nothing is started or changed until it is false";
             let is_ready = lacking.is_none();
             [
                 saying(ready, is_ready, if is_ready { Reason::AsDesired } else { Reason::Paused }, message),

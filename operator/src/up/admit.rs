@@ -84,7 +84,19 @@ impl Rules {
             ErrorKind::EvaluationError => message_of(&self.schema, &error.rule),
             _ => None,
         };
-        Fault::new(if field.is_empty() { "spec" } else { field }, own.unwrap_or(&error.message))
+        self.said_once(if field.is_empty() { "spec" } else { field }, own.unwrap_or(&error.message))
+    }
+
+    /// The field is where the rule stands; a message that begins with a field's name says it more exactly, or again.
+    fn said_once(&self, field: &str, message: &str) -> Fault {
+        let Some((named, rest)) = message.split_once(": ") else { return Fault::new(field, message) };
+        if field == named || field.ends_with(&format!(".{named}")) {
+            return Fault::new(field, rest);
+        }
+        let first = named.split(['.', '[']).next().unwrap_or(named);
+        let is_below =
+            field == "spec" && self.schema["properties"]["spec"]["properties"].get(first).is_some();
+        if is_below { Fault::new(format!("spec.{named}"), rest) } else { Fault::new(field, message) }
     }
 }
 

@@ -9,9 +9,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use lorikeet_crds::{Adapter, Deployment};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use lorikeet_crds::condition::find;
+use lorikeet_crds::{Adapter, ConditionType, Deployment, Reason};
 use tokio::net::TcpListener;
 
+use crate::decide::events::is_true;
 use crate::decide::validate::validate;
 use crate::decide::{Decision, decide};
 use crate::fleet::{Fleet, FleetKey};
@@ -20,15 +23,14 @@ use crate::replicas::Replicas;
 use crate::up::UpError;
 use crate::up::files::{self, Stamps};
 use crate::up::fleets::{Machine, Running, capacity};
-use crate::up::manifests::{Admission, Manifests};
+use crate::up::manifests::{Admission, Manifests, shown};
+use crate::up::news::news;
 use crate::up::proxy::Proxy;
+use crate::up::screen::{Screen, Standing};
 use crate::up::state::{Key, Objects};
-use crate::up::table::table;
+use crate::up::table::Table;
 use crate::up::write_secret;
 
-/// The table is shown once nothing changed for so long, or after the longer time while things change.
-const SETTLED: Duration = Duration::from_millis(300);
-const IMPATIENT: Duration = Duration::from_secs(2);
 /// Statuses are looked at again after this time even if nothing is heard.
 const RESYNC: Duration = Duration::from_secs(60);
 
@@ -49,8 +51,7 @@ pub struct Carrier {
     proxies: Vec<Proxy>,
     stopping: bool,
     due: Instant,
-    shown: String,
-    unshown: Option<(String, Instant, Instant)>,
+    screen: Screen,
 }
 
 impl Carrier {
@@ -81,8 +82,7 @@ impl Carrier {
             stopping: false,
             // Nothing is done before the manifests were read.
             due: Instant::now() + RESYNC,
-            shown: String::new(),
-            unshown: None,
+            screen: Screen::default(),
         })
     }
 
@@ -101,6 +101,9 @@ impl Carrier {
             return Ok(false);
         }
         let documents = files::documents(&self.folder, &stamps);
+        if documents.is_empty() {
+            tracing::info!("no manifests in {} yet; waiting for *.yaml", self.folder.display());
+        }
         let manifests = self.admission.read(&documents, &self.deployments, &self.adapters);
         manifests.apply(&mut self.deployments, &mut self.adapters, Timestamp::now())?;
         for skipped in manifests.skipped.iter().filter(|one| !self.manifests.skipped.contains(one)) {
@@ -176,7 +179,7 @@ impl Carrier {
 
     fn facts(&mut self, key: &FleetKey, port: Option<usize>) -> Fleet {
         let url =
-            port.and_then(|port| self.address(port)).map(|address| format!("http://{}", shown(address)));
+            port.and_then(|port| self.address(port)).map(|address| format!("http://{}", reachable(address)));
         let running = self.fleets.entry(key.clone()).or_default();
         let deployment = self.deployments.get(&(key.namespace.clone(), key.name.clone())).cloned();
         let of_fleet = |(name, adapter): &(&Key, &Arc<Adapter>)| named_by(name, adapter) == *key;
@@ -229,20 +232,16 @@ impl Carrier {
             self.adapters.set_status(&adapter, status)?;
         }
         for adapter in decision.released {
-            tracing::info!(adapter = adapter.1, "gone");
+            tracing::info!("{}: gone", shown("Adapter", &adapter));
             self.adapters.remove(&adapter)?;
             // Its manifest may be back: what was refused while it drained is read again.
             self.read = None;
         }
-        for event in decision.events {
-            let of = match &event.adapter {
-                Some(adapter) => format!("Adapter {}", adapter.1),
-                None => format!("Deployment {}", key.name),
-            };
-            if event.warning {
-                tracing::warn!(reason = event.reason.as_str(), "{of}: {}", event.message);
+        for one in news(key, &decision.events, &self.manifests) {
+            if one.warning {
+                tracing::warn!(reason = one.reason, "{}", one.text);
             } else {
-                tracing::debug!(reason = event.reason.as_str(), "{of}: {}", event.message);
+                tracing::debug!(reason = one.reason, "{}", one.text);
             }
         }
         if let Some(again) = decision.again {
@@ -298,39 +297,65 @@ impl Carrier {
         std::fs::rename(&new, &path)
     }
 
-    /// Shows the table where it changed, once it has settled.
-    pub fn show(&mut self, now: Timestamp) {
-        let text = self.table(now, false);
-        if text == self.shown {
-            self.unshown = None;
-            return;
+    /// Prints what changed, and once where it answers.
+    ///
+    /// # Errors
+    /// The state folder cannot be written.
+    pub fn show(&mut self, now: Timestamp) -> io::Result<()> {
+        let tables = [
+            Table::of(self.deployments.all().map(|(_, one)| one.as_ref()), now),
+            Table::of(self.adapters.all().map(|(_, one)| one.as_ref()), now),
+        ];
+        let (standing, clock) = (self.standing(), Instant::now());
+        let mut out = io::stdout();
+        // Nobody may read it any more: that is no reason to stop.
+        if let Some(text) = self.screen.show(tables, standing, clock) {
+            let _ = writeln!(out, "{text}");
         }
-        let began = match &mut self.unshown {
-            Some((pending, since, began)) => {
-                if *pending != text {
-                    (*pending, *since) = (text.clone(), Instant::now());
-                }
-                if since.elapsed() < SETTLED && began.elapsed() < IMPATIENT {
-                    return;
-                }
-                *began
-            }
-            None => {
-                self.unshown = Some((text, Instant::now(), Instant::now()));
-                return;
-            }
-        };
-        tracing::trace!(after = ?began.elapsed(), "table");
-        // Nobody reads it any more: that is no reason to stop.
-        let _ = writeln!(io::stdout(), "{}", self.table(now, true));
-        self.shown = text;
-        self.unshown = None;
+        if self.screen.announces(standing, clock) {
+            let _ = writeln!(out, "{}", self.announcement());
+            std::fs::write(self.machine.run_folder().join("ready"), "")?;
+        }
+        Ok(())
     }
 
-    fn table(&self, now: Timestamp, with_age: bool) -> String {
-        let deployments = table(self.deployments.all().map(|(_, one)| one.as_ref()), now, with_age);
-        let adapters = table(self.adapters.all().map(|(_, one)| one.as_ref()), now, with_age);
-        format!("{deployments}\n{adapters}")
+    fn standing(&self) -> Standing {
+        let deployments = || {
+            self.deployments.all().map(|(_, one)| one.status.as_ref().map_or(&[][..], |of| &of.conditions))
+        };
+        let adapters =
+            || self.adapters.all().map(|(_, one)| one.status.as_ref().map_or(&[][..], |of| &of.conditions));
+        let settled =
+            |of: &[Condition]| is_true(of, ConditionType::Ready) || is_true(of, ConditionType::Stalled);
+        Standing {
+            available: deployments().next().is_some()
+                && deployments().all(|of| is_true(of, ConditionType::Available)),
+            // A Deployment that lacks nothing but an Adapter is as settled as that Adapter.
+            settled: adapters().all(settled)
+                && deployments().all(|of| {
+                    settled(of)
+                        || find(of, ConditionType::Ready)
+                            .is_some_and(|one| one.reason == Reason::AdaptersNotReady.as_str())
+                }),
+        }
+    }
+
+    fn announcement(&self) -> String {
+        let urls = self.deployments.all().filter_map(|(key, one)| {
+            Some(format!("{} answers on {}", key.1, one.status.as_ref()?.url.as_ref()?))
+        });
+        let urls: Vec<String> = urls.collect();
+        let here = std::env::current_dir().unwrap_or_default();
+        let short = |path: &Path| path.strip_prefix(&here).unwrap_or(path).display().to_string();
+        let state = short(&self.machine.state);
+        let program =
+            std::env::current_exe().map_or_else(|_| "lorikeet-operator".to_owned(), |own| short(&own));
+        let adapter = self.adapters.all().next().map_or("ADAPTER", |(key, _)| key.1.as_str());
+        format!(
+            "{}\nObjects with their status, and logs: {state}\nWhy an adapter is where it is: {program} why {adapter} \
+             --state {state}\n",
+            urls.join("\n")
+        )
     }
 }
 
@@ -345,7 +370,7 @@ pub(crate) fn named_by((namespace, _): &Key, adapter: &Adapter) -> FleetKey {
 }
 
 /// An address to call: that of every interface is called here.
-fn shown(address: SocketAddr) -> SocketAddr {
+fn reachable(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, address.port())),
         IpAddr::V6(ip) if ip.is_unspecified() => {
@@ -368,7 +393,8 @@ fn api_keys(
     let Some(keys) = secret.and_then(|secret| secret.get("keys")) else {
         let namespace = &key.namespace;
         return Ok(Err(format!(
-            "no Secret {namespace}/{name} with the key `keys` among the manifests; add it"
+            "auth.apiKeysSecretRef: no manifest has a Secret {namespace}/{name} with the entry `keys`; add one (apiVersion: \
+             v1, kind: Secret, stringData: {{keys: …}}). Until then what runs goes on as it is, and nothing is started"
         )));
     };
     let path = machine.run_folder().join("secrets").join(&key.namespace).join(&name).join("keys");

@@ -16,10 +16,10 @@ use crate::build::arguments::{Places, arguments};
 use crate::build::workload::{gpus, surges};
 use crate::decide::desired::desired;
 use crate::decide::validate::ValidFleet;
-use crate::fleet::{Capacity, Contact, FleetKey, Replica, Workload};
+use crate::fleet::{Capacity, Contact, FleetKey, Hindrance, Replica, Workload};
 use crate::replicas::Replicas;
 use crate::replicas::client::{Access, Endpoint};
-use crate::up::process::{Launch, Phase, Process, available_bytes};
+use crate::up::process::{Failed, Launch, Phase, Process, available_bytes};
 use crate::up::roll::{Standing, steps};
 
 /// The name in the certificate of every replica of this machine.
@@ -49,7 +49,7 @@ pub struct Running {
     /// The newest template.
     template: String,
     /// Why none is started.
-    hindrance: Option<String>,
+    hindrance: Option<Hindrance>,
     /// The registry as it was last written.
     registry: String,
 }
@@ -121,17 +121,15 @@ impl Running {
             ))
         };
         replicas.observe(key, &noted.iter().filter_map(endpoint).collect());
+        let contact = |one: &Noted| match (one.admin, self.processes.get(&one.name)?.seen().failed) {
+            (Some(_), _) => Some(replicas.contact(key, &one.name)),
+            (None, Some(Failed { why, since })) => {
+                Some(Contact::Unreachable { error: why, since, last: None })
+            }
+            (None, None) => None,
+        };
         let of = |one: Noted| Replica {
-            contact: match (
-                self.processes.get(&one.name).map(Process::seen).map(|seen| seen.phase),
-                one.admin,
-            ) {
-                (Some(Phase::Ended { why, since }), _) => {
-                    Contact::Unreachable { error: why, since, last: None }
-                }
-                (_, Some(_)) => replicas.contact(key, &one.name),
-                (_, None) => Contact::Pending,
-            },
+            contact: contact(&one).unwrap_or(Contact::Pending),
             name: one.name,
             incarnation: one.incarnation,
             leaving: one.leaving,
@@ -149,10 +147,7 @@ impl Running {
                 incarnation: format!("{}-{}", seen.pid, seen.start),
                 leaving: process.is_leaving(),
                 admin: matches!(seen.phase, Phase::Loaded | Phase::Ready).then_some(seen.admin),
-                error: match seen.phase {
-                    Phase::Ended { why, .. } => Some(why),
-                    _ => None,
-                },
+                error: seen.failed.map(|failed| failed.why),
             }
         };
         self.processes.iter().map(of).collect()
@@ -168,8 +163,18 @@ impl Running {
             updated: count(&|process| process.template == self.template),
             ready: count(&|process| process.is_ready()),
             current: true,
-            unschedulable: self.hindrance.clone(),
+            hindrance: self.hindrance.clone().or_else(|| self.failing()),
         }
+    }
+
+    /// The processes that ended by themselves, and how.
+    fn failing(&self) -> Option<Hindrance> {
+        let here = self.processes.iter().filter(|(_, process)| !process.is_leaving());
+        let of = |(name, process): (&String, &Process)| {
+            process.seen().failed.map(|failed| format!("{name}: {}", failed.why))
+        };
+        let all: Vec<String> = here.filter_map(of).collect();
+        (!all.is_empty()).then(|| Hindrance::Failing(all.join("; ")))
     }
 
     /// Where requests may go.
@@ -205,7 +210,7 @@ impl Running {
         let keys = match keys {
             Ok(keys) => keys,
             Err(why) => {
-                self.hindrance = Some(why);
+                self.hindrance = Some(Hindrance::NoSecret(why));
                 return Ok(());
             }
         };

@@ -20,15 +20,15 @@ use crate::up::state::{Kept, Key, Objects, key, manifest_of};
 pub struct Manifests {
     deployments: Vec<(Deployment, String)>,
     adapters: Vec<(Adapter, String)>,
-    /// Every object that a document names, refused or not.
-    named: BTreeSet<(&'static str, Key)>,
+    /// Every object that a document names, refused or not, and the document that it is read from.
+    named: BTreeMap<(&'static str, Key), Document>,
     /// Files with a document of which nobody can say what it names: what came from them stays.
     unclear: BTreeSet<String>,
     /// The labels of namespaces.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// The content of Secrets.
     pub secrets: BTreeMap<Key, BTreeMap<String, ByteString>>,
-    /// What is wrong: `FILE:LINE: FIELD: what`.
+    /// What is wrong: `FILE:LINE: OBJECT: FIELD: what`.
     pub faults: Vec<String>,
     /// Kinds that mean nothing here: `FILE:LINE: KIND`.
     pub skipped: Vec<String>,
@@ -55,7 +55,7 @@ impl Admission {
         deployments: &Objects<Deployment>,
         adapters: &Objects<Adapter>,
     ) -> Manifests {
-        let mut read = Manifests::default();
+        let mut read = Manifests { named: owners(documents, deployments, adapters), ..Manifests::default() };
         for document in documents {
             let file = document.file.display().to_string();
             let value = match &document.content {
@@ -109,15 +109,14 @@ impl Admission {
         };
         let namespace = document.text_at("/metadata/namespace").unwrap_or("default");
         let key = (namespace.to_owned(), name.to_owned());
+        if let Some(owner) = read.named.get(&(kind::<K>(), key.clone())).filter(|owner| *owner != document) {
+            let fault = format!("is in {} already; this one is not taken", owner.place());
+            read.fault(document, &Fault::new("metadata.name", fault));
+            return None;
+        }
         let expected = K::api_version(&());
         if document.text_at("/apiVersion") != Some(&*expected) {
             read.fault(document, &Fault::new("apiVersion", format!("expected {expected}")));
-            read.named.insert((kind::<K>(), key));
-            return None;
-        }
-        if !read.named.insert((kind::<K>(), key.clone())) {
-            let fault = format!("{} {namespace}/{name} is there twice; this one is not taken", K::kind(&()));
-            read.fault(document, &Fault::new("metadata.name", fault));
             return None;
         }
         match rules.admit::<K>(value, there.get(&key).map(AsRef::as_ref)) {
@@ -137,10 +136,65 @@ fn kind<K: Kept + CustomResourceExt>() -> &'static str {
     if K::crd_name().starts_with("deployments") { "Deployment" } else { "Adapter" }
 }
 
+/// Which document each object is read from, where several name it: the one that it came from when it was last applied, or
+/// the first.
+fn owners(
+    documents: &[Document],
+    deployments: &Objects<Deployment>,
+    adapters: &Objects<Adapter>,
+) -> BTreeMap<(&'static str, Key), Document> {
+    let mut owners: BTreeMap<(&'static str, Key), Document> = BTreeMap::new();
+    for document in documents {
+        let Some(name) = document.name() else { continue };
+        let from = match name.0 {
+            "Deployment" => deployments.get(&name.1).and_then(|object| manifest_of(object.as_ref())),
+            _ => adapters.get(&name.1).and_then(|object| manifest_of(object.as_ref())),
+        };
+        let is_from =
+            |document: &Document| from.is_some_and(|file| document.file.display().to_string() == file);
+        match owners.get(&name) {
+            Some(owner) if is_from(owner) || !is_from(document) => {}
+            _ => drop(owners.insert(name, document.clone())),
+        }
+    }
+    owners
+}
+
+impl Document {
+    /// The object of ours that it names.
+    fn name(&self) -> Option<(&'static str, Key)> {
+        let group = self.text_at("/apiVersion")?.split('/').next()?;
+        let kind = ["Deployment", "Adapter"].into_iter().find(|kind| self.text_at("/kind") == Some(kind))?;
+        let namespace = self.text_at("/metadata/namespace").unwrap_or("default").to_owned();
+        let name = self.text_at("/metadata/name")?.to_owned();
+        (group == lorikeet_crds::GROUP).then_some((kind, (namespace, name)))
+    }
+
+    /// `FILE:LINE`.
+    fn place(&self) -> String {
+        format!("{}:{}", self.file.display(), self.line)
+    }
+}
+
+/// An object as people are told of it: with its namespace where that is not the default one.
+#[must_use]
+pub fn shown(kind: &str, (namespace, name): &Key) -> String {
+    if namespace == "default" { format!("{kind} {name}") } else { format!("{kind} {namespace}/{name}") }
+}
+
 impl Manifests {
     fn fault(&mut self, document: &Document, fault: &Fault) {
         let line = document.line_of(&fault.field);
-        self.faults.push(format!("{}:{line}: {fault}", document.file.display()));
+        let object = document.name().map(|(kind, key)| format!("{}: ", shown(kind, &key)));
+        let file = document.file.display();
+        self.faults.push(format!("{file}:{line}: {}{fault}", object.unwrap_or_default()));
+    }
+
+    /// `FILE:LINE` of a field of an object, as `spec.source`.
+    #[must_use]
+    pub fn place(&self, kind: &'static str, key: &Key, field: &str) -> Option<String> {
+        let document = self.named.get(&(kind, key.clone()))?;
+        Some(format!("{}:{}", document.file.display(), document.line_of(field)))
     }
 
     fn namespace(&mut self, value: &Value) {
@@ -186,7 +240,7 @@ impl Manifests {
 
     fn unnamed<K: Kept>(&self, kind: &'static str, objects: &Objects<K>) -> Vec<Key> {
         let stays = |key: &Key, object: &K| {
-            self.named.contains(&(kind, key.clone()))
+            self.named.contains_key(&(kind, key.clone()))
                 || manifest_of(object).is_some_and(|file| self.unclear.contains(file))
         };
         objects.all().filter(|(key, object)| !stays(key, object)).map(|(key, _)| key.clone()).collect()
@@ -255,7 +309,7 @@ mod tests {
 
         world.write("a.yaml", &format!("{}---\n{}", adapter("a", "ftp://x/a"), adapter("b", "hf://x/b2")));
         let faults = world.step().faults;
-        assert!(faults[0].starts_with("a.yaml:6: spec.source: "), "{faults:?}");
+        assert!(faults[0].starts_with("a.yaml:6: Adapter a: spec.source: expected one of"), "{faults:?}");
         assert_eq!(world.adapters(), ["a hf://x/a", "b hf://x/b2", "c hf://x/c"]);
 
         world.write(
@@ -287,11 +341,32 @@ mod tests {
         assert_eq!(read.namespaces["team"]["a"], "b");
         assert_eq!(read.faults.len(), 2, "{:?}", read.faults);
         assert!(
-            read.faults[0].starts_with("b.yaml:3: metadata.name: Adapter default/a is there twice"),
+            read.faults[0]
+                .starts_with("b.yaml:3: Adapter a: metadata.name: is in a.yaml:1 already; this one"),
             "{:?}",
             read.faults
         );
         assert!(read.faults[1].starts_with("c.yaml:12: apiVersion: expected"), "{:?}", read.faults);
         assert_eq!(world.adapters(), ["a hf://x/a"]);
+    }
+
+    #[test]
+    fn of_two_files_with_one_name_the_one_that_was_there_first_keeps_it() {
+        let mut world = World::new();
+        world.write("b.yaml", &adapter("x", "hf://x/b"));
+        assert!(world.step().faults.is_empty());
+        world.write("a.yaml", &format!("# a copy\n---\n{}", adapter("x", "hf://x/a")));
+        let faults = world.step().faults;
+        assert_eq!(
+            faults,
+            ["a.yaml:5: Adapter x: metadata.name: is in b.yaml:1 already; this one is not taken"]
+        );
+        assert_eq!(world.adapters(), ["x hf://x/b"]);
+        std::fs::remove_file(world.folder.path().join("b.yaml")).unwrap();
+        let read = world.step();
+        assert!(read.faults.is_empty());
+        assert_eq!(world.adapters(), ["x hf://x/a"], "the name goes to the other, and nothing drains");
+        let key = ("default".to_owned(), "x".to_owned());
+        assert_eq!(read.place("Adapter", &key, "spec.source").as_deref(), Some("a.yaml:8"));
     }
 }

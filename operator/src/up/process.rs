@@ -4,15 +4,18 @@
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+use tokio::signal::unix::SignalKind;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -31,6 +34,9 @@ const PROBE: Duration = Duration::from_secs(5);
 const HANDOVER: Duration = Duration::from_millis(300);
 /// Beyond the drain: time for the process to end.
 const GRACE: Duration = Duration::from_secs(15);
+
+/// SIGKILL's number, which nobody can handle and tokio has no name for.
+const KILL: i32 = 9;
 
 /// How to start it.
 #[derive(Clone)]
@@ -57,12 +63,7 @@ pub enum Phase {
     /// It takes requests.
     Ready,
     /// It ended by itself and is started again after a pause.
-    Ended {
-        /// How, and its last words.
-        why: String,
-        /// When.
-        since: Timestamp,
-    },
+    Ended,
     /// It was let go and is no more.
     Gone,
 }
@@ -80,6 +81,17 @@ pub struct Seen {
     pub public: SocketAddr,
     /// Its admin face.
     pub admin: SocketAddr,
+    /// Its last end by itself, until it answers again.
+    pub failed: Option<Failed>,
+}
+
+/// An end that nobody asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// How, and its last words.
+    pub why: String,
+    /// When.
+    pub since: Timestamp,
 }
 
 /// A replica's process; dropped, it is killed.
@@ -101,7 +113,8 @@ impl Process {
         changed: mpsc::UnboundedSender<FleetKey>,
     ) -> Self {
         let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let first = Seen { phase: Phase::Loading, pid: 0, start: 0, public: nowhere, admin: nowhere };
+        let first =
+            Seen { phase: Phase::Loading, pid: 0, start: 0, public: nowhere, admin: nowhere, failed: None };
         let (tell, seen) = watch::channel(first);
         let (leave, leaving) = watch::channel(false);
         let keeper = Keeper { fleet, launch, tell, leaving, changed };
@@ -164,6 +177,7 @@ struct Keeper {
 impl Keeper {
     async fn keep(mut self) {
         let mut pause = FIRST_PAUSE;
+        let mut before: Option<String> = None;
         while !*self.leaving.borrow() {
             let began = Instant::now();
             let why = match self.start() {
@@ -173,16 +187,32 @@ impl Keeper {
                 },
                 Err(error) => format!("{}: {error}", self.launch.program.display()),
             };
-            tracing::warn!(fleet = %self.fleet.name, why, "a replica ended; it is started again");
-            self.say(|seen| seen.phase = Phase::Ended { why, since: Timestamp::now() });
             if began.elapsed() > LIVED {
-                pause = FIRST_PAUSE;
+                (pause, before) = (FIRST_PAUSE, None);
             }
+            self.tell_end(&why, before.as_ref() == Some(&why));
+            before = Some(why.clone());
+            self.say(|seen| {
+                seen.phase = Phase::Ended;
+                seen.failed = Some(Failed { why, since: Timestamp::now() });
+            });
             // Let go meanwhile: nothing is left to end.
             let _ = tokio::time::timeout(pause, self.leaving.wait_for(|leaving| *leaving)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         self.say(|seen| seen.phase = Phase::Gone);
+    }
+
+    /// One that ends again and again in the same way is news once.
+    fn tell_end(&self, why: &str, is_known: bool) {
+        let log = &self.launch.log;
+        let name = log.file_stem().unwrap_or_default().to_string_lossy();
+        let log = log.display();
+        if is_known {
+            tracing::debug!(%log, "replica {name} ended again: {why}");
+        } else {
+            tracing::warn!(%log, "replica {name} ended: {why}; it is started again");
+        }
     }
 
     fn start(&self) -> io::Result<Child> {
@@ -207,8 +237,8 @@ impl Keeper {
             .spawn()?;
         let pid = child.id().unwrap_or(0);
         self.say(|seen| {
-            let start = seen.start + 1;
-            *seen = Seen { phase: Phase::Loading, pid, start, public, admin };
+            let (start, failed) = (seen.start + 1, seen.failed.take());
+            *seen = Seen { phase: Phase::Loading, pid, start, public, admin, failed };
         });
         Ok(child)
     }
@@ -221,15 +251,20 @@ impl Keeper {
             loop {
                 let phase = phase(public).await;
                 let pause = if phase == Phase::Ready { LOOK_AGAIN } else { LOOK };
-                self.say(|seen| seen.phase = phase);
+                self.say(|seen| {
+                    seen.failed = seen.failed.take().filter(|_| phase == Phase::Loading);
+                    seen.phase = phase;
+                });
                 tokio::time::sleep(pause).await;
             }
         };
         let mut leaving = self.leaving.clone();
         tokio::select! {
             ended = child.wait() => {
-                let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
-                return Some(format!("{how}: {}", last_words(&self.launch.log)));
+                return Some(match ended {
+                    Ok(status) => end(status, &self.launch.log),
+                    Err(error) => error.to_string(),
+                });
             }
             () = looks => {}
             _ = leaving.wait_for(|leaving| *leaving) => {}
@@ -283,12 +318,30 @@ async fn answer(address: SocketAddr, path: &str) -> Option<u16> {
     tokio::time::timeout(PROBE, asked).await.ok()?
 }
 
-/// The last line of a log: what a program says that does not start.
-fn last_words(log: &Path) -> String {
-    let text =
-        std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-    let last = text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it said nothing");
-    last.chars().take(500).collect()
+/// How a process ended, and what it said of that. One that was ended from outside knows nothing of it.
+fn end(status: ExitStatus, log: &Path) -> String {
+    let outside = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+    let is_outside = |signal: i32| signal == KILL || outside.iter().any(|kind| kind.as_raw_value() == signal);
+    let from_outside = status.signal().is_some_and(is_outside);
+    let read = std::fs::read(log).unwrap_or_default();
+    match last_words(&String::from_utf8_lossy(&read)).filter(|_| !from_outside) {
+        Some(words) => format!("{status}: {words}"),
+        None => status.to_string(),
+    }
+}
+
+/// The last line of a log that tells of a fault: a warning or an error, or what is no log line, as a program says it that
+/// does not start.
+fn last_words(log: &str) -> Option<String> {
+    let of_line = |line: &str| match serde_json::from_str::<Value>(line) {
+        Ok(Value::Object(fields)) => {
+            let is_fault = matches!(fields.get("level")?.as_str()?, "WARN" | "ERROR");
+            fields.get("message")?.as_str().filter(|_| is_fault).map(str::to_owned)
+        }
+        _ => Some(line.trim_start_matches("lorikeet: ").to_owned()),
+    };
+    let mut lines = log.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+    Some(lines.find_map(of_line)?.chars().take(500).collect())
 }
 
 #[cfg(test)]
@@ -329,10 +382,29 @@ mod tests {
     async fn one_that_ends_is_started_again_and_its_last_words_are_known() {
         let folder = tempfile::tempdir().unwrap();
         let (process, mut changes) = start(script(folder.path(), "echo broken on purpose >&2; exit 3"));
-        until(&process, &mut changes, |seen| matches!(seen.phase, Phase::Ended { .. })).await;
-        let Phase::Ended { why, .. } = process.seen().phase else { panic!("ended") };
-        assert_eq!(why, "exit status: 3: broken on purpose");
+        until(&process, &mut changes, |seen| seen.phase == Phase::Ended).await;
+        let why = || process.seen().failed.map(|failed| failed.why);
+        assert_eq!(why().as_deref(), Some("exit status: 3: broken on purpose"));
         until(&process, &mut changes, |seen| seen.start == 2).await;
+        assert_eq!(why().as_deref(), Some("exit status: 3: broken on purpose"), "until it answers");
+    }
+
+    #[test]
+    fn the_last_words_are_those_of_a_fault() {
+        let line =
+            |level: &str, message: &str| format!("{{\"level\":\"{level}\",\"message\":\"{message}\"}}\n");
+        let busy = line("INFO", "serving") + &line("INFO", "answered");
+        assert_eq!(last_words(&busy), None);
+        assert_eq!(last_words(""), None);
+        let warned = line("ERROR", "no memory") + &busy;
+        assert_eq!(last_words(&warned).as_deref(), Some("no memory"));
+        let refused = line("WARN", "slow") + "lorikeet: --model: /x: no such file or folder\n" + &busy;
+        assert_eq!(last_words(&refused).as_deref(), Some("--model: /x: no such file or folder"));
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("x.log");
+        std::fs::write(&log, warned).unwrap();
+        assert_eq!(end(ExitStatus::from_raw(KILL), &log), "signal: 9 (SIGKILL)");
+        assert_eq!(end(ExitStatus::from_raw(3 << 8), &log), "exit status: 3: no memory");
     }
 
     #[tokio::test]
@@ -349,8 +421,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let launch = Launch { program: "/nowhere/lorikeet".into(), ..script(folder.path(), "") };
         let (process, mut changes) = start(launch);
-        until(&process, &mut changes, |seen| matches!(seen.phase, Phase::Ended { .. })).await;
-        let Phase::Ended { why, .. } = process.seen().phase else { panic!("ended") };
+        until(&process, &mut changes, |seen| seen.failed.is_some()).await;
+        let why = process.seen().failed.unwrap().why;
         assert!(why.starts_with("/nowhere/lorikeet: No such file"), "{why}");
     }
 }

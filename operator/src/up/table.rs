@@ -7,56 +7,87 @@ use kube::{CustomResourceExt, Resource};
 use serde::Serialize;
 use serde_json::Value;
 
-/// The table of `objects`; empty where there are none. `with_age` leaves the last column out: what is left changes only
-/// when an object does.
-#[must_use]
-pub fn table<'a, K>(objects: impl Iterator<Item = &'a K>, now: Timestamp, with_age: bool) -> String
-where
-    K: Resource<DynamicType = ()> + CustomResourceExt + Serialize + 'a,
-{
-    let definition = K::crd();
-    let columns =
-        definition.spec.versions.first().and_then(|version| version.additional_printer_columns.clone());
-    let columns: Vec<_> =
-        columns.into_iter().flatten().filter(|column| column.priority.unwrap_or(0) == 0).collect();
-    let columns: Vec<_> = columns.iter().filter(|column| with_age || column.type_ != "date").collect();
-    let singular = definition.spec.names.singular.unwrap_or_default();
-    let mut rows = vec![vec!["NAMESPACE".to_owned(), "NAME".to_owned()]];
-    rows[0].extend(columns.iter().map(|column| column.name.to_uppercase()));
-    for object in objects {
-        let meta = object.meta();
-        let value = serde_json::to_value(object).unwrap_or_default();
-        let name = meta.name.as_deref().unwrap_or_default();
-        let mut row = vec![
-            meta.namespace.clone().unwrap_or_default(),
-            format!("{singular}.{}/{name}", definition.spec.group),
-        ];
-        row.extend(columns.iter().map(|column| cell(&value, &column.json_path, &column.type_, now)));
-        rows.push(row);
-    }
-    if rows.len() == 1 {
-        return String::new();
-    }
-    // kubectl names the namespace only where it was asked for all of them.
-    if rows.iter().skip(1).all(|row| row[0] == "default") {
-        rows.iter_mut().for_each(|row| drop(row.remove(0)));
-    }
-    aligned(&rows)
+/// A table: a head, and a row for each object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    head: Vec<String>,
+    rows: Vec<Vec<String>>,
 }
 
-fn aligned(rows: &[Vec<String>]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            // Writing to a String does not fail.
-            let _ = write!(line, "{cell:<width$}   ");
+impl Table {
+    /// The table of `objects`; empty where there are none.
+    #[must_use]
+    pub fn of<'a, K>(objects: impl Iterator<Item = &'a K>, now: Timestamp) -> Self
+    where
+        K: Resource<DynamicType = ()> + CustomResourceExt + Serialize + 'a,
+    {
+        let definition = K::crd();
+        let columns =
+            definition.spec.versions.first().and_then(|version| version.additional_printer_columns.clone());
+        // The age comes last, as in every kind of ours.
+        let columns: Vec<_> =
+            columns.into_iter().flatten().filter(|column| column.priority.unwrap_or(0) == 0).collect();
+        let singular = definition.spec.names.singular.unwrap_or_default();
+        let mut head = vec!["NAMESPACE".to_owned(), "NAME".to_owned()];
+        head.extend(columns.iter().map(|column| column.name.to_uppercase()));
+        let row = |object: &'a K| {
+            let meta = object.meta();
+            let value = serde_json::to_value(object).unwrap_or_default();
+            let name = meta.name.as_deref().unwrap_or_default();
+            let mut row = vec![
+                meta.namespace.clone().unwrap_or_default(),
+                format!("{singular}.{}/{name}", definition.spec.group),
+            ];
+            row.extend(columns.iter().map(|column| cell(&value, &column.json_path, &column.type_, now)));
+            row
+        };
+        let mut table = Self { head, rows: objects.map(row).collect() };
+        // kubectl names the namespace only where it was asked for all of them.
+        if table.rows.iter().all(|row| row[0] == "default") {
+            table.rows.iter_mut().chain([&mut table.head]).for_each(|row| drop(row.remove(0)));
         }
-        let _ = writeln!(text, "{}", line.trim_end());
+        table
     }
-    text
+
+    /// Whether it has no rows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The head and every row.
+    #[must_use]
+    pub fn whole(&self) -> String {
+        if self.is_empty() { String::new() } else { self.aligned([&self.head].into_iter().chain(&self.rows)) }
+    }
+
+    /// The rows that `before` does not have, whatever their age.
+    #[must_use]
+    pub fn news(&self, before: &Self) -> String {
+        let is_known = |row: &Vec<String>| before.rows.iter().any(|old| ageless(old) == ageless(row));
+        self.aligned(self.rows.iter().filter(|row| !is_known(row)))
+    }
+
+    fn aligned<'a>(&self, shown: impl Iterator<Item = &'a Vec<String>>) -> String {
+        let all = || self.rows.iter().chain([&self.head]);
+        let width = |column: usize| all().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..self.head.len()).map(width).collect();
+        let mut text = String::new();
+        for row in shown {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                // Writing to a String does not fail.
+                let _ = write!(line, "{cell:<width$}   ");
+            }
+            let _ = writeln!(text, "{}", line.trim_end());
+        }
+        text
+    }
+}
+
+/// What changes only when its object does.
+fn ageless(row: &[String]) -> &[String] {
+    row.split_last().map_or(row, |(_, rest)| rest)
 }
 
 fn cell(object: &Value, path: &str, type_: &str, now: Timestamp) -> String {
@@ -137,10 +168,19 @@ adapter.lorikeet.dev/sql     mistral      True    AsDesired   2        2        
 adapter.lorikeet.dev/fresh   mistral";
         let mut fresh = Adapter::new("fresh", one.spec.clone());
         fresh.metadata.namespace = Some("default".to_owned());
-        assert_eq!(table([&one, &fresh].into_iter(), now, true).trim_end(), expected);
+        let table = |objects: &[&Adapter], now: i64| {
+            Table::of(objects.iter().copied(), Timestamp::from_second(now).unwrap())
+        };
+        let whole = table(&[&one, &fresh], 1000);
+        assert_eq!(whole.whole().trim_end(), expected);
+        assert_eq!(table(&[&one, &fresh], 2000).news(&whole), "", "an age is no news");
+        fresh.spec.deployment_ref.name = "llama".to_owned();
+        let news = "adapter.lorikeet.dev/fresh   llama\n";
+        assert_eq!(table(&[&one, &fresh], 1000).news(&whole), news);
+        assert_eq!(table(&[&one], 1000).news(&whole), "");
         fresh.metadata.namespace = Some("team".to_owned());
-        assert!(table([&one, &fresh].into_iter(), now, false).starts_with("NAMESPACE   NAME"));
-        assert_eq!(table(std::iter::empty::<&Adapter>(), now, true), "");
+        assert!(table(&[&one, &fresh], 1000).whole().starts_with("NAMESPACE   NAME"));
+        assert_eq!(table(&[], 1000).whole(), "");
     }
 
     #[test]

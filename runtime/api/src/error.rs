@@ -30,6 +30,8 @@ pub struct AdminErrorBody {
 pub enum ErrorCode {
     /// The source is not reachable or has no such file.
     SourceUnavailable,
+    /// The source is a folder of the replica's machine that is not there.
+    SourceNotFound,
     /// The source is of a kind, or at a place, that this replica may not read.
     SourceForbidden,
     /// The source asked for credentials or refused them.
@@ -71,8 +73,9 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::SourceUnavailable,
+        Self::SourceNotFound,
         Self::SourceForbidden,
         Self::SourceUnauthorized,
         Self::DigestMismatch,
@@ -98,6 +101,7 @@ impl ErrorCode {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::SourceUnavailable => "source_unavailable",
+            Self::SourceNotFound => "source_not_found",
             Self::SourceForbidden => "source_forbidden",
             Self::SourceUnauthorized => "source_unauthorized",
             Self::DigestMismatch => "digest_mismatch",

@@ -25,7 +25,7 @@ pub fn read(folder: &Folder, max_bytes: u64) -> Result<AdapterFiles, FetchError>
     let config = folder.read(FILES[0], MAX_CONFIG_BYTES as u64)?;
     let weights = folder.read(FILES[1], max_bytes).map_err(|error| {
         match PICKLES.iter().find(|name| folder.has(name)) {
-            Some(pickle) if matches!(error, FetchError::NotFound(_)) => {
+            Some(pickle) if matches!(error, FetchError::NoFile(_)) => {
                 FetchError::Pickle((*pickle).to_owned())
             }
             _ => error,

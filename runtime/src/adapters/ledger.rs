@@ -99,6 +99,11 @@ impl Ledger {
         self.names.iter().filter(|(_, entry)| !entry.draining).map(|(name, _)| name)
     }
 
+    /// Of these names, those whose content was not refused, in order.
+    pub(crate) fn servable(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names().filter(|name| self.names.get(*name).is_some_and(|entry| !entry.serving.is_refused()))
+    }
+
     /// How many names requests may ask for.
     pub(crate) fn count(&self) -> usize {
         self.names.len() - self.changes.drain_count()
@@ -146,9 +151,8 @@ impl Ledger {
     /// replica out of service.
     pub(crate) fn pinned_are_settled(&self) -> bool {
         self.names.values().filter(|entry| !entry.draining).all(|entry| {
-            let refused =
-                matches!(&entry.serving.load, Load::Failed { failure, .. } if !failure.is_transient());
-            !entry.serving.desire.placement.pinned || refused || entry.serving.is_held(&self.host)
+            let settled = entry.serving.is_refused() || entry.serving.is_held(&self.host);
+            !entry.serving.desire.placement.pinned || settled
         })
     }
 

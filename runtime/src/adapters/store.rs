@@ -164,6 +164,12 @@ impl AdapterStore {
         self.shared.with(|state| state.ledger.names().map(ToString::to_string).collect())
     }
 
+    /// Of these names, those whose content was not refused, in order.
+    #[must_use]
+    pub fn servable(&self) -> Vec<String> {
+        self.shared.with(|state| state.ledger.servable().map(ToString::to_string).collect())
+    }
+
     /// The weights of `name`, held, where they are in memory already.
     #[must_use]
     pub fn try_pin(&self, name: &str) -> Option<Pin> {

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use http::{HeaderMap, StatusCode};
 use lorikeet_api::{
     Accepted, AdapterReport, AdminError, AdminErrorBody, DesiredChange, DesiredSet, ErrorCode, ReportedSet,
@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, Problem, shorten, shorten_to};
 use super::registry::Refusal;
+use super::server::Stopping;
 use super::{App, body};
 
 /// A long poll ends after so long, whatever was asked for: proxies in between have their own patience.
@@ -68,7 +69,7 @@ pub(super) const fn status(code: ErrorCode) -> StatusCode {
     match code {
         ErrorCode::InvalidRequest => StatusCode::BAD_REQUEST,
         ErrorCode::SourceForbidden => StatusCode::FORBIDDEN,
-        ErrorCode::UnknownAdapter => StatusCode::NOT_FOUND,
+        ErrorCode::UnknownAdapter | ErrorCode::SourceNotFound => StatusCode::NOT_FOUND,
         ErrorCode::StaleVersion | ErrorCode::NameConflict => StatusCode::CONFLICT,
         ErrorCode::DigestMismatch
         | ErrorCode::TooLarge
@@ -120,37 +121,60 @@ pub async fn patch(
     Ok(Json(app.adapters.change(change)?))
 }
 
-/// What a report is asked after.
+/// What a report is asked after, as it is written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct After {
     instance: Option<String>,
-    after: Option<u64>,
-    wait_seconds: Option<f64>,
+    after: Option<String>,
+    wait_seconds: Option<String>,
 }
 
-/// `GET /admin/v1/adapters`: at once, or when there is something new.
+impl After {
+    fn report(&self) -> Result<Option<u64>, AdminFailure> {
+        let number = |text: &String| text.parse().map_err(|_| odd("after", "a report's number", text));
+        self.after.as_ref().map(number).transpose()
+    }
+
+    fn wait(&self) -> Result<Duration, AdminFailure> {
+        let Some(text) = &self.wait_seconds else { return Ok(Duration::ZERO) };
+        let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        Ok(seconds.ok_or_else(|| odd("wait_seconds", "a number of seconds", text))?.min(LONGEST_WAIT))
+    }
+}
+
+fn odd(field: &str, wanted: &str, got: &str) -> AdminFailure {
+    let message = format!("{field}: expected {wanted}, got \"{}\"", shorten(got));
+    AdminFailure::Store(ErrorCode::InvalidRequest, message)
+}
+
+/// `GET /admin/v1/adapters`: at once, or when there is something new or the face stops.
 ///
 /// # Errors
 /// 400 for a malformed query.
 pub async fn report(
     State(app): State<Arc<App>>,
+    stopping: Option<Extension<Stopping>>,
     query: Result<Query<After>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<ReportedSet>, AdminFailure> {
     let Query(after) = query.map_err(|error| {
-        AdminFailure::Store(
-            ErrorCode::InvalidRequest,
-            format!("query: {}", shorten_to(SAID, &error.body_text())),
-        )
+        let said = error.body_text();
+        let said = said.strip_prefix("Failed to deserialize query string: ").unwrap_or(&said);
+        AdminFailure::Store(ErrorCode::InvalidRequest, format!("query: {}", shorten_to(SAID, said)))
     })?;
-    let Some(number) = after.after else { return Ok(Json(app.adapters.report())) };
-    let wait = after.wait_seconds.unwrap_or(0.0);
-    let wait = Duration::try_from_secs_f64(wait).map_err(|_| {
-        let message = format!("wait_seconds: expected a number of seconds, got {wait}");
-        AdminFailure::Store(ErrorCode::InvalidRequest, message)
-    })?;
+    let (number, wait) = (after.report()?, after.wait()?);
+    let Some(number) = number else { return Ok(Json(app.adapters.report())) };
     let instance = after.instance.unwrap_or_default();
-    Ok(Json(app.adapters.report_after(&instance, number, wait.min(LONGEST_WAIT)).await))
+    let stops = async {
+        match stopping {
+            Some(Extension(stopping)) => stopping.begun().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        report = app.adapters.report_after(&instance, number, wait) => Ok(Json(report)),
+        () = stops => Ok(Json(app.adapters.report())),
+    }
 }
 
 /// `GET /admin/v1/adapters/{name}`.

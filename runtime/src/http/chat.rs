@@ -64,8 +64,7 @@ pub async fn handle(
     Asked(mut fields): Asked,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    let model = fields.text("model")?;
-    let target = app.target(model.as_deref())?;
+    let target = app.required_target(fields.text("model")?.as_deref())?;
     let messages = messages::take(&mut fields, app.limits.messages)?;
     let turn = Turn::take(&mut fields)?;
     let (logprobs, top) = logprobs(&mut fields, app.limits.logprobs)?;
@@ -89,8 +88,15 @@ pub async fn handle(
         prompt: prompt.clone(),
         parameters: parameters.clone(),
     };
-    let order =
-        Order { target, caller: asker.caller, arrived, prompts: vec![prompt], most: vec![most], parameters };
+    let order = Order {
+        target,
+        caller: asker.caller,
+        account: asker.account,
+        arrived,
+        prompts: vec![prompt],
+        most: vec![most],
+        parameters,
+    };
     let running = run::start(&app, order).await?;
     if form.parameters.stream.is_some() {
         return Ok(respond(running, Chunks::new(app, form)));

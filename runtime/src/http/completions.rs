@@ -51,8 +51,7 @@ pub async fn handle(
     Asked(mut fields): Asked,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    let model = fields.text("model")?;
-    let target = app.target(model.as_deref())?;
+    let target = app.required_target(fields.text("model")?.as_deref())?;
     let prompts = prompts(&mut fields, app.vocabulary(), app.limits.prompts)?;
     let logprobs = fields.count("logprobs", 0..=app.limits.logprobs)?;
     let echo = fields.flag("echo")?.unwrap_or(false);
@@ -89,7 +88,15 @@ pub async fn handle(
         prompts: ids.clone(),
         parameters: parameters.clone(),
     };
-    let order = Order { target, caller: asker.caller, arrived, prompts: ids, most, parameters };
+    let order = Order {
+        target,
+        caller: asker.caller,
+        account: asker.account,
+        arrived,
+        prompts: ids,
+        most,
+        parameters,
+    };
     let running = run::start(&app, order).await?;
     if form.parameters.stream.is_some() {
         return Ok(respond(running, Chunks::new(app, form)));

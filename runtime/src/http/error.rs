@@ -166,9 +166,6 @@ impl From<Problem> for ApiError {
             }
             Problem::MalformedHead => error(S::BAD_REQUEST, INVALID, "malformed_head"),
             Problem::BodyBroken => error(S::BAD_REQUEST, INVALID, "incomplete_body"),
-            Problem::AdapterRefused { code, .. } => {
-                error(S::BAD_REQUEST, INVALID, code).with_param("model".into())
-            }
             Problem::Unauthorized => error(S::UNAUTHORIZED, "authentication_error", "invalid_api_key"),
             Problem::Forbidden(_) => error(S::FORBIDDEN, "permission_error", "forbidden"),
             Problem::UnknownModel(_) => {
@@ -188,6 +185,10 @@ impl From<Problem> for ApiError {
             Problem::AdapterUnavailable { code, after, .. } => {
                 let seconds = u32::try_from(after.as_secs()).unwrap_or(u32::MAX).clamp(1, 60);
                 error(S::SERVICE_UNAVAILABLE, SERVER, code).with_param("model".into()).retry(seconds)
+            }
+            // Nothing is wrong with the request: whoever keeps the adapter has to mend it.
+            Problem::AdapterRefused { code, .. } => {
+                error(S::SERVICE_UNAVAILABLE, SERVER, code).with_param("model".into()).retry(60)
             }
             Problem::NotReady(_) => error(S::SERVICE_UNAVAILABLE, SERVER, "not_ready").retry(1),
             Problem::Internal => error(S::INTERNAL_SERVER_ERROR, SERVER, "internal_error"),

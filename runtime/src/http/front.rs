@@ -13,6 +13,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 
 use super::App;
+use super::account::{Account, watched};
 use super::auth::{Caller, Keys};
 use super::error::{ApiError, Code, Problem};
 use super::limits::Limits;
@@ -28,6 +29,8 @@ pub struct Asker {
     pub request_id: Arc<str>,
     /// Whose key it was.
     pub caller: Caller,
+    /// What its log line will say.
+    pub account: Arc<Account>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Asker {
@@ -47,7 +50,12 @@ pub async fn pass(State(app): State<Arc<App>>, mut request: Request, next: Next)
         .get::<MatchedPath>()
         .map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
     let method = request.method().clone();
-    request.extensions_mut().insert(Asker { request_id: Arc::clone(&request_id), caller: Caller::default() });
+    let account = Arc::<Account>::default();
+    request.extensions_mut().insert(Asker {
+        request_id: Arc::clone(&request_id),
+        caller: Caller::default(),
+        account: Arc::clone(&account),
+    });
     let mut response = match check_head(request.uri(), request.headers(), &app.limits) {
         Err(problem) => ApiError::from(problem).into_response(),
         Ok(()) => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
@@ -62,7 +70,13 @@ pub async fn pass(State(app): State<Arc<App>>, mut request: Request, next: Next)
         response.headers_mut().insert(REQUEST_ID, value);
     }
     app.metrics.answered(&route, response.status().as_u16());
-    log(&method, &route, &request_id, &response, begun);
+    let code = response.extensions().get::<Code>().map(|code| code.0);
+    let line = Line { method, route, request_id, status: response.status(), code, begun, account };
+    if line.account.figures().streamed && line.status.is_success() {
+        // Its end is to come.
+        return response.map(|body| watched(body, move || line.write()));
+    }
+    line.write();
     response
 }
 
@@ -134,17 +148,50 @@ fn request_id(headers: &HeaderMap) -> Arc<str> {
     }
 }
 
-fn log(method: &http::Method, route: &str, request_id: &str, response: &Response, begun: Instant) {
-    let status = response.status().as_u16();
-    let millis = begun.elapsed().as_millis();
-    let code = response.extensions().get::<Code>().map_or("", |code| code.0);
-    let quiet = matches!(route, "/health" | "/ready" | "/ping" | "/metrics");
-    match response.status() {
-        status_code if status_code.is_server_error() && status_code != StatusCode::SERVICE_UNAVAILABLE => {
-            tracing::error!(%method, route, request_id, status, code, millis, "answered");
+/// What is logged of a request that was answered.
+struct Line {
+    method: http::Method,
+    route: String,
+    request_id: Arc<str>,
+    status: StatusCode,
+    code: Option<&'static str>,
+    begun: Instant,
+    account: Arc<Account>,
+}
+
+impl Line {
+    fn write(&self) {
+        let (method, route, request_id) = (&self.method, &*self.route, &*self.request_id);
+        let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let figures = self.account.figures();
+        let status = self.status.as_u16();
+        let code = self.code.or(figures.code);
+        let finish = figures.finish().filter(|_| self.status.is_success());
+        let of_model = figures.model.is_some();
+        let model = figures.model.as_deref();
+        let prompt_tokens = of_model.then_some(figures.prompt_tokens);
+        let completion_tokens = of_model.then_some(figures.completion_tokens);
+        macro_rules! answered {
+            ($level:ident) => {
+                tracing::$level!(
+                    %method, route, request_id, status, code, model, prompt_tokens, completion_tokens, finish, millis,
+                    "answered"
+                )
+            };
         }
-        _ if quiet => tracing::debug!(%method, route, request_id, status, code, millis, "answered"),
-        _ => tracing::info!(%method, route, request_id, status, code, millis, "answered"),
+        match self.status {
+            status if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE => {
+                answered!(error)
+            }
+            _ if self.is_quiet() => answered!(debug),
+            _ => answered!(info),
+        }
+    }
+
+    /// Probes, scrapes and long polls come all the time.
+    fn is_quiet(&self) -> bool {
+        let polled = self.method == http::Method::GET && self.route == lorikeet_api::ADAPTERS_PATH;
+        polled || matches!(&*self.route, "/health" | "/ready" | "/ping" | "/metrics")
     }
 }
 

@@ -115,6 +115,7 @@ async fn order(
     let order = Order {
         target: read.target,
         caller: asker.caller,
+        account: Arc::clone(&asker.account),
         arrived,
         prompts: vec![prompt],
         most: vec![most],

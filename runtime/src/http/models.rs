@@ -23,7 +23,7 @@ pub struct ModelCard {
     pub dtype: String,
 }
 
-/// All cards.
+/// All cards: of adapters those that may be served.
 pub async fn list(State(app): State<Arc<App>>) -> Json<Value> {
     let adapters = app.adapters.names().into_iter().map(|name| card(&app, &Target::Adapter(name)));
     let cards: Vec<Value> = std::iter::once(card(&app, &Target::Base)).chain(adapters).collect();
@@ -49,19 +49,5 @@ fn card(app: &App, target: &Target) -> Value {
         "root": name,
         "parent": (!base).then_some(&app.card.name),
         "max_model_len": base.then(|| app.context()),
-        "permission": [{
-            "id": format!("modelperm-{name}"),
-            "object": "model_permission",
-            "created": app.card.created,
-            "allow_create_engine": false,
-            "allow_sampling": true,
-            "allow_logprobs": true,
-            "allow_search_indices": false,
-            "allow_view": true,
-            "allow_fine_tuning": false,
-            "organization": "*",
-            "group": null,
-            "is_blocking": false,
-        }],
     })
 }

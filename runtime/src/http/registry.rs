@@ -24,7 +24,7 @@ pub struct Refusal {
 pub trait Registry: Send + Sync {
     /// Whether new requests may name it. Asked for every request: no I/O.
     fn knows(&self, name: &str) -> bool;
-    /// The names that it knows, ordered.
+    /// The names that it knows and was not refused the content of, ordered.
     fn names(&self) -> Vec<String>;
     /// A hold on its weights, if they are in memory.
     fn try_pin(&self, name: &str) -> Option<Pin>;
@@ -72,7 +72,7 @@ pub trait Registry: Send + Sync {
 }
 
 impl From<Refusal> for Problem {
-    /// For whoever asks a model: a refused adapter is a bad request, an unreachable one is not there for now.
+    /// For whoever asks a model: one that is refused or unreachable is not there for now, and it is not the asker's fault.
     fn from(refusal: Refusal) -> Self {
         let Refusal { code, message, retry_after } = refusal;
         match code {

@@ -10,7 +10,7 @@ use axum::routing::{MethodRouter, get, post};
 
 use super::auth::Keys;
 use super::error::{ApiError, Problem};
-use super::{App, admin, chat, completions, front, health, lorax, models, tokenize, vllm};
+use super::{App, admin, chat, completions, front, health, lorax, models, root, tokenize, vllm};
 
 /// Who may use a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub(crate) fn public() -> Vec<Route> {
         ("/detokenize", Key, post(tokenize::detokenize)),
         ("/generate", Key, post(lorax::generate)),
         ("/generate_stream", Key, post(lorax::generate_stream)),
-        ("/", Key, post(lorax::compat)),
+        ("/", Key, get(root::words).post(lorax::compat)),
         ("/info", Key, get(lorax::info)),
     ]
 }

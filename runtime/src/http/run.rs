@@ -3,12 +3,14 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures::StreamExt as _;
 use futures::stream::{BoxStream, SelectAll, unfold};
 
 use super::App;
+use super::account::Account;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::parameters::Parameters;
@@ -24,6 +26,8 @@ pub struct Order {
     pub target: Target,
     /// Who asks.
     pub caller: Caller,
+    /// What its log line will say.
+    pub account: Arc<Account>,
     /// When the body had come.
     pub arrived: Instant,
     /// The prompts as token ids, none empty.
@@ -96,9 +100,11 @@ impl Answer {
 /// What the store says of the adapter, or the engine of the first sequence that it does not take; those that it took
 /// are cancelled.
 pub async fn start(app: &App, order: Order) -> Result<Running, ApiError> {
-    let Order { target, caller, arrived, prompts, most, parameters } = order;
+    let Order { target, caller, account, arrived, prompts, most, parameters } = order;
     let deadline = arrived + app.limits.request_time;
     let choices = parameters.choices as usize;
+    let tokens = prompts.iter().map(Vec::len).sum();
+    account.begin(target.name(app), tokens, prompts.len() * choices, parameters.stream.is_some());
     let mut watches: Vec<Watch> = prompts
         .iter()
         .zip(&most)
@@ -144,15 +150,16 @@ pub async fn start(app: &App, order: Order) -> Result<Running, ApiError> {
             deadline,
         };
         let sequence = app.generator.start(ask, watch).map_err(|failure| app.busy(failure))?;
-        pieces.push(pieces_of(index, sequence));
+        pieces.push(pieces_of(index, sequence, Arc::clone(&account)));
     }
     Ok(Running { choices: pieces.len(), pieces, arrived })
 }
 
-fn pieces_of(index: usize, sequence: Sequence) -> BoxStream<'static, (usize, Piece)> {
-    unfold(sequence, move |mut sequence| async move {
+fn pieces_of(index: usize, sequence: Sequence, account: Arc<Account>) -> BoxStream<'static, (usize, Piece)> {
+    unfold((sequence, account), move |(mut sequence, account)| async move {
         let piece = sequence.next().await?;
-        Some(((index, piece), sequence))
+        account.take(&piece);
+        Some(((index, piece), (sequence, account)))
     })
     .boxed()
 }

@@ -160,8 +160,13 @@ impl Registry for Script {
         }
     }
 
-    fn report_after<'a>(&'a self, _: &'a str, _: u64, _: Duration) -> BoxFuture<'a, ReportedSet> {
-        std::future::ready(self.report()).boxed()
+    fn report_after<'a>(&'a self, _: &'a str, _: u64, wait: Duration) -> BoxFuture<'a, ReportedSet> {
+        // Nothing ever changes.
+        async move {
+            tokio::time::sleep(wait).await;
+            self.report()
+        }
+        .boxed()
     }
 
     fn load<'a>(

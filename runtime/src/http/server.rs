@@ -27,6 +27,17 @@ use super::tls::Certificate;
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
+/// Tells a handler that waits for news when the face stops: it answers at once then.
+#[derive(Clone, Debug)]
+pub struct Stopping(watch::Receiver<bool>);
+
+impl Stopping {
+    /// Resolves when the face stops.
+    pub async fn begun(mut self) {
+        stopped(&mut self.0).await;
+    }
+}
+
 /// One face: a socket and what answers on it.
 pub struct Face {
     /// Bound already.
@@ -37,6 +48,8 @@ pub struct Face {
     pub tls: Option<Certificate>,
     /// How many connections, how long for a head.
     pub limits: Limits,
+    /// After the stop new connections are still taken for so long, for one request each.
+    pub linger: Duration,
 }
 
 /// hyper's own answer to a head that is larger than its buffer is a bare 431; ours, with words, comes at half of it.
@@ -48,8 +61,7 @@ const FULL: &[u8] =
 connection: close\r\ncontent-length: 110\r\n\r\n{\"error\":{\"message\":\"Too many connections.\",\
 \"type\":\"server_error\",\"param\":null,\"code\":\"too_many_connections\"}}";
 
-/// After the stop new connections are still taken for so long, for one request each: whoever sends them here learns of
-/// the stop only by then.
+/// So long after the stop whoever sends requests here has learnt of it.
 pub const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves until `stop` turns true, then lets every connection end its request, and lingers. Returns when all have ended.
@@ -59,9 +71,10 @@ pub async fn serve(face: Face, stop: watch::Receiver<bool>) {
     let permits = Arc::new(Semaphore::new(face.limits.connections));
     let face = Arc::new(face);
     let all = u32::try_from(face.limits.connections).unwrap_or(u32::MAX);
+    let linger = face.linger;
     let mut over = pin!(async {
         stopped(&mut stop.clone()).await;
-        tokio::time::sleep(LINGER).await;
+        tokio::time::sleep(linger).await;
     });
     loop {
         let accepted = tokio::select! {
@@ -125,9 +138,11 @@ async fn exchange<S>(face: &Face, socket: S, peer: SocketAddr, mut stop: watch::
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(|request: http::Request<Incoming>| {
+    let stopping = Stopping(stop.clone());
+    let service = service_fn(move |request: http::Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(stopping.clone());
         face.router.clone().oneshot(request)
     });
     // One that comes after the stop has its one request yet to send.

@@ -46,7 +46,7 @@ impl Registry for AdapterStore {
     }
 
     fn names(&self) -> Vec<String> {
-        self.names()
+        self.servable()
     }
 
     fn try_pin(&self, name: &str) -> Option<Pin> {

@@ -56,7 +56,7 @@ pub async fn load(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -
             );
             error(StatusCode::BAD_REQUEST, "InvalidUserInput", &message)
         }
-        Err(refused) if refused.code == ErrorCode::SourceUnavailable => {
+        Err(refused) if matches!(refused.code, ErrorCode::SourceUnavailable | ErrorCode::SourceNotFound) => {
             error(StatusCode::NOT_FOUND, "NotFoundError", &refused.message)
         }
         Err(refused) => other(&refused),

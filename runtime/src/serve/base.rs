@@ -1,5 +1,7 @@
 //! The base model: files fetched, described, planned for, loaded; with what belongs to it.
 
+use std::fmt;
+use std::path::{Component, Path};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -7,6 +9,7 @@ use lorikeet_kernels::device::Device;
 use serde_json::Map;
 
 use super::plan::{self, PlanError};
+use crate::adapters::build::FILES;
 use crate::args::{KvType, Quantize};
 use crate::config::{BaseConfig, Capacity};
 use crate::digest::Digest;
@@ -15,6 +18,7 @@ use crate::http::Render;
 use crate::http::chat::Turn;
 use crate::model::{self, FileLimits, KvChoice, KvOptions, LoadError, LoadOptions, Model, ModelFiles};
 use crate::progress::Bars;
+use crate::source::Source;
 use crate::source::error::FetchError;
 use crate::source::fetch::{Fetched, Fetcher};
 use crate::text::template::Chat;
@@ -33,18 +37,57 @@ pub(super) struct Base {
 /// Why a model is not loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum BaseError {
-    #[error(transparent)]
+    #[error("--model: {0}: no such file or folder{1}")]
+    Absent(String, Hint),
+    #[error("--model: {0}: this is an adapter; give its base model here, and it as --adapter NAME={0}")]
+    Adapter(String),
+    #[error("--model: {0}")]
     Files(#[from] LoadError),
-    #[error(transparent)]
+    #[error("--model: {0}")]
     Fetch(#[from] FetchError),
-    #[error(transparent)]
+    #[error("--model: {0}")]
     Text(#[from] TextError),
     #[error(transparent)]
     Plan(#[from] PlanError),
-    #[error("the content is {got}, but --model-digest pins {expected}")]
+    #[error("--model-digest: expected {expected}, got {got}")]
     Digest { expected: Digest, got: Digest },
-    #[error("loading panicked: a file is broken in a way that nobody thought of")]
+    #[error("--model: loading panicked: a file is broken in a way that nobody thought of")]
     Panicked,
+}
+
+/// What may have been meant by a path that is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hint(Option<String>);
+
+impl Hint {
+    /// `OWNER/NAME` is how the hub's repositories are called.
+    fn of(path: &Path) -> Self {
+        let parts: Vec<Component<'_>> = path.components().collect();
+        let is_name = parts.len() == 2 && parts.iter().all(|part| matches!(part, Component::Normal(_)));
+        Self(is_name.then(|| path.display().to_string()))
+    }
+}
+
+impl fmt::Display for Hint {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(name) => write!(out, "; a repository of the Hugging Face hub is hf://{name}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What can be said of a path at a glance.
+fn look(source: &Source) -> Result<(), BaseError> {
+    let Source::Path(path) = source else { return Ok(()) };
+    let shown = || path.display().to_string();
+    if !path.exists() {
+        return Err(BaseError::Absent(shown(), Hint::of(path)));
+    }
+    if path.join(FILES[0]).exists() && !path.join("config.json").exists() {
+        return Err(BaseError::Adapter(shown()));
+    }
+    Ok(())
 }
 
 /// Fetches the model and loads it beside the threads that answer.
@@ -54,6 +97,7 @@ pub(super) async fn load(
     fetcher: &Fetcher,
     bars: &Bars,
 ) -> Result<Base, BaseError> {
+    look(&base.source)?;
     let fetched = fetcher.model(&base.source, None).await?;
     let (base, capacity, bars) = (base.clone(), capacity.clone(), bars.clone());
     let loaded = tokio::task::spawn_blocking(move || from_disk(&fetched, &base, &capacity, &bars)).await;
@@ -132,4 +176,24 @@ pub(super) fn render(template: Arc<ChatTemplate>) -> Render {
         };
         template.render(&chat).map_err(|error| error.to_string())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_no_model_says_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("adapter_config.json"), "{}").unwrap();
+        let said = |path: &Path| look(&Source::Path(path.to_owned())).unwrap_err().to_string();
+        let absent = said(Path::new("mistralai/Mistral-7B"));
+        let expected = "--model: mistralai/Mistral-7B: no such file or folder; a repository of the Hugging Face hub is \
+                        hf://mistralai/Mistral-7B";
+        assert_eq!(absent, expected);
+        assert_eq!(said(Path::new("/no/where")), "--model: /no/where: no such file or folder");
+        assert!(said(folder.path()).contains("this is an adapter"), "{}", said(folder.path()));
+        std::fs::write(folder.path().join("config.json"), "{}").unwrap();
+        assert!(look(&Source::Path(folder.path().to_owned())).is_ok());
+    }
 }

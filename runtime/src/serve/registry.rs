@@ -35,7 +35,12 @@ pub(super) fn preset(folder: &Path, store: &AdapterStore) {
     }
     for adapter in adapters {
         if let Err(error) = store.preset(&adapter) {
-            tracing::warn!(name = adapter.name, code = ?error.code, "adapter not served: {}", error.message);
+            tracing::warn!(
+                name = adapter.name,
+                code = error.code.as_str(),
+                "adapter not served: {}",
+                error.message
+            );
         }
     }
 }

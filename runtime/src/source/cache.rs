@@ -28,7 +28,7 @@ const LOCK: &str = ".lock";
 pub(super) struct Cache {
     root: PathBuf,
     budget: u64,
-    /// Bytes of content, when they were last counted or changed.
+    /// Bytes of content and of unfinished downloads, when they were last counted or changed.
     used: AtomicU64,
     evictions: AtomicU64,
 }
@@ -39,6 +39,17 @@ pub(super) struct Lease {
     pub(super) folder: PathBuf,
     pub(super) digest: Digest,
     _lock: File,
+}
+
+/// What takes room: when it was last used, its bytes, and what it is.
+type Taken = (SystemTime, u64, Held);
+
+/// What can be put out.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Held {
+    Content(PathBuf),
+    /// An unfinished download.
+    Partial(PathBuf),
 }
 
 /// An unfinished download. One process at a time has it.
@@ -73,7 +84,7 @@ impl Cache {
 
     /// Counts anew: other processes may share the cache.
     fn count(&self) -> io::Result<()> {
-        let used = self.folders()?.iter().map(|(_, bytes, _)| bytes).sum();
+        let used = self.taken(None)?.iter().map(|(_, bytes, _)| bytes).sum();
         self.used.store(used, Ordering::Relaxed);
         Ok(())
     }
@@ -131,22 +142,28 @@ impl Cache {
         Ok(Partial { folder, _lock: lock })
     }
 
-    /// Makes room for `bytes` by putting out what was not used for longest.
-    pub(super) fn make_room(&self, bytes: u64) -> Result<(), FetchError> {
+    /// Makes room for the `bytes` of the download under `key`, as far as they are not there yet, by putting out what was
+    /// not used for longest: content, and downloads that nobody goes on with.
+    pub(super) fn make_room(&self, bytes: u64, key: &str) -> Result<(), FetchError> {
         let too_large = || FetchError::TooLarge { what: "cache".to_owned(), bytes, limit: self.budget };
         if bytes > self.budget {
             return Err(too_large());
         }
-        let mut folders = self.folders().map_err(failed)?;
-        folders.sort();
-        let mut used: u64 = folders.iter().map(|(_, bytes, _)| bytes).sum();
-        for (_, size, folder) in folders {
+        let mut all = self.taken(Some(key)).map_err(failed)?;
+        all.sort();
+        let mut used: u64 = all.iter().map(|(_, bytes, _)| bytes).sum();
+        for (_, size, held) in all {
             if used + bytes <= self.budget {
                 return Ok(());
             }
-            if self.put_out(&folder).map_err(failed)? {
+            let is_out = match &held {
+                Held::Content(folder) => self.put_out(folder),
+                Held::Partial(folder) => give_up(folder),
+            };
+            if is_out.map_err(failed)? {
                 used -= size;
-                self.evictions.fetch_add(1, Ordering::Relaxed);
+                let is_content = matches!(held, Held::Content(_));
+                self.evictions.fetch_add(u64::from(is_content), Ordering::Relaxed);
             }
         }
         if used + bytes <= self.budget { Ok(()) } else { Err(too_large()) }
@@ -170,7 +187,8 @@ impl Cache {
             return Ok(lease);
         }
         // Now its size is known, whatever the server said ahead.
-        self.make_room(size_of_folder(&partial.folder))?;
+        let key = partial.folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        self.make_room(size_of_folder(&partial.folder), key)?;
         let staged = self.stage(partial, names).map_err(failed)?;
         let folder = self.content(digest);
         let moved = fs::rename(staged.path(), &folder)
@@ -212,15 +230,27 @@ impl Cache {
         Ok(staged)
     }
 
-    /// Every folder of content: when it was used, its bytes, where it is.
-    fn folders(&self) -> io::Result<Vec<(SystemTime, u64, PathBuf)>> {
-        let mut folders = Vec::new();
+    /// Everything that takes room but the download under `except`.
+    fn taken(&self, except: Option<&str>) -> io::Result<Vec<Taken>> {
+        let mut all = Vec::new();
+        let mut take = |lock: PathBuf, held: Held| {
+            let used = fs::metadata(lock).and_then(|lock| lock.modified());
+            let (Held::Content(folder) | Held::Partial(folder)) = &held;
+            all.push((used.unwrap_or(SystemTime::UNIX_EPOCH), size_of_folder(folder), held));
+        };
         for entry in fs::read_dir(self.root.join("content"))? {
             let folder = entry?.path();
-            let used = fs::metadata(folder.join(LOCK)).and_then(|lock| lock.modified());
-            folders.push((used.unwrap_or(SystemTime::UNIX_EPOCH), size_of_folder(&folder), folder));
+            take(folder.join(LOCK), Held::Content(folder));
         }
-        Ok(folders)
+        for entry in fs::read_dir(self.root.join("partial"))? {
+            let folder = entry?.path();
+            let is_own = except.is_some_and(|key| folder.ends_with(key));
+            if folder.is_dir() && !is_own {
+                // The lock file's own time is that of the first try; the folder's is that of its newest file.
+                take(folder.clone(), Held::Partial(folder));
+            }
+        }
+        Ok(all)
     }
 
     /// Whether it was nobody's and is gone.
@@ -261,6 +291,20 @@ impl Cache {
         }
         Ok(())
     }
+}
+
+/// Whether the download was nobody's and is gone. What has no lock of its own is about to be content, or on its way out.
+fn give_up(folder: &Path) -> io::Result<bool> {
+    let lock = folder.with_extension("lock");
+    let lock = match OpenOptions::new().append(true).open(lock) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        opened => opened?,
+    };
+    if lock.try_lock().is_err() {
+        return Ok(false);
+    }
+    fs::remove_dir_all(folder)?;
+    Ok(true)
 }
 
 fn size_of_folder(folder: &Path) -> u64 {

@@ -17,6 +17,12 @@ pub enum FetchError {
     Forbidden(String),
     #[error("{0}: not found")]
     NotFound(String),
+    /// A folder of this machine that is not there.
+    #[error("{0}: no such folder")]
+    NoFolder(String),
+    /// A file that a folder of this machine lacks.
+    #[error("{0}: not found, though its folder is there")]
+    NoFile(String),
     #[error(
         "adapter_model.safetensors: not found; {0} is a pickle and is never opened: save it as safetensors"
     )]
@@ -59,6 +65,9 @@ impl FetchError {
         match self {
             Self::Invalid(_) | Self::Forbidden(_) | Self::NotAFile(_) => ErrorCode::SourceForbidden,
             Self::Pickle(_) => ErrorCode::UnsupportedFeature,
+            Self::NoFolder(_) => ErrorCode::SourceNotFound,
+            Self::NoFile(name) if name.ends_with(".json") => ErrorCode::InvalidConfig,
+            Self::NoFile(_) => ErrorCode::InvalidWeights,
             Self::NotFound(_) | Self::Unavailable(_) | Self::Protocol(_) => ErrorCode::SourceUnavailable,
             Self::Unauthorized(_) => ErrorCode::SourceUnauthorized,
             Self::TooLarge { .. } => ErrorCode::TooLarge,

@@ -236,7 +236,7 @@ impl Inner {
         }
         let anew = plan.identity.is_none();
         let partial = self.beside(cache, move |cache| {
-            cache.make_room(bytes)?;
+            cache.make_room(bytes, &key)?;
             cache.partial(&key, anew)
         });
         let partial = Arc::new(partial.await?);

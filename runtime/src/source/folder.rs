@@ -72,7 +72,7 @@ impl Folder {
             .read(true)
             .custom_flags(flags)
             .open(self.path.join(name))
-            .map_err(|error| FetchError::io(name, error))?;
+            .map_err(|error| self.cannot_open(name, error))?;
         let metadata = file.metadata().map_err(|error| FetchError::io(name, error))?;
         if !metadata.is_file() {
             return Err(FetchError::NotAFile(name.to_owned()));
@@ -85,6 +85,15 @@ impl Folder {
             }
         }
         Ok(file)
+    }
+
+    /// A file that is not there is another fault than a folder that is not there.
+    fn cannot_open(&self, name: &str, error: std::io::Error) -> FetchError {
+        match FetchError::io(name, error) {
+            FetchError::NotFound(_) if !self.path.is_dir() => FetchError::NoFolder(last_part(&self.path)),
+            FetchError::NotFound(name) => FetchError::NoFile(name),
+            other => other,
+        }
     }
 
     /// Reads a whole file of at most `limit` bytes.
@@ -114,8 +123,11 @@ impl Folder {
 /// A path below a root that is simply not there.
 fn missing(path: &Path, roots: &[PathBuf]) -> Option<FetchError> {
     let inside = path.is_relative() || roots.iter().any(|root| path.starts_with(root));
-    let shown = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    inside.then_some(FetchError::NotFound(shown))
+    inside.then(|| FetchError::NoFolder(last_part(path)))
+}
+
+fn last_part(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 /// Where an open file is, by the kernel's own word where it gives one.
@@ -166,7 +178,7 @@ mod tests {
             assert!(matches!(error, FetchError::Forbidden(_)), "{path:?}: {error}");
         }
         assert!(matches!(Folder::below(Path::new("/"), &[]), Err(FetchError::Forbidden(_))));
-        assert!(matches!(Folder::below(Path::new("absent"), &[root]), Err(FetchError::NotFound(_))));
+        assert!(matches!(Folder::below(Path::new("absent"), &[root]), Err(FetchError::NoFolder(_))));
     }
 
     #[test]
@@ -195,7 +207,9 @@ mod tests {
         for name in ["fifo", "zero", "dir"] {
             assert!(matches!(folder.read(name, 100), Err(FetchError::NotAFile(_))), "{name}");
         }
-        assert!(matches!(folder.read("absent", 100), Err(FetchError::NotFound(_))));
+        assert!(matches!(folder.read("absent", 100), Err(FetchError::NoFile(_))));
+        let gone = Folder::trusted(root.join("gone"));
+        assert_eq!(gone.read("x", 100).unwrap_err().to_string(), "gone: no such folder");
     }
 
     #[test]

@@ -72,6 +72,11 @@ impl Variant {
         self.generation().is_some_and(|generation| host.contains(generation))
     }
 
+    /// Its content was refused: only a change of it can help.
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(&self.load, Load::Failed { failure, .. } if !failure.is_transient())
+    }
+
     pub(super) fn wants(&self, wanted: &Wanted) -> bool {
         self.desire.wanted.as_ref().is_ok_and(|own| **own == *wanted)
     }

@@ -109,7 +109,7 @@ async fn fly(shared: Arc<Shared>, wanted: Arc<Wanted>, sender: watch::Sender<Opt
             state.ledger.fails(&wanted, &who.names, failure, Instant::now());
             state.ahead.extend(who.names);
         });
-        tracing::warn!(source = %wanted.source, code = ?failure.code, "adapter not loaded: {}", failure.message);
+        tracing::warn!(source = %wanted.source, code = failure.code.as_str(), "adapter not loaded: {}", failure.message);
     }
     sender.send_replace(Some(landed));
     shared.bell.notify_one();
@@ -156,8 +156,8 @@ fn log(wanted: &Wanted, pin: &Pin, from: Tier, took: std::time::Duration) {
         generation = ?weights.generation,
         rank = weights.rank,
         bytes = weights.bytes,
-        ?from,
-        milliseconds = took.as_secs_f64() * 1e3,
+        from = from.as_str(),
+        millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         "adapter loaded"
     );
 }

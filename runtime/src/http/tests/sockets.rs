@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::super::App;
-use super::super::server::{Face, serve};
+use super::super::server::{Face, LINGER, serve};
 use super::*;
 
 /// A public face that listens.
@@ -24,12 +24,17 @@ pub(super) struct Listening {
 
 impl Listening {
     pub(super) async fn start(limits: Limits) -> Self {
+        Self::with(limits, |app| public_router(app, &Keys::open(), false)).await
+    }
+
+    async fn with(limits: Limits, router: impl FnOnce(Arc<App>) -> Router) -> Self {
         let (app, gate) = scripted::app(limits.clone(), |_| {});
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = public_router(Arc::clone(&app), &Keys::open(), false);
+        let router = router(Arc::clone(&app));
         let (stop, stopped) = watch::channel(false);
-        let served = tokio::spawn(serve(Face { listener, router, tls: None, limits }, stopped));
+        let served =
+            tokio::spawn(serve(Face { listener, router, tls: None, limits, linger: LINGER }, stopped));
         Self { address, app, gate, stop, served }
     }
 
@@ -71,7 +76,8 @@ pub(super) fn request(path: &str, body: &str) -> String {
 }
 
 fn endless(stream: bool) -> String {
-    let body = json!({"prompt": [5], "max_tokens": 60, "stream": stream, "ignore_eos": true});
+    let body =
+        json!({"model": "base", "prompt": [5], "max_tokens": 60, "stream": stream, "ignore_eos": true});
     request("/v1/completions", &body.to_string())
 }
 
@@ -214,4 +220,25 @@ async fn stopping_lets_a_request_end_and_then_ends() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     face.served.await.unwrap();
     assert!(TcpStream::connect(face.address).await.is_err());
+}
+
+#[tokio::test]
+async fn stopping_answers_who_waits_for_news_and_closes_who_asks_nothing() {
+    let face = Listening::with(Limits::default(), |app| admin_router(app, &Keys::open())).await;
+    let asks = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    let (mut idle, mut polls) = (face.connect().await, face.connect().await);
+    idle.write_all(asks("/health").as_bytes()).await.unwrap();
+    let mut first = [0; 12];
+    idle.read_exact(&mut first).await.unwrap();
+    // The poll begins with the second half of this: its first answer says that it is about to be read.
+    let path = "/admin/v1/adapters?instance=i&after=1&wait_seconds=50";
+    polls.write_all(format!("{}{}", asks("/health"), asks(path)).as_bytes()).await.unwrap();
+    polls.read_exact(&mut first).await.unwrap();
+    face.stop.send_replace(true);
+    let (mut idle_rest, mut polled) = (Vec::new(), String::new());
+    idle.read_to_end(&mut idle_rest).await.unwrap();
+    polls.read_to_string(&mut polled).await.unwrap();
+    let hang = Duration::from_secs(20);
+    assert!(tokio::time::timeout(hang, face.served).await.is_ok(), "50 s are not waited for");
+    assert_eq!(first, *b"HTTP/1.1 200");
 }

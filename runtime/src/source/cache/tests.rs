@@ -9,7 +9,7 @@ fn cache(budget: u64) -> (tempfile::TempDir, Cache) {
 }
 
 fn put(cache: &Cache, key: &str, content: &str) -> Lease {
-    cache.make_room(content.len() as u64).unwrap();
+    cache.make_room(content.len() as u64, key).unwrap();
     let partial = cache.partial(key, false).unwrap();
     fs::write(partial.folder.join("x"), content).unwrap();
     let lease = cache.commit(&partial, &["x"], None).unwrap();
@@ -43,14 +43,14 @@ fn the_least_recently_used_leaves_and_never_what_is_in_use() {
     age(&c, 10);
     drop(b);
     drop(c);
-    cache.make_room(8).unwrap();
+    cache.make_room(8, "new").unwrap();
     assert!(cache.find("a").is_some() && cache.find("b").is_none() && cache.find("c").is_some());
     let c = cache.find("c");
-    assert!(matches!(cache.make_room(9), Err(FetchError::TooLarge { .. })), "both are in use");
+    assert!(matches!(cache.make_room(9, "new"), Err(FetchError::TooLarge { .. })), "both are in use");
     drop(c);
-    cache.make_room(9).unwrap();
+    cache.make_room(9, "new").unwrap();
     assert_eq!(cache.figures().evictions, 2);
-    assert!(matches!(cache.make_room(21), Err(FetchError::TooLarge { limit: 20, .. })));
+    assert!(matches!(cache.make_room(21, "new"), Err(FetchError::TooLarge { limit: 20, .. })));
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn the_index_forgets_what_is_not_here_any_more() {
     assert_eq!(cache.figures().used, 12);
     age(&a, 30);
     drop(a);
-    cache.make_room(14).unwrap();
+    cache.make_room(14, "new").unwrap();
     for key in ["a", "b"] {
         let entry = File::options().append(true).open(dir.path().join("index").join(key)).unwrap();
         entry.set_modified(SystemTime::now() - 2 * STALE).unwrap();
@@ -80,7 +80,7 @@ fn another_content_than_the_pinned_one_is_refused_and_not_kept() {
     let refused = cache.commit(&partial, &["x"], Some(Digest::of(b"good")));
     assert!(matches!(refused, Err(FetchError::DigestMismatch { .. })));
     assert!(!partial.folder.exists());
-    assert_eq!(cache.folders().unwrap().len(), 0);
+    assert_eq!(cache.taken(None).unwrap().len(), 0);
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn two_that_commit_one_content_share_it() {
     let (_dir, cache) = cache(1000);
     let (one, two) = (put(&cache, "one", "same"), put(&cache, "two", "same"));
     assert_eq!(one.folder, two.folder);
-    assert_eq!(cache.folders().unwrap().len(), 1);
+    assert_eq!(cache.taken(None).unwrap().len(), 1);
 }
 
 #[test]
@@ -111,4 +111,27 @@ fn what_is_discarded_is_fetched_anew() {
     assert!(cache.find("key").is_none());
     put(&cache, "key", "rotten");
     assert!(cache.find("key").is_some());
+}
+
+#[test]
+fn unfinished_downloads_count_and_go_as_content_does_unless_somebody_is_at_them() {
+    let (dir, cache) = cache(20);
+    let begin = |key: &str, bytes: usize| {
+        let partial = cache.partial(key, false).unwrap();
+        fs::write(partial.folder.join("x"), "x".repeat(bytes)).unwrap();
+        partial
+    };
+    let (left, running) = (begin("left", 8), begin("running", 8));
+    drop(left);
+    assert_eq!(Cache::open(dir.path(), 20).unwrap().figures().used, 16);
+    assert_eq!(
+        cache.make_room(12, "running").map_err(|error| error.to_string()),
+        Ok(()),
+        "its own bytes are in it"
+    );
+    assert!(dir.path().join("partial/left").exists());
+    cache.make_room(12, "new").unwrap();
+    assert!(!dir.path().join("partial/left").exists() && running.folder.exists());
+    assert!(matches!(cache.make_room(13, "new"), Err(FetchError::TooLarge { .. })), "one is under way");
+    assert_eq!(cache.figures().evictions, 0);
 }

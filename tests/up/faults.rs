@@ -1,0 +1,159 @@
+//! What goes wrong on one machine, and what is said of it: a model that is not there, a replica that is killed under
+//! requests and under streams, a Secret that is missing, a pause, a folder without manifests.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use lorikeet_tests::client::Client;
+use lorikeet_tests::golden::Suite;
+use serde_json::json;
+
+use crate::cluster_of_one::{ClusterOfOne, condition, is_ready, reason};
+use crate::traffic::{Traffic, ask};
+use crate::{deployment, kill};
+
+const SHORT: Duration = Duration::from_millis(20);
+
+fn adapter(name: &str, of: &str, source: &std::path::Path) -> String {
+    format!(
+        "apiVersion: lorikeet.dev/v1alpha1\nkind: Adapter\nmetadata: {{name: {name}}}\nspec:\n  deploymentRef: {{name: {of}}}\n  \
+         source: 'file://{}'\n  baseModel: Any\n",
+        source.canonicalize().expect("an adapter").display()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_is_not_there_is_said_once_and_what_serves_goes_on() {
+    let suite = Suite::load();
+    let model = suite.model("llama_gqa");
+    let mut cluster = ClusterOfOne::new();
+    let good = deployment("a", &model.folder, "");
+    cluster.write("a.yaml", &good);
+    cluster.write("qv.yaml", &adapter("qv", "a", &model.folder.join("adapters/qv_r8")));
+    cluster.start();
+    cluster.until_ready("Deployment", "a", 1).await;
+    let before = ask(&cluster.client(0), "qv").await.expect("an answer");
+
+    cluster.write("a.yaml", &good.replace("llama_gqa", "llama_gone"));
+    let failed = |object: &serde_yaml::Value| reason(object, "Ready") == Some("ReplicaFailed");
+    let object = cluster.until("Deployment", "a", "says why", failed).await;
+    let (truth, message) = condition(&object, "Ready");
+    assert!(truth == "False" && message.contains("a-runtime-1: exit status: 1: --model: "), "{message}");
+    assert!(message.contains("llama_gone: no such file or folder"), "{message}");
+    // Through restarts: the old one serves, its adapter is as ready as before, and nothing is said again.
+    while !cluster.noted().contains("-3\n") {
+        let object = cluster.object("Deployment", "a").expect("it is there");
+        assert!(failed(&object), "it does not come and go: {object:?}");
+        assert!(is_ready(&cluster.object("Adapter", "qv").expect("it is there"), 1));
+        assert_eq!(ask(&cluster.client(0), "qv").await.as_ref(), Ok(&before));
+        tokio::time::sleep(SHORT).await;
+    }
+    let said = cluster.process().log();
+    assert_eq!(said.matches("replica a-runtime-1 ended").count(), 1, "{said}");
+    cluster.write("a.yaml", &good);
+    cluster.until_ready("Deployment", "a", 3).await;
+    assert_eq!(ask(&cluster.client(0), "qv").await.as_ref(), Ok(&before));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_killed_fails_no_request_and_its_streams_are_told() {
+    let suite = Suite::load();
+    let mut cluster = ClusterOfOne::new();
+    cluster.write("a.yaml", &deployment("a", &suite.model("llama_gqa").folder, "  replicas: 2\n"));
+    cluster.start();
+    cluster.until_ready("Deployment", "a", 1).await;
+    let answer = ask(&cluster.client(0), "a").await.expect("an answer");
+    let traffic = Arc::new(Traffic::new(cluster.client(0), &BTreeMap::from([("a".to_owned(), answer)])));
+    let users: Vec<_> = (0..crate::USERS)
+        .map(|number| {
+            let traffic = Arc::clone(&traffic);
+            tokio::spawn(async move { traffic.user(number).await })
+        })
+        .collect();
+    for _ in 0..3 {
+        traffic.go_on(20).await;
+        kill(cluster.children()[0]);
+        traffic.go_on(20).await;
+        let both = |object: &serde_yaml::Value| object["status"]["readyReplicas"].as_u64() == Some(2);
+        cluster.until("Deployment", "a", "has both again", both).await;
+    }
+    traffic.end();
+    for user in users {
+        user.await.expect("no request failed");
+    }
+
+    // One replica alone, so that it is known whose stream it is.
+    cluster.write("a.yaml", &deployment("a", &suite.model("llama_gqa").folder, "  replicas: 1\n"));
+    cluster.until_ready("Deployment", "a", 2).await;
+    let mut told = String::new();
+    while !told.contains("replica_ended") {
+        cluster.until_ready("Deployment", "a", 2).await;
+        told = stream_of_a_killed_one(&cluster).await;
+    }
+    assert!(told.ends_with("data: [DONE]\n\n"), "{told}");
+    for event in told.split("\n\n").filter_map(|event| event.strip_prefix("data: ")) {
+        let whole = event == "[DONE]" || serde_json::from_str::<serde_json::Value>(event).is_ok();
+        assert!(whole, "half an event: {event}");
+    }
+}
+
+/// Kills the replica at the first event of a long stream; everything that came. The stream may have been faster.
+async fn stream_of_a_killed_one(cluster: &ClusterOfOne) -> String {
+    let children = cluster.children();
+    let body = json!({"model": "a", "prompt": "The wind", "max_tokens": 200, "n": 16, "ignore_eos": true, "stream": true});
+    let client: Client = cluster.client(0);
+    let request = client.request(reqwest::Method::POST, "/v1/completions").json(&body);
+    let response = request.send().await.expect("an answer");
+    assert_eq!(response.status().as_u16(), 200);
+    let (mut bytes, mut text) = (response.bytes_stream(), Vec::new());
+    while let Some(piece) = bytes.next().await {
+        if text.is_empty() {
+            children.iter().for_each(|pid| kill(*pid));
+        }
+        text.extend_from_slice(&piece.expect("the stream does not just break"));
+    }
+    String::from_utf8(text).expect("text")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_waited_for_is_said_and_nothing_is_started_before() {
+    let suite = Suite::load();
+    let model = &suite.model("llama_gqa").folder;
+    let mut cluster = ClusterOfOne::new();
+    cluster.start();
+    cluster.until_said("no manifests in ").await;
+    let paused = |paused: bool| deployment("a", model, &format!("  paused: {paused}\n"));
+    cluster.write("a.yaml", &paused(true));
+    let is_paused = |object: &serde_yaml::Value| reason(object, "Ready") == Some("Paused");
+    let object = cluster.until("Deployment", "a", "says that it is paused", is_paused).await;
+    assert_eq!(condition(&object, "Ready").0, "False");
+    cluster.until_said("Paused").await;
+    assert!(cluster.children().is_empty(), "nothing is started");
+    cluster.write("a.yaml", &paused(false));
+    cluster.until_ready("Deployment", "a", 2).await;
+    let running = cluster.children();
+
+    // Paused and edited: all stays as it is.
+    cluster.write("a.yaml", &deployment("a", model, "  paused: true\n  replicas: 3\n"));
+    let seen = |object: &serde_yaml::Value| object["status"]["observedGeneration"].as_u64() == Some(3);
+    cluster.until("Deployment", "a", "has seen it", seen).await;
+    assert_eq!(cluster.children(), running);
+    assert_eq!(cluster.client(0).get("/v1/models").await.status, 200);
+
+    let auth = "  auth: {apiKeysSecretRef: {name: keys}}\n";
+    cluster.write("a.yaml", &deployment("a", model, auth));
+    let lacks = |object: &serde_yaml::Value| reason(object, "Ready") == Some("SecretNotFound");
+    let object = cluster.until("Deployment", "a", "lacks its Secret", lacks).await;
+    let (_, message) = condition(&object, "Ready");
+    assert!(message.contains("no manifest has a Secret default/keys"), "{message}");
+    cluster.until_said("Deployment a (a.yaml:7): auth.apiKeysSecretRef: no manifest has").await;
+    assert_eq!(cluster.children(), running, "what runs goes on");
+    cluster.write(
+        "keys.yaml",
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: keys}\nstringData: {keys: the-key}\n",
+    );
+    cluster.until_ready("Deployment", "a", 4).await;
+    assert_eq!(cluster.client(0).get("/v1/models").await.status, 401);
+}
