@@ -64,7 +64,7 @@ pub async fn handle(
     Asked(mut fields): Asked,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    let target = app.required_target(fields.text("model")?.as_deref())?;
+    let target = app.target(fields.text("model")?.as_deref())?;
     let messages = messages::take(&mut fields, app.limits.messages)?;
     let turn = Turn::take(&mut fields)?;
     let (logprobs, top) = logprobs(&mut fields, app.limits.logprobs)?;

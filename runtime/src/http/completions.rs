@@ -51,7 +51,7 @@ pub async fn handle(
     Asked(mut fields): Asked,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    let target = app.required_target(fields.text("model")?.as_deref())?;
+    let target = app.target(fields.text("model")?.as_deref())?;
     let prompts = prompts(&mut fields, app.vocabulary(), app.limits.prompts)?;
     let logprobs = fields.count("logprobs", 0..=app.limits.logprobs)?;
     let echo = fields.flag("echo")?.unwrap_or(false);

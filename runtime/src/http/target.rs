@@ -45,17 +45,6 @@ impl App {
             Some(name) => Err(Problem::UnknownModel(name.to_owned())),
         }
     }
-
-    /// What a name stands for where there must be one: who loses it must not be answered by another model.
-    ///
-    /// # Errors
-    /// [`Problem::MissingField`], [`Problem::UnknownModel`].
-    pub fn required_target(&self, model: Option<&str>) -> Result<Target, Problem> {
-        match model {
-            None | Some("") => Err(Problem::MissingField("model".into())),
-            name => self.target(name),
-        }
-    }
 }
 
 /// For handlers that only want to know whether a name is served.
