@@ -1,12 +1,14 @@
 //! A cluster of one, started for a test: manifests, models and state in a folder of its own.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use lorikeet_tests::client::Client;
 use lorikeet_tests::operator::binary as operator;
-use lorikeet_tests::process::{Process, free_address};
+use lorikeet_tests::process::Process;
 use lorikeet_tests::replica::binary as runtime;
 use serde_yaml::Value;
 
@@ -14,10 +16,22 @@ use serde_yaml::Value;
 const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_millis(50);
 
+/// An address that is free, with the next port: two Deployments. Not among the ports that the system gives to whoever asks
+/// for any, as replicas do.
+fn free_ports() -> SocketAddr {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let own = (std::process::id() % 1000) as u16 * 10;
+    let candidates =
+        std::iter::repeat_with(|| 20_000 + (own + 10 * TAKEN.fetch_add(1, Ordering::Relaxed)) % 12_000);
+    let free = |port: u16| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+    let first = candidates.take(1000).find(|port| free(*port) && free(port + 1)).expect("two free ports");
+    SocketAddr::from((Ipv4Addr::LOCALHOST, first))
+}
+
 /// An `up` and what it works on.
 pub(crate) struct ClusterOfOne {
     folder: tempfile::TempDir,
-    listen: std::net::SocketAddr,
+    listen: SocketAddr,
     process: Option<Process>,
 }
 
@@ -28,7 +42,7 @@ impl ClusterOfOne {
         for name in ["manifests", "claims", "state"] {
             std::fs::create_dir(folder.path().join(name)).expect("a folder");
         }
-        Self { folder, listen: free_address(), process: None }
+        Self { folder, listen: free_ports(), process: None }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

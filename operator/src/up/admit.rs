@@ -316,7 +316,7 @@ mod tests {
                 |g| g["spec"]["soruce"] = json!("x"),
                 "spec.soruce: no such field; there are baseModel, deploymentRef, digest",
             ),
-            (|g| g["spec"]["source"] = json!("ftp://x/y"), "spec.source: source: expected one of hf://"),
+            (|g| g["spec"]["source"] = json!("ftp://x/y"), "spec.source: expected one of hf://"),
             (|g| g["spec"]["source"] = json!(7), "spec.source: expected a string, got 7"),
             (|g| g["spec"]["source"] = json!("hf://a/../b"), "'..' is not allowed"),
             (

@@ -21,7 +21,7 @@ impl Fault {
     pub(super) fn body(self) -> Value {
         let (code, message) = match self {
             Self::NoReplica => ("no_replica_ready", "No replica is ready."),
-            Self::Ended => ("replica_ended", "The replica ended before it had answered. Try again."),
+            Self::Ended => ("replica_ended", "The replica ended before its answer was whole. Try again."),
         };
         let error = json!({"message": message, "type": "server_error", "param": null, "code": code});
         json!({"error": error, "error_type": "generation"})
