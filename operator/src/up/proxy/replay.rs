@@ -101,6 +101,6 @@ impl Body for Replay {
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.next == 0 { lock(&self.record).size.clone() } else { SizeHint::default() }
+        if self.next == 0 { lock(&self.record).size } else { SizeHint::default() }
     }
 }
