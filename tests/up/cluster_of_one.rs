@@ -13,7 +13,7 @@ use lorikeet_tests::replica::binary as runtime;
 use serde_yaml::Value;
 
 /// Whatever is waited for takes less, on the slowest machine that runs the suites.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// An address that is free, with the next port: two Deployments. Not among the ports that the system gives to whoever asks

@@ -74,8 +74,10 @@ async fn a_replica_that_is_killed_fails_no_request_and_its_streams_are_told() {
         .collect();
     for _ in 0..3 {
         traffic.go_on(20).await;
-        kill(cluster.children()[0]);
+        let before = cluster.children();
+        kill(before[0]);
         traffic.go_on(20).await;
+        until_noted(&cluster, &before).await;
         let both = |object: &serde_yaml::Value| object["status"]["readyReplicas"].as_u64() == Some(2);
         cluster.until("Deployment", "a", "has both again", both).await;
     }
@@ -89,13 +91,23 @@ async fn a_replica_that_is_killed_fails_no_request_and_its_streams_are_told() {
     cluster.until_ready("Deployment", "a", 2).await;
     let mut told = String::new();
     while !told.contains("replica_ended") {
-        cluster.until_ready("Deployment", "a", 2).await;
+        let before = cluster.children();
         told = stream_of_a_killed_one(&cluster).await;
+        until_noted(&cluster, &before).await;
+        cluster.until_ready("Deployment", "a", 2).await;
     }
     assert!(told.ends_with("data: [DONE]\n\n"), "{told}");
     for event in told.split("\n\n").filter_map(|event| event.strip_prefix("data: ")) {
         let whole = event == "[DONE]" || serde_json::from_str::<serde_json::Value>(event).is_ok();
         assert!(whole, "half an event: {event}");
+    }
+}
+
+/// Waits until a process that is not among `before` is known, and the statuses with it.
+async fn until_noted(cluster: &ClusterOfOne, before: &[u32]) {
+    let is_noted = |pid: &u32| !before.contains(pid) && cluster.noted().contains(&format!(" {pid}-"));
+    while !cluster.children().iter().any(is_noted) {
+        tokio::time::sleep(SHORT).await;
     }
 }
 
