@@ -105,4 +105,10 @@ async fn a_folder_with_invalid_adapters_is_served_without_them() {
         assert!(Instant::now() < deadline, "refused are {:?}, expected {expected:?}", refused().await);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    let listed = replica.public.get("/v1/models").await.ok();
+    let listed = listed["data"].as_array().cloned().unwrap_or_default();
+    let listed: BTreeSet<String> =
+        listed.iter().map(|model| model["id"].as_str().unwrap_or_default().to_owned()).collect();
+    assert!(listed.contains("base") && listed.contains("control_good"), "{listed:?}");
+    assert!(listed.is_disjoint(&expected), "what is refused is not offered: {listed:?}");
 }

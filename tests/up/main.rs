@@ -91,11 +91,14 @@ async fn manifests_are_applied_edited_broken_mended_and_deleted_while_requests_r
         user.await.expect("no request failed");
     }
     say(&format!("{} answers, each right", traffic.answered.load(Ordering::Relaxed)));
+    let logged = cluster.log_of("loraland-runtime-0");
+    assert!(logged.contains(r#""model":"viggo","prompt_tokens""#), "{logged}");
+    assert!(logged.contains(r#""completion_tokens":12,"finish":"length""#), "{logged}");
     let shown = cluster.process().log();
     assert_eq!(shown.matches("NAME ").count(), 2, "each head once: {shown}");
     let boolq = shown.lines().filter(|line| line.starts_with("adapter.lorikeet.dev/boolq "));
     assert_eq!(boolq.count(), 1, "what did not change is not shown again: {shown}");
-    let answers_on = format!("loraland answers on {}", cluster.client(0).url());
+    let answers_on = format!("loraland answers on {}; ", cluster.client(0).url());
     assert!(shown.contains(&answers_on) && shown.contains(" why bc5cdr --state "), "{shown}");
     assert!(
         shown.contains("deployment.lorikeet.dev/loraland") && shown.contains("adapter.lorikeet.dev/viggo")
@@ -139,6 +142,9 @@ async fn edit_break_and_mend(
         object["status"]["observedGeneration"].as_u64() == Some(3)
             && condition(object, "Ready").0 == "False"
             && object["status"]["placements"][0]["error"].is_string()
+            && condition(object, "Ready")
+                .1
+                .contains("nowhere: no such folder; until it is mended its former content")
     };
     cluster.until("Adapter", "glue-sst2", "says why", failing).await;
     traffic.go_on(60).await;

@@ -65,8 +65,8 @@ pub fn served_status(
         .iter()
         .map(|(_, report)| *report)
         .find(|report| report.digest.is_some() && report.error.is_none());
-    let failure = current.iter().find_map(|(_, report)| report.error.as_ref());
-    let sayings = sayings(valid, place, count, known, failure, paused);
+    let failure = current.iter().find_map(|(_, report)| told(report));
+    let sayings = sayings(valid, place, count, known, failure.as_ref(), paused);
     let before = adapter.status.clone().unwrap_or_default();
     AdapterStatus {
         digest: known.and_then(|report| report.digest.clone()).or_else(|| kept(&before.digest, &current)),
@@ -78,6 +78,19 @@ pub fn served_status(
         placements: placements(valid, replicas, reports),
         ..stamped(adapter, &sayings, now)
     }
+}
+
+/// What a replica says is wrong, and what it serves meanwhile.
+fn told(report: &AdapterReport) -> Option<Failure> {
+    let failure = report.error.clone()?;
+    let former = report.digest.as_deref().filter(|_| report.state == AdapterState::Ready);
+    let message = match former {
+        Some(digest) => {
+            format!("{}; until it is mended its former content is served, {digest}", failure.message)
+        }
+        None => failure.message,
+    };
+    Some(Failure { message, ..failure })
 }
 
 /// On how many of the replicas that it is placed on it is resident.

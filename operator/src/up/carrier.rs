@@ -49,6 +49,8 @@ pub struct Carrier {
     fleets: BTreeMap<FleetKey, Running>,
     /// Ports that are taken already, and will be used in this order.
     proxies: Vec<Proxy>,
+    /// The next port, where another program has it.
+    taken: Option<SocketAddr>,
     stopping: bool,
     due: Instant,
     screen: Screen,
@@ -72,6 +74,7 @@ impl Carrier {
             replicas: Replicas::new(epoch, machine.changed.clone()),
             listen: first.local_addr()?,
             proxies: vec![Proxy::start(first)],
+            taken: None,
             machine,
             probes,
             folder,
@@ -259,9 +262,18 @@ impl Carrier {
             let (port, further) = (self.listen.port(), self.proxies.len());
             let address = self.address(further).ok_or(UpError::Ports { port, further })?;
             match TcpListener::bind(address).await {
-                Ok(listener) => self.proxies.push(Proxy::start(listener)),
+                Ok(listener) => {
+                    self.taken = None;
+                    self.proxies.push(Proxy::start(listener));
+                }
                 Err(error) => {
-                    tracing::error!(%address, %error, "a Deployment has no port; trying again");
+                    // Said once: it is tried all the time.
+                    if self.taken.replace(address) != Some(address) {
+                        let name = &ports[further].name;
+                        tracing::error!(
+                            "Deployment {name}: its port {address} is taken ({error}); trying again"
+                        );
+                    }
                     self.due = self.due.min(Instant::now() + Duration::from_secs(1));
                     break;
                 }
@@ -342,7 +354,8 @@ impl Carrier {
 
     fn announcement(&self) -> String {
         let urls = self.deployments.all().filter_map(|(key, one)| {
-            Some(format!("{} answers on {}", key.1, one.status.as_ref()?.url.as_ref()?))
+            let url = one.status.as_ref()?.url.as_ref()?;
+            Some(format!("{} answers on {url}; the names for `model`: {url}/v1/models", key.1))
         });
         let urls: Vec<String> = urls.collect();
         let here = std::env::current_dir().unwrap_or_default();
