@@ -29,6 +29,7 @@ pub mod former;
 pub mod labels;
 pub mod place;
 pub mod reports;
+pub mod resources;
 pub mod sources;
 pub mod status;
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::decide::fit::fit;
 use crate::decide::former::{Former, Formers};
 use crate::decide::labels;
 use crate::decide::reports::last;
+use crate::decide::resources;
 use crate::decide::sources::carried;
 pub use crate::fleet::AdapterKey;
 use crate::fleet::{ConfigFault, Fleet, Probe};
@@ -223,6 +224,7 @@ pub fn validate(fleet: &Fleet) -> Result<ValidFleet, Refusal> {
         namespace: fleet.key.namespace.clone(),
         name: fleet.key.name.clone(),
     })?;
+    deployment.spec.resources.as_ref().map_or(Ok(()), resources::check)?;
     let budget = &deployment.spec.adapters;
     let mut valid = ValidFleet {
         served_name: deployment.spec.model.served_name.clone().unwrap_or_else(|| fleet.key.name.clone()),
