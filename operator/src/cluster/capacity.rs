@@ -1,5 +1,5 @@
-//! Free GPUs of a Deployment's nodes, for the order of a rollout. Asked only when a rollout begins or goes on; while nothing
-//! rolls, the answer that the last rollout got stands in the workload's own strategy, and nothing is written again.
+//! Free GPUs of a Deployment's nodes, for the order of a rollout. Asked only when a rollout begins, or waits for a node; else
+//! the answer that the last rollout got stands in the workload's own strategy, and nothing is written again.
 
 use std::collections::BTreeMap;
 

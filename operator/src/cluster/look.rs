@@ -39,7 +39,7 @@ const UNHEARD_AT_START: Duration = Duration::from_secs(10);
 /// Later, one that comes back or is new is waited for that long: most answer, or refuse, at once.
 const UNHEARD_LATER: Duration = Duration::from_millis(500);
 const UNHEARD_PAUSE: Duration = Duration::from_millis(20);
-/// Between two looks for free GPUs while a rollout goes on.
+/// Between two looks for free GPUs while a rollout waits for a node.
 const CAPACITY_PAUSE: Duration = Duration::from_secs(10);
 
 /// What every look shares.
@@ -312,7 +312,7 @@ impl Look<'_> {
             Ok(children) => children,
             Err(failure) => return self.failures.push(failure),
         };
-        if gpus > 0 && self.is_rolling(&children) {
+        if gpus > 0 && self.is_order_open(&children) {
             fleet.capacity.free_gpus = self.free_gpus(&children).await;
             children = match self.children(&fleet, &deployment, &valid, admin) {
                 Ok(children) => children,
@@ -344,11 +344,20 @@ impl Look<'_> {
         Ok(each(&children)?)
     }
 
-    /// Whether a rollout is about to begin or goes on.
-    fn is_rolling(&self, children: &[Child]) -> bool {
+    /// Whether the order of a rollout is to be decided: when it begins, and again when it waits for a node. In between the
+    /// GPUs that its own new replicas took would seem to be missing.
+    fn is_order_open(&mut self, children: &[Child]) -> bool {
         let desired = children.iter().find(|child| child.kind == ChildKind::Workload);
         let Some((live, desired)) = self.workload().zip(desired) else { return true };
-        capacity::is_rolling(live) || crate::cluster::compare::differs(&desired.object, live)
+        if capacity::is_rolling(live) {
+            return self.sight.pods.iter().any(|(_, pod)| pod.unschedulable.is_some());
+        }
+        let begins = crate::cluster::compare::differs(&desired.object, live);
+        if !begins {
+            // What was found for the last one says nothing of the next.
+            self.lane.capacity = None;
+        }
+        begins
     }
 
     async fn free_gpus(&mut self, children: &[Child]) -> Option<u32> {
