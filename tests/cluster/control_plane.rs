@@ -1,5 +1,6 @@
 //! A real control plane on loopback: etcd, kube-apiserver with RBAC and an audit log, kube-controller-manager with the
-//! controllers of Deployments, ReplicaSets, garbage and namespaces. No node: see `kubelet`.
+//! controllers of Deployments, ReplicaSets, garbage and namespaces, and for those who ask kube-scheduler. No node: see
+//! `kubelet`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -38,7 +39,7 @@ pub(crate) struct ControlPlane {
     server: String,
     authority: String,
     // Ended in this order: who writes before who keeps.
-    _processes: Vec<Tethered>,
+    processes: Vec<Tethered>,
 }
 
 impl ControlPlane {
@@ -78,7 +79,21 @@ impl ControlPlane {
         let manager =
             Tethered::start(&asset("kube-controller-manager"), &flags, &[], log("kube-controller-manager"));
         let authority = files.authority.pem();
-        Self { folder, server, authority, _processes: vec![manager, apiserver, etcd] }
+        Self { folder, server, authority, processes: vec![manager, apiserver, etcd] }
+    }
+
+    /// As [`Self::start`], with a scheduler: pods go to nodes, where there are any.
+    pub(crate) async fn with_scheduler() -> Self {
+        let mut plane = Self::start().await;
+        let kubeconfig = plane.folder.join("controllers").display().to_string();
+        let flags = [
+            format!("--kubeconfig={kubeconfig}"),
+            "--leader-elect=false".to_owned(),
+            "--secure-port=0".to_owned(),
+        ];
+        let log = plane.folder.join("kube-scheduler.log");
+        plane.processes.insert(0, Tethered::start(&asset("kube-scheduler"), &flags, &[], log));
+        plane
     }
 
     /// Where its files are; those of a program that ended are removed when the next plane starts.

@@ -1,6 +1,6 @@
-//! Stands for the scheduler and the kubelets of one namespace: binds pods, starts a replica for each when its admin
-//! Secret is there (a scripted one, or the real binary: `container`), keeps the pod's status true, and lets a pod go when
-//! it is deleted.
+//! Stands for the kubelets of one namespace, and for the scheduler where there is none: binds pods, starts a replica for
+//! each when its admin Secret is there (a scripted one, or the real binary: `container`), keeps the pod's status true, and
+//! lets a pod go when it is deleted.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -41,6 +41,17 @@ pub(crate) struct Shared {
     fakes: Mutex<BTreeMap<String, Arc<Fake>>>,
     /// Public faces of real replicas, by pod.
     faces: Mutex<BTreeMap<String, Face>>,
+    /// Who chooses the nodes.
+    binder: Binder,
+}
+
+/// Who chooses the node of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Binder {
+    /// Nobody else: every pod goes to [`NODE`].
+    Kubelet,
+    /// kube-scheduler.
+    Scheduler,
 }
 
 /// Runs one pod until the task is dropped.
@@ -49,23 +60,29 @@ type Run = fn(Arc<Shared>, Pod) -> BoxFuture<'static, ()>;
 impl Kubelet {
     /// For the pods of `namespace`, whose replicas behave as `script` says.
     pub(crate) fn start(client: Client, namespace: &str, script: Script) -> Self {
-        Self::running(client, namespace, script, |shared, pod| Box::pin(run(shared, pod)))
+        Self::binding(client, namespace, script, Binder::Kubelet)
+    }
+
+    /// As [`Self::start`], for pods whose nodes `binder` chooses.
+    pub(crate) fn binding(client: Client, namespace: &str, script: Script, binder: Binder) -> Self {
+        Self::running(client, namespace, script, binder, |shared, pod| Box::pin(run(shared, pod)))
     }
 
     /// As [`Self::start`], with the real binary in each pod.
     pub(crate) fn real(client: Client, namespace: &str) -> Self {
-        Self::running(client, namespace, Script::default(), |shared, pod| {
+        Self::running(client, namespace, Script::default(), Binder::Kubelet, |shared, pod| {
             Box::pin(container::run(shared, pod))
         })
     }
 
-    fn running(client: Client, namespace: &str, script: Script, run: Run) -> Self {
+    fn running(client: Client, namespace: &str, script: Script, binder: Binder, run: Run) -> Self {
         let shared = Arc::new(Shared {
             client,
             namespace: namespace.to_owned(),
             script: Mutex::new(script),
             fakes: Mutex::default(),
             faces: Mutex::default(),
+            binder,
         });
         let task = tokio::spawn(follow(Arc::clone(&shared), run));
         Self { shared, _task: AbortOnDropHandle::new(task) }
@@ -194,8 +211,15 @@ async fn run(shared: Arc<Shared>, pod: Pod) {
     }
 }
 
-/// What the scheduler does.
+/// Waits until `pod` has a node, and gives it one where nobody else does.
 pub(crate) async fn bind(shared: &Shared, pod: &Pod) {
+    if shared.binder == Binder::Scheduler {
+        let is_bound = |pod: Pod| pod.spec.is_some_and(|spec| spec.node_name.is_some());
+        while !shared.pods().get(&pod.name_any()).await.is_ok_and(is_bound) {
+            tokio::time::sleep(PAUSE).await;
+        }
+        return;
+    }
     if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) {
         return;
     }

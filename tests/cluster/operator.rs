@@ -42,7 +42,13 @@ impl Operator {
     pub(crate) fn start(options: &Options) -> Self {
         let listen: SocketAddr = free_address();
         let mut arguments = vec!["run".to_owned()];
-        let mut set = |name: &str, value: &str| arguments.push(format!("--{name}={value}"));
+        let mut set = |name: &str, value: &str| {
+            let flag = format!("--{name}=");
+            // What a scenario says itself goes.
+            if !options.flags.iter().any(|given| given.starts_with(&flag)) {
+                arguments.push(flag + value);
+            }
+        };
         set("kubeconfig", &options.kubeconfig.to_string_lossy());
         set("namespace", &options.namespace);
         if let Some(namespace) = &options.watches {
@@ -67,13 +73,22 @@ impl Operator {
 
     /// Waits until its caches are synced.
     pub(crate) async fn until_ready(&mut self) {
-        let (process, http) = (&mut self.process, &self.http);
         until("the operator is ready", PATIENCE, async || {
-            process.assert_running();
-            let asked = Client::send(http.request(reqwest::Method::GET, "/readyz")).await;
-            asked.is_ok_and(|answer| answer.status == 200).then_some(())
+            self.process.assert_running();
+            (self.asked("/readyz").await == Some(200)).then_some(())
         })
         .await;
+    }
+
+    /// The status of its answer to `GET path`; nothing where it does not answer.
+    pub(crate) async fn asked(&self, path: &str) -> Option<u16> {
+        let asked = Client::send(self.http.request(reqwest::Method::GET, path)).await;
+        asked.ok().map(|answer| answer.status)
+    }
+
+    /// Its metrics.
+    pub(crate) async fn page(&self) -> String {
+        self.http.get("/metrics").await.text
     }
 
     /// Its process.

@@ -6,6 +6,7 @@ use lorikeet_tests::args;
 
 use crate::account::yaml;
 use crate::control_plane::ControlPlane;
+use crate::stage::Stage;
 
 /// The YAML files below `folder`.
 fn manifests(folder: &Path, into: &mut Vec<PathBuf>) {
@@ -44,6 +45,25 @@ async fn every_sample_is_taken_by_the_api_server() {
     }
     assert!(findings.is_empty(), "{}", findings.join("\n"));
     assert!(count >= 2, "there are no samples");
+}
+
+/// LoRA Land in miniature, by the command that its README says: the base and all 25 become Ready.
+#[tokio::test(flavor = "multi_thread")]
+async fn loraland_is_applied_by_kustomize_and_all_of_it_becomes_ready() {
+    let stage = Stage::with_operator("loraland").await;
+    let folder = args::root().join("deploy/loraland").to_string_lossy().into_owned();
+    let namespace = ["--namespace", &stage.namespace];
+    stage
+        .kubectl
+        .run(&[&["apply", "--server-side", "--dry-run=server", "-k", &folder], &namespace[..]].concat());
+    stage.kubectl.run(&[&["apply", "-k", &folder], &namespace[..]].concat());
+    let wait = ["wait", "--for=condition=Ready", "--timeout=120s", "--all", "ldep,lora"];
+    let said = stage.kubectl.run(&[&wait, &namespace[..]].concat());
+    assert_eq!(said.lines().filter(|line| line.ends_with("condition met")).count(), 26, "{said}");
+    let fake = stage.kubelet.fakes().remove(0);
+    assert!(fake.serves("wikisql") && fake.serves("winogrande"));
+    let held = fake.report().adapters.into_iter().find(|one| one.name == "wikisql").map(|one| one.source);
+    assert_eq!(held.as_deref(), Some("/models/loraland/adapters/wikisql"), "where the claim is mounted");
 }
 
 /// kubectl checks fields strictly: a field that does not exist is an error, not silence.

@@ -20,7 +20,7 @@ use crate::audit::{Audit, Event};
 use crate::control_plane::ControlPlane;
 use crate::fake::Script;
 use crate::kubectl::Kubectl;
-use crate::kubelet::Kubelet;
+use crate::kubelet::{Binder, Kubelet};
 use crate::operator::{Operator, Options};
 use crate::proxy::Proxy;
 use crate::until::{PATIENCE, until};
@@ -57,6 +57,15 @@ impl Stage {
     /// On a control plane of its own; the operator watches all namespaces.
     pub(crate) async fn cluster_wide(name: &str) -> Self {
         Self::on(Arc::new(ControlPlane::start().await), name, Scope::Cluster).await
+    }
+
+    /// As [`Self::cluster_wide`], with a scheduler, which sees the nodes that the scenario makes.
+    pub(crate) async fn scheduled(name: &str) -> Self {
+        let plane = Arc::new(ControlPlane::with_scheduler().await);
+        let mut stage = Self::on(plane, name, Scope::Cluster).await;
+        stage.kubelet =
+            Kubelet::binding(stage.client.clone(), &stage.namespace, Script::default(), Binder::Scheduler);
+        stage
     }
 
     async fn on(plane: Arc<ControlPlane>, name: &str, scope: Scope) -> Self {
@@ -111,9 +120,13 @@ impl Stage {
 
     /// Starts the operator, and waits until it is ready.
     pub(crate) async fn start_operator(&mut self) {
-        let mut operator = Operator::start(&self.options);
-        operator.until_ready().await;
-        self.operator = Some(operator);
+        self.launch_operator();
+        self.operator().until_ready().await;
+    }
+
+    /// Starts the operator, as a cluster does: whether or not it will be ready.
+    pub(crate) fn launch_operator(&mut self) {
+        self.operator = Some(Operator::start(&self.options));
     }
 
     /// Kills the operator: no signal that it could hear.
