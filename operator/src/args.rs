@@ -58,13 +58,18 @@ pub struct ProbeArgs {
     /// Sources that are read at once.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrent_probes: u16,
-    /// The Hugging Face hub.
-    #[arg(long, env = "HF_ENDPOINT", value_name = "URL", default_value = "https://huggingface.co")]
+    /// The Hugging Face hub, for replicas as well.
+    #[arg(long, env = "HF_ENDPOINT", value_name = "URL", default_value = "https://huggingface.co", value_parser = endpoint)]
     pub hf_endpoint: String,
-    /// A host or network that may be read from though its address is not public; over plain http:// as well. HOST,
-    /// HOST:PORT or ADDRESS/BITS; may be given again.
+    /// A host or network that may be read from though its address is not public; over plain http:// as well. Replicas are
+    /// allowed the same; another value replaces them one by one. HOST, HOST:PORT or ADDRESS/BITS; may be given again.
     #[arg(long = "allow-source-host", value_name = "HOST")]
     pub allow_source_hosts: Vec<HostRule>,
+}
+
+fn endpoint(text: &str) -> Result<String, &'static str> {
+    let is_one = |url: reqwest::Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+    if text.parse().is_ok_and(is_one) { Ok(text.to_owned()) } else { Err("expected an http or https URL") }
 }
 
 /// Which manifests, on which ports, kept where.

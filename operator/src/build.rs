@@ -17,6 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, 
 use kube::Resource as _;
 use lorikeet_crds::Deployment;
 
+use crate::build::arguments::Reach;
 use crate::decide::validate::ValidFleet;
 use crate::fleet::{Fleet, FleetKey};
 
@@ -34,6 +35,8 @@ pub struct Settings {
     pub image: String,
     /// The namespace that the operator's own pods run in: it alone may reach the admin face.
     pub namespace: String,
+    /// What sources may lead to.
+    pub reach: Reach,
 }
 
 /// Everything that is applied for one Deployment, beside the admin Secret, whose content is random.

@@ -163,9 +163,13 @@ impl Run {
         let looker = Arc::new(Looker {
             client: self.client.clone(),
             world: self.world,
-            probes: Probes::new(config.probe, tell.clone()),
+            probes: Probes::new(config.probe.clone(), tell.clone()),
             replicas: Mutex::new(Replicas::new(epoch, tell)),
-            settings: Settings { image: config.runtime_image.clone(), namespace: self.namespace },
+            settings: Settings {
+                image: config.runtime_image.clone(),
+                namespace: self.namespace,
+                reach: config.probe.reach(),
+            },
             sees_nodes: config.watch_namespace.is_none(),
             limits: config.limits,
             recorder: Recorder::new(self.client, reporter),

@@ -27,9 +27,11 @@ pub mod events;
 pub mod fit;
 pub mod former;
 pub mod labels;
+pub mod mounts;
 pub mod place;
 pub mod reports;
 pub mod resources;
+pub mod scale;
 pub mod sources;
 pub mod status;
 #[cfg(test)]

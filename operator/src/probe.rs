@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{timeout, timeout_at};
 
 use crate::args::ProbeArgs;
+use crate::build::arguments::Reach;
 use crate::fleet::{AdapterKey, Fleet, FleetKey, Probe};
 use crate::probe::address::HostPolicy;
 use crate::probe::wanted::{Place, Readable, Wanted, wanted};
@@ -64,6 +65,12 @@ impl ProbeConfig {
             hosts: HostPolicy { allow: args.allow_source_hosts },
             paths,
         }
+    }
+
+    /// What replicas may reach: the same.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        Reach::new(&self.hub, &self.hosts.allow)
     }
 }
 

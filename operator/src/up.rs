@@ -3,7 +3,7 @@
 //!
 //! * [`files`], [`manifests`], [`admit`]: documents become objects, or are refused as the API server would
 //! * [`state`], [`lock`]: objects with their statuses, in a folder that one process has
-//! * [`fleets`], [`process`], [`roll`]: replicas as processes
+//! * [`fleets`], [`process`], [`roll`]: replicas as processes; [`secrets`]: what is mounted into them
 //! * [`proxy`], [`screen`], [`table`], [`news`]: what users see of it
 
 pub mod admit;
@@ -18,6 +18,7 @@ pub mod process;
 pub mod proxy;
 pub mod roll;
 pub mod screen;
+pub mod secrets;
 pub mod state;
 pub mod table;
 
@@ -153,6 +154,7 @@ fn machine(
         program: config.program.clone(),
         state: state.to_owned(),
         claims: config.claims.display().to_string(),
+        reach: config.probe.reach(),
         threads: config.threads,
         access: Arc::new(Access { authority: made.authority.clone(), token: made.token.clone() }),
         changed,

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::size::Size;
 use crate::digest::Digest;
 use crate::source::address::HostRule;
+use crate::source::credentials::SecretName;
 
 /// Serves one base model and hundreds of its LoRA adapters, mixed in one batch.
 ///
@@ -67,6 +68,9 @@ pub struct ServeArgs {
     /// content is refused.
     #[arg(long, value_name = "DIGEST", help_heading = "Model")]
     pub model_digest: Option<Digest>,
+    /// The Secret of --credentials that opens the model's source.
+    #[arg(long, value_name = "NAME", requires = "credentials", help_heading = "Model")]
+    pub model_credentials: Option<SecretName>,
     /// The name that requests use for the base model. Default: the last part of the source.
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub served_name: Option<String>,
@@ -271,6 +275,12 @@ pub struct SourceArgs {
     /// Bytes of fetched files that are kept.
     #[arg(long, value_name = "BYTES", default_value = "50GiB")]
     pub cache_bytes: Size,
+    /// A folder of Secrets: a sub-folder for each, whose files are its keys, read anew for each fetch. A source that names a
+    /// Secret is opened with it alone: hf:// and https:// with its `token` (or HF_TOKEN), s3:// with its `access-key-id` and
+    /// `secret-access-key`, and `session-token`, `region`, `endpoint` where it has them (or AWS_ACCESS_KEY_ID,
+    /// AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL).
+    #[arg(long, value_name = "DIR")]
+    pub credentials: Option<PathBuf>,
     /// The Hugging Face hub.
     #[arg(long, env = "HF_ENDPOINT", value_name = "URL", default_value = "https://huggingface.co")]
     pub hf_endpoint: String,

@@ -16,6 +16,7 @@ use crate::http::auth::{KeyFileError, Keys};
 use crate::http::limits::Limits;
 use crate::http::tls::{Certificate, TlsError};
 use crate::source::config::FetchConfig;
+use crate::source::credentials::SecretName;
 use crate::source::{InvalidSource, Source};
 
 pub use sources::sources;
@@ -51,6 +52,8 @@ pub struct Config {
 pub struct BaseConfig {
     /// Where its files are.
     pub source: Source,
+    /// The Secret that opens the source.
+    pub credentials: Option<SecretName>,
     /// What their content must be.
     pub digest: Option<Digest>,
     /// The name that requests use.
@@ -182,6 +185,7 @@ impl Config {
         Ok(Self {
             model: BaseConfig {
                 source: Source::parse(&args.model, args.model_revision.as_deref())?,
+                credentials: args.model_credentials,
                 digest: args.model_digest,
                 name: check_name("--served-name", &name)?,
                 quantize: args.quantize,
@@ -415,6 +419,8 @@ mod tests {
             ("--model-revision v1", "--model-revision: revision: only a source of the hub"),
             ("--model-digest sha256:12", "expected sha256:<64 lower-case hex digits>, got \"sha256:12\""),
             ("--kv-memory 8apples", "expected a number of bytes such as 8GiB"),
+            ("--model-credentials hf", "--credentials <DIR>"),
+            ("--credentials /c --model-credentials ../x", "expected the name of a Secret"),
             ("--max-body 1", "--max-body: expected 1024 to 1073741824, got 1"),
         ] {
             let error = check(arguments).err().unwrap();

@@ -16,6 +16,7 @@ use reqwest::Url;
 pub mod address;
 mod cache;
 pub mod config;
+pub mod credentials;
 mod download;
 pub mod error;
 pub mod fetch;

@@ -102,6 +102,11 @@ async fn everything(stage: &mut Stage) {
     stage.start_operator().await;
     stage.kubectl.apply(&[adapter(&namespace, "late", "nowhere")]);
     stage.until_adapter("late", "observed", |adapter: &Adapter| adapter.status.is_some()).await;
+    // An operator of other rights, which outlived its Adapters, left its finalizer behind.
+    let left = json!(["lorikeet.dev/drain"]);
+    stage.kubectl.apply(&[with(adapter(&namespace, "left", "nowhere"), "/metadata/finalizers", left)]);
+    stage.until_adapter("left", "observed", |adapter: &Adapter| adapter.status.is_some()).await;
+    stage.kubectl.run(&["delete", "lora", "left", "--namespace", &namespace, "--timeout=30s"]);
     stage.kill_operator();
     stage.start_operator().await;
 }

@@ -89,3 +89,41 @@ async fn an_adapter_goes_to_the_deployment_of_its_own_namespace_alone() {
     assert!(ours.serves("here") && ours.first_heard("there").is_none());
     assert!(theirs.serves("there") && theirs.first_heard("here").is_none());
 }
+
+/// Its rights go with the namespace, in whatever order it is emptied: nothing may wait for an operator that cannot act.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_an_operator_watches_alone_goes_at_once_though_its_replicas_hang() {
+    let stage = Stage::with_operator("goes").await;
+    let namespace = stage.namespace.clone();
+    stage.kubectl.apply(&[deployment(&namespace, "base", 2), adapter(&namespace, "sql", "base")]);
+    stage.until_adapter_ready("sql").await;
+    let held = stage.get::<Adapter>("sql").await.expect("it is there").metadata.finalizers;
+    assert_eq!(held.unwrap_or_default(), Vec::<String>::new());
+    stage.kubelet.fakes().iter().for_each(|fake| fake.script(|script| script.hung = true));
+    let role = ["delete", "rolebinding", "--all", "--namespace", &namespace];
+    stage.kubectl.run(&role);
+    stage.kubectl.run(&["delete", "namespace", &namespace, "--timeout=30s"]);
+}
+
+/// The operator's own pods are in its own namespace: with it they go.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_its_own_namespace_the_operator_holds_nothing_and_takes_away_what_held() {
+    let mut stage = Stage::cluster_wide("own").await;
+    stage.start_operator().await;
+    let (home, own) = (stage.namespace.clone(), stage.system.clone());
+    let _own = crate::kubelet::Kubelet::start(stage.client.clone(), &own, Default::default());
+    let left = with(adapter(&own, "left", "base"), "/metadata/finalizers", json!(["lorikeet.dev/drain"]));
+    stage.kubectl.apply(&[deployment(&home, "base", 1), deployment(&own, "base", 1)]);
+    stage.kubectl.apply(&[adapter(&home, "held", "base"), left]);
+    until_says(&stage, &home, "held", None).await;
+    until_says(&stage, &own, "left", None).await;
+    let finalizers = async |namespace: &str, name: &str| {
+        let api: Api<Adapter> = Api::namespaced(stage.client.clone(), namespace);
+        api.get(name).await.expect("it is there").metadata.finalizers.unwrap_or_default()
+    };
+    assert_eq!(finalizers(&home, "held").await, ["lorikeet.dev/drain"]);
+    until("the one of its own namespace is free", PATIENCE, async || {
+        finalizers(&own, "left").await.is_empty().then_some(())
+    })
+    .await;
+}

@@ -1,8 +1,11 @@
 //! The runtime's flags for a valid fleet: the same for a pod and for a process on this machine. Pure.
 
+use std::fmt::Display;
+
 use lorikeet_crds::Deployment;
 use lorikeet_crds::deployment::Quantization;
 
+use crate::decide::mounts;
 use crate::decide::sources::carried;
 use crate::decide::validate::ValidFleet;
 
@@ -25,6 +28,27 @@ pub struct Places {
     pub source_roots: Vec<String>,
     /// `pvc://claim/` is mounted below this folder.
     pub claims: String,
+    /// The folder of Secrets with the credentials of sources, each under its name.
+    pub credentials: String,
+    /// What sources may lead to.
+    pub reach: Reach,
+}
+
+/// What sources may lead to, as the operator itself is told: what it reads, replicas read too.
+#[derive(Clone, Debug)]
+pub struct Reach {
+    /// The Hugging Face hub.
+    pub hub: String,
+    /// Hosts and networks that are allowed beyond public addresses, as flags have them.
+    pub hosts: Vec<String>,
+}
+
+impl Reach {
+    /// The hub, and the rules.
+    #[must_use]
+    pub fn new(hub: &str, hosts: &[impl Display]) -> Self {
+        Self { hub: hub.to_owned(), hosts: hosts.iter().map(ToString::to_string).collect() }
+    }
 }
 
 /// The arguments of `lorikeet`, `serve` first.
@@ -36,6 +60,7 @@ pub fn arguments(deployment: &Deployment, valid: &ValidFleet, places: &Places) -
     flags.set("served-name", &valid.served_name);
     flags.optional("model-revision", spec.model.source.revision.as_ref());
     flags.optional("model-digest", spec.model.source.digest.as_ref());
+    flags.optional("model-credentials", mounts::secret(&spec.model.source));
     match spec.model.quantization {
         Quantization::None => {}
         Quantization::Q8_0 => flags.set("quantize", "q8_0"),
@@ -50,6 +75,9 @@ pub fn arguments(deployment: &Deployment, valid: &ValidFleet, places: &Places) -
     flags.set("cache-dir", &places.cache);
     flags.optional("api-keys-file", places.api_keys.as_ref());
     places.source_roots.iter().for_each(|root| flags.set("source-root", root));
+    flags.set("credentials", &places.credentials);
+    flags.set("hf-endpoint", &places.reach.hub);
+    places.reach.hosts.iter().for_each(|host| flags.set("allow-source-host", host));
     flags.set("adapter-memory", valid.resident_bytes.to_string());
     flags.set("host-memory", valid.host_bytes.to_string());
     flags.set("max-rank", valid.max_rank.to_string());

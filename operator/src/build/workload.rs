@@ -21,12 +21,16 @@ use lorikeet_crds::deployment::{Accelerator, NodePool, RolloutStrategy};
 use crate::build::arguments::{Places, arguments};
 use crate::build::registry::{SHARDS, suffix};
 use crate::build::{ADMIN_PORT, PUBLIC_PORT, Scope, Settings};
+use crate::decide::mounts::Mounts;
+use crate::decide::scale::replicas;
 use crate::decide::validate::ValidFleet;
 use crate::fleet::{Capacity, Fleet};
 
 const GPU: &str = "nvidia.com/gpu";
 /// Where pods have claims mounted, each under its name.
 pub const CLAIMS: &str = "/models";
+/// Where pods have Secrets of sources mounted, each under its name.
+const CREDENTIALS: &str = "/etc/lorikeet/credentials";
 /// The unprivileged user of the images.
 const USER: i64 = 65_532;
 /// Beyond the drain: time for the process to end.
@@ -46,8 +50,7 @@ pub fn workload(
     Workload {
         metadata: scope.metadata("-runtime"),
         spec: Some(DeploymentSpec {
-            // Under autoscaling the number belongs to the autoscaler.
-            replicas: if spec.autoscaling.is_some() { None } else { Some(spec.replicas.unwrap_or(1)) },
+            replicas: Some(replicas(spec)),
             selector: scope.selector(),
             strategy: Some(strategy(spec.rollout.strategy, fleet.capacity, gpus(&spec.node_pool))),
             template: PodTemplateSpec {
@@ -122,14 +125,14 @@ fn pod(scope: &Scope, deployment: &Deployment, valid: &ValidFleet, settings: &Se
             ..PodSecurityContext::default()
         }),
         containers: vec![container(deployment, valid, settings)],
-        volumes: Some(volumes(scope, deployment)),
+        volumes: Some(volumes(scope, deployment, &valid.mounts)),
         ..PodSpec::default()
     }
 }
 
 fn container(deployment: &Deployment, valid: &ValidFleet, settings: &Settings) -> Container {
     let spec = &deployment.spec;
-    let places = places(deployment);
+    let places = places(deployment, settings);
     Container {
         name: "runtime".to_owned(),
         image: Some(spec.image.clone().unwrap_or_else(|| settings.image.clone())),
@@ -140,7 +143,7 @@ fn container(deployment: &Deployment, valid: &ValidFleet, settings: &Settings) -
         readiness_probe: Some(probe("/ready", 2, 2)),
         liveness_probe: Some(probe("/health", 10, 3)),
         resources: Some(resources(spec.resources.clone().unwrap_or_default(), gpus(&spec.node_pool))),
-        volume_mounts: Some(mounts(deployment)),
+        volume_mounts: Some(mounts(deployment, &valid.mounts)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
@@ -152,7 +155,7 @@ fn container(deployment: &Deployment, valid: &ValidFleet, settings: &Settings) -
     }
 }
 
-fn places(deployment: &Deployment) -> Places {
+fn places(deployment: &Deployment, settings: &Settings) -> Places {
     Places {
         listen: format!("0.0.0.0:{PUBLIC_PORT}"),
         admin: format!("0.0.0.0:{ADMIN_PORT}"),
@@ -162,6 +165,8 @@ fn places(deployment: &Deployment) -> Places {
         api_keys: deployment.spec.auth.as_ref().map(|_| "/etc/lorikeet/keys/keys".to_owned()),
         source_roots: vec![CLAIMS.to_owned()],
         claims: CLAIMS.to_owned(),
+        credentials: CREDENTIALS.to_owned(),
+        reach: settings.reach.clone(),
     }
 }
 
@@ -261,7 +266,7 @@ fn spread(scope: &Scope, topology: &str) -> TopologySpreadConstraint {
     }
 }
 
-fn volumes(scope: &Scope, deployment: &Deployment) -> Vec<Volume> {
+fn volumes(scope: &Scope, deployment: &Deployment, of_sources: &Mounts) -> Vec<Volume> {
     let empty = |name: &str| Volume {
         name: name.to_owned(),
         empty_dir: Some(EmptyDirVolumeSource::default()),
@@ -272,19 +277,24 @@ fn volumes(scope: &Scope, deployment: &Deployment) -> Vec<Volume> {
     if let Some(auth) = &deployment.spec.auth {
         volumes.push(secret("keys", auth.api_keys_secret_ref.name.clone()));
     }
-    if let Some(credentials) = &deployment.spec.model.source.secret_ref {
-        volumes.push(secret("credentials", credentials.name.clone()));
-    }
-    if let Some(claim) = claim(deployment) {
-        volumes.push(Volume {
-            name: "claim".to_owned(),
-            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-                claim_name: claim.to_owned(),
-                read_only: Some(true),
-            }),
-            ..Volume::default()
-        });
-    }
+    // One that is not there must not keep pods from starting: who needs it says so.
+    volumes.extend(of_sources.secrets.iter().enumerate().map(|(index, name)| Volume {
+        name: secret_volume(index),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(name.clone()),
+            optional: Some(true),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    }));
+    volumes.extend(of_sources.claims.iter().enumerate().map(|(index, name)| Volume {
+        name: claim_volume(index),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: name.clone(),
+            read_only: Some(true),
+        }),
+        ..Volume::default()
+    }));
     volumes
 }
 
@@ -315,12 +325,15 @@ fn registry_volume(scope: &Scope) -> Volume {
     }
 }
 
-/// The claim that holds the model, where its source is one.
-fn claim(deployment: &Deployment) -> Option<&str> {
-    deployment.spec.model.source.source.strip_prefix("pvc://")?.split('/').next()
+fn secret_volume(index: usize) -> String {
+    format!("credentials-{index}")
 }
 
-fn mounts(deployment: &Deployment) -> Vec<VolumeMount> {
+fn claim_volume(index: usize) -> String {
+    format!("claim-{index}")
+}
+
+fn mounts(deployment: &Deployment, of_sources: &Mounts) -> Vec<VolumeMount> {
     let mount = |name: &str, path: String, read_only: bool| VolumeMount {
         name: name.to_owned(),
         mount_path: path,
@@ -337,11 +350,66 @@ fn mounts(deployment: &Deployment) -> Vec<VolumeMount> {
     if deployment.spec.auth.is_some() {
         mounts.push(mount("keys", "/etc/lorikeet/keys".to_owned(), true));
     }
-    if deployment.spec.model.source.secret_ref.is_some() {
-        mounts.push(mount("credentials", "/etc/lorikeet/credentials".to_owned(), true));
+    for (index, name) in of_sources.secrets.iter().enumerate() {
+        mounts.push(mount(&secret_volume(index), format!("{CREDENTIALS}/{name}"), true));
     }
-    if let Some(claim) = claim(deployment) {
-        mounts.push(mount("claim", format!("{CLAIMS}/{claim}"), true));
+    for (index, name) in of_sources.claims.iter().enumerate() {
+        mounts.push(mount(&claim_volume(index), format!("{CLAIMS}/{name}"), true));
     }
     mounts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::arguments::Reach;
+
+    /// Two Secrets and two claims, one of each of the model's.
+    fn built() -> PodSpec {
+        let mut deployment = Deployment::default();
+        deployment.metadata.name = Some("base".to_owned());
+        deployment.spec.model.source.source = "pvc://models/llama".to_owned();
+        let key = crate::fleet::FleetKey { namespace: "here".to_owned(), name: "base".to_owned() };
+        let names = |names: [&str; 2]| names.map(str::to_owned).into();
+        let mounts = Mounts { secrets: names(["s3", "hf"]), claims: names(["models", "loras"]) };
+        let valid = ValidFleet { mounts, ..ValidFleet::default() };
+        let settings = Settings {
+            image: "image".to_owned(),
+            namespace: "system".to_owned(),
+            reach: Reach { hub: "https://hub.local".to_owned(), hosts: vec!["10.0.0.0/8".to_owned()] },
+        };
+        pod(&Scope::of(&key, &deployment), &deployment, &valid, &settings)
+    }
+
+    #[test]
+    fn every_secret_and_claim_is_mounted_under_its_name_and_none_need_be_there() {
+        let pod = built();
+        let container = &pod.containers[0];
+        let at = |path: &str| {
+            let mount = container.volume_mounts.iter().flatten().find(|mount| mount.mount_path == path);
+            let mount = mount.unwrap_or_else(|| panic!("nothing at {path}"));
+            assert_eq!(mount.read_only, Some(true));
+            pod.volumes.iter().flatten().find(|volume| volume.name == mount.name).unwrap()
+        };
+        for name in ["hf", "s3"] {
+            let secret = at(&format!("/etc/lorikeet/credentials/{name}")).secret.clone().unwrap();
+            assert_eq!((secret.secret_name.as_deref(), secret.optional), (Some(name), Some(true)));
+        }
+        for name in ["loras", "models"] {
+            let claim = at(&format!("/models/{name}")).persistent_volume_claim.clone().unwrap();
+            assert_eq!((claim.claim_name.as_str(), claim.read_only), (name, Some(true)));
+        }
+    }
+
+    #[test]
+    fn a_replica_may_fetch_from_where_the_operator_may_read() {
+        let arguments = built().containers[0].args.clone().unwrap();
+        for flag in [
+            "--credentials=/etc/lorikeet/credentials",
+            "--hf-endpoint=https://hub.local",
+            "--allow-source-host=10.0.0.0/8",
+        ] {
+            assert!(arguments.iter().any(|one| one == flag), "{flag} is not in {arguments:?}");
+        }
+    }
 }

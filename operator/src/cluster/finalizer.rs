@@ -1,5 +1,7 @@
 //! The finalizer of Adapters: on before any replica hears of one, off when the decision says that nothing holds its deletion.
-//! It lets running requests finish; it cannot keep an object for ever, as every deletion is released by time at the latest.
+//! It shows that running requests finish; it cannot keep an object for ever: every deletion is released by time at the
+//! latest, and an Adapter that this operator may not outlive has none. Such a one is gone at once, and drains all the same,
+//! since it is in no desired set any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,23 +23,59 @@ pub const FINALIZER: &str = "lorikeet.dev/drain";
 /// Finalizers that one look at a fleet writes: the next look goes on.
 const AT_ONCE: usize = 256;
 
+/// Which Adapters this operator is sure to outlive. With its own namespace it goes itself; where it watches one namespace
+/// its rights are in that one, and go before the last Adapter does when the namespace is deleted.
+#[derive(Clone, Copy, Debug)]
+pub struct Outlives<'a> {
+    /// It watches all namespaces.
+    pub is_cluster_wide: bool,
+    /// Its own.
+    pub own: &'a str,
+}
+
+impl Outlives<'_> {
+    /// Whether `adapter` may bear the finalizer.
+    #[must_use]
+    pub fn holds(self, adapter: &Adapter) -> bool {
+        self.is_cluster_wide && adapter.metadata.namespace.as_deref() != Some(self.own)
+    }
+}
+
 /// Whether `adapter` bears the finalizer.
 #[must_use]
 pub fn has(adapter: &Adapter) -> bool {
     adapter.finalizers().iter().any(|one| one == FINALIZER)
 }
 
-/// Accepted Adapters without the finalizer: no replica may hear of them yet.
+/// Accepted Adapters that lack the finalizer: no replica may hear of them yet.
 #[must_use]
-pub fn lacking<'a>(adapters: &'a [Arc<Adapter>], decision: &Decision) -> Vec<&'a Arc<Adapter>> {
+pub fn lacking<'a>(
+    adapters: &'a [Arc<Adapter>],
+    decision: &Decision,
+    outlives: Outlives<'_>,
+) -> Vec<&'a Arc<Adapter>> {
     let accepted = |adapter: &Adapter| {
         let status = decision.adapters.get(&key_of(adapter));
         status.is_some_and(|status| is_true(&status.conditions, ConditionType::Accepted))
     };
     let lacks = |adapter: &&Arc<Adapter>| {
-        !has(adapter) && adapter.metadata.deletion_timestamp.is_none() && accepted(adapter)
+        let is_new = !has(adapter) && adapter.metadata.deletion_timestamp.is_none();
+        is_new && outlives.holds(adapter) && accepted(adapter)
     };
     adapters.iter().filter(lacks).collect()
+}
+
+/// Those that bear the finalizer and may not, or need not any longer.
+#[must_use]
+pub fn released<'a>(
+    adapters: &'a [Arc<Adapter>],
+    decision: &Decision,
+    outlives: Outlives<'_>,
+) -> Vec<&'a Arc<Adapter>> {
+    let is_released = |adapter: &&Arc<Adapter>| {
+        has(adapter) && (!outlives.holds(adapter) || decision.released.contains(&key_of(adapter)))
+    };
+    adapters.iter().filter(is_released).collect()
 }
 
 /// Takes out of the desired sets what must not be heard of yet.
@@ -120,6 +158,21 @@ mod tests {
         adapter.metadata.finalizers = Some(vec![FINALIZER.to_owned(), "theirs".to_owned()]);
         let off = patch(&adapter, false);
         assert_eq!(off, json!({"metadata": {"resourceVersion": "7", "finalizers": ["theirs"]}}));
+    }
+
+    #[test]
+    fn only_what_the_operator_outlives_is_held() {
+        let mut adapter = Adapter::default();
+        adapter.metadata.namespace = Some("team".to_owned());
+        let of = |is_cluster_wide, own| Outlives { is_cluster_wide, own };
+        assert!(of(true, "system").holds(&adapter));
+        assert!(!of(true, "team").holds(&adapter));
+        assert!(!of(false, "system").holds(&adapter));
+        // One that is left from before is freed, deleted or not.
+        adapter.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+        let adapters = [Arc::new(adapter)];
+        assert!(released(&adapters, &Decision::default(), of(true, "system")).is_empty());
+        assert_eq!(released(&adapters, &Decision::default(), of(false, "system")).len(), 1);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::cluster::apply::{Applying, Settled};
 use crate::cluster::capacity;
 use crate::cluster::config::Limits;
 use crate::cluster::failure::Failure;
-use crate::cluster::finalizer::{self, has, lacking, withhold};
+use crate::cluster::finalizer::{self, Outlives, has, lacking, withhold};
 use crate::cluster::kinds::{Child, ChildKind, each};
 use crate::cluster::queue::Ended;
 use crate::cluster::secret::{Admin, ensure, host};
@@ -258,14 +258,17 @@ impl Look<'_> {
         }
     }
 
+    fn outlives(&self) -> Outlives<'_> {
+        Outlives { is_cluster_wide: self.looker.sees_nodes, own: &self.looker.settings.namespace }
+    }
+
     /// Asks the replicas. Puts the finalizer on before they hear of an Adapter, and takes it off when nothing holds a
     /// deletion any longer.
     async fn ask(&mut self, decision: &mut Decision) -> BTreeSet<AdapterKey> {
         let is_paused = self.sight.deployment.as_ref().is_some_and(|one| one.spec.paused);
-        let adapters = &self.sight.adapters;
-        let mut on = if is_paused { Vec::new() } else { lacking(adapters, decision) };
-        let is_released = |one: &&Arc<Adapter>| has(one) && decision.released.contains(&key_of(one));
-        let off: Vec<_> = adapters.iter().filter(is_released).collect();
+        let (adapters, outlives) = (&self.sight.adapters, self.outlives());
+        let mut on = if is_paused { Vec::new() } else { lacking(adapters, decision, outlives) };
+        let off = finalizer::released(adapters, decision, outlives);
         let mut desired = std::mem::take(&mut decision.desired);
         if on.is_empty() {
             self.looker.replicas().want(self.fleet, std::mem::take(&mut desired));
@@ -295,9 +298,11 @@ impl Look<'_> {
             .map_or(Duration::ZERO, |at| self.looker.limits.registry.saturating_sub(at.elapsed()));
         let writes_registry = wait.is_zero() && valid.may_register();
         if writes_registry {
-            // What no finalizer holds must not be loaded by a replica that starts.
+            // What a finalizer should hold and none does yet must not be loaded by a replica that starts.
+            let outlives = self.outlives();
+            let is_held = |one: &&Arc<Adapter>| has(one) || !outlives.holds(one);
             let held: BTreeSet<_> =
-                self.sight.adapters.iter().filter(|one| has(one)).map(|one| key_of(one)).collect();
+                self.sight.adapters.iter().filter(is_held).map(|one| key_of(one)).collect();
             valid.adapters.retain(|adapter| held.contains(&adapter.key));
             self.lane.registry_at = Some(Instant::now());
         } else {

@@ -28,6 +28,7 @@ pub fn desired(
                 name: adapter.served_name.clone(),
                 source: adapter.source.clone(),
                 revision: None,
+                credentials: adapter.credentials.clone(),
                 digest: adapter.digest.clone(),
                 resident: placed,
                 pinned: placed && adapter.pinned,

@@ -64,17 +64,18 @@ impl<'a> Formers<'a> {
         let is_its_own = |report: &AdapterReport| {
             report.digest.is_some() && report.digest == status.digest || self.bearers(&name) == 1
         };
-        let mut votes: HashMap<(&str, Option<&str>), Vote> = HashMap::new();
+        let mut votes: HashMap<(&str, Option<&str>, Option<&str>), Vote> = HashMap::new();
         for (index, report) in
             self.reports(&name).into_iter().filter(|(_, one)| is_served(one) && is_its_own(one))
         {
-            let vote = votes.entry((report.source.as_str(), report.digest.as_deref())).or_default();
+            let content = (report.source.as_str(), report.digest.as_deref(), report.credentials.as_deref());
+            let vote = votes.entry(content).or_default();
             vote.count += 1;
             vote.first = vote.first.max(Reverse(index));
             vote.is_known = report.digest.is_some();
             vote.is_certain = vote.is_known && report.digest == status.digest;
         }
-        let Some(((source, digest), _)) = votes.into_iter().max_by_key(|(_, vote)| *vote) else {
+        let Some(((source, digest, credentials), _)) = votes.into_iter().max_by_key(|(_, vote)| *vote) else {
             let is_unheard = |replica: &Replica| last(&replica.contact).is_none();
             return match self.fleet.replicas.iter().any(is_unheard) || self.fleet.replicas.is_empty() {
                 true => Former::Unheard,
@@ -82,7 +83,8 @@ impl<'a> Formers<'a> {
             };
         };
         let digest = digest.map(str::to_owned).or_else(|| pinned_before(adapter, status));
-        Former::Serves(self.as_before(adapter, key, source, digest))
+        let before = self.as_before(adapter, key, source, digest);
+        Former::Serves(ValidAdapter { credentials: credentials.map(str::to_owned), ..before })
     }
 
     fn as_before(
@@ -99,6 +101,7 @@ impl<'a> Formers<'a> {
             served_name: served_name_of(adapter),
             // Reports leave out what may be a signature; where the edit is of something else it is known.
             source: if shown(&own) == source { own } else { source.to_owned() },
+            credentials: None,
             digest,
             spread: spread(&placement.replicas).unwrap_or(Spread::Auto),
             pinned: placement.pinned,

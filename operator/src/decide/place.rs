@@ -103,6 +103,7 @@ mod tests {
             key: ("default".to_owned(), name.to_owned()),
             served_name: name.to_owned(),
             source: format!("hf://acme/{name}"),
+            credentials: None,
             digest: None,
             spread,
             pinned: false,

@@ -5,6 +5,7 @@ use lorikeet_crds::condition::{Saying, Truth, conditions};
 use lorikeet_crds::deployment::{AdapterCount, DeploymentStatus, ModelStatus};
 use lorikeet_crds::{ConditionType, Deployment, Reason};
 
+use crate::decide::scale::replicas;
 use crate::decide::validate::Refusal;
 use crate::fleet::{Contact, Fleet, Hindrance, Replica};
 
@@ -45,7 +46,7 @@ fn tally(fleet: &Fleet, deployment: &Deployment) -> Tally {
     // One that goes is no longer counted on, and may be silent.
     let staying = || fleet.replicas.iter().filter(|replica| !replica.leaving);
     Tally {
-        wanted: deployment.spec.replicas.unwrap_or(1),
+        wanted: replicas(&deployment.spec),
         exist: fleet.workload.as_ref().map_or(0, |workload| workload.replicas),
         ready: fleet.workload.as_ref().map_or(0, |workload| workload.ready),
         loaded: staying().filter_map(report).filter(|report| report.base.ready).count(),

@@ -166,6 +166,7 @@ fn ready(desired: &DesiredAdapter, digest: &str) -> AdapterReport {
     AdapterReport {
         name: desired.name.clone(),
         source: desired.source.clone(),
+        credentials: desired.credentials.clone(),
         state: AdapterState::Ready,
         tier: if desired.resident { Tier::Resident } else { Tier::Host },
         digest: Some(digest.to_owned()),

@@ -12,6 +12,7 @@ use lorikeet_crds::{Adapter, Deployment, Reason};
 use crate::decide::fit::fit;
 use crate::decide::former::{Former, Formers};
 use crate::decide::labels;
+use crate::decide::mounts::{self, Mounts};
 use crate::decide::reports::last;
 use crate::decide::resources;
 use crate::decide::sources::carried;
@@ -33,6 +34,8 @@ pub struct ValidFleet {
     pub drain_seconds: u32,
     /// Nothing is to be written.
     pub paused: bool,
+    /// What its pods have mounted.
+    pub mounts: Mounts,
     /// Adapters that are served, ordered by key. Served names are unique and none is the base model's.
     pub adapters: Vec<ValidAdapter>,
     /// What Adapters served before an edit that is not accepted, ordered by key: it is served until the edit is.
@@ -88,6 +91,8 @@ pub struct ValidAdapter {
     pub served_name: String,
     /// Where its files are, as replicas read it, with the revision asked for.
     pub source: String,
+    /// The Secret that opens them.
+    pub credentials: Option<String>,
     /// The content asked for.
     pub digest: Option<String>,
     /// On how many replicas it is kept resident.
@@ -150,15 +155,31 @@ pub enum Refusal {
         /// What it is.
         got: String,
     },
-    /// A Secret of another namespace cannot be mounted.
+    /// A Secret or a claim of another namespace cannot be mounted.
     #[error(
-        "secretRef: a pod of namespace {pods} cannot mount a Secret of namespace {namespace}; put Adapter and Secret into {pods}"
+        "{field}: a pod of namespace {pods} cannot mount a {kind} of namespace {namespace}; put Adapter and {kind} into {pods}, or the files where none is needed"
     )]
-    SecretElsewhere {
+    MountElsewhere {
+        /// The field that names it.
+        field: &'static str,
+        /// What it is.
+        kind: &'static str,
         /// The Deployment's namespace.
         pods: String,
         /// The Adapter's namespace.
         namespace: String,
+    },
+    /// The pods mount as many as they may.
+    #[error(
+        "{field}: the Deployment and its older Adapters name {most} {kind}s, which is all that its pods mount; name one of those, or another Deployment"
+    )]
+    TooManyMounts {
+        /// The field that names one more.
+        field: &'static str,
+        /// Of what.
+        kind: &'static str,
+        /// How many may be mounted.
+        most: usize,
     },
     /// Its configuration is none.
     #[error("adapter_config.json: {0}; correct it at the source")]
@@ -205,8 +226,8 @@ impl Refusal {
             Self::DeploymentNotFound { .. } => Reason::DeploymentNotFound,
             Self::NamespaceNotAllowed { .. } => Reason::NamespaceNotAllowed,
             Self::NameConflict { .. } => Reason::NameConflict,
-            Self::InvalidSpec { .. } | Self::SecretElsewhere { .. } => Reason::InvalidSpec,
-            Self::InvalidConfig(ConfigFault::TooLong { .. }) => Reason::TooLarge,
+            Self::InvalidSpec { .. } | Self::MountElsewhere { .. } => Reason::InvalidSpec,
+            Self::TooManyMounts { .. } | Self::InvalidConfig(ConfigFault::TooLong { .. }) => Reason::TooLarge,
             Self::InvalidConfig(_) => Reason::InvalidConfig,
             Self::RankExceeded { .. } => Reason::RankExceeded,
             Self::BaseModelMismatch { .. } => Reason::BaseModelMismatch,
@@ -233,6 +254,7 @@ pub fn validate(fleet: &Fleet) -> Result<ValidFleet, Refusal> {
         max_rank: budget.max_rank,
         drain_seconds: deployment.spec.rollout.drain_seconds,
         paused: deployment.spec.paused,
+        mounts: Mounts::of_model(&deployment.spec.model.source)?,
         heard: fleet.replicas.iter().any(|replica| last(&replica.contact).is_some()),
         ..ValidFleet::default()
     };
@@ -266,7 +288,7 @@ fn take(
     let key = key_of(adapter);
     // What a replica has read needs no reading here.
     let read = fleet.probes.get(&key).filter(|one| **one != Probe::Pending || !formers.is_read(adapter));
-    let judged = valid_adapter(fleet, adapter)
+    let judged = valid_adapter(fleet, adapter, &mut valid.mounts)
         .and_then(|one| fit(read, adapter, deployment, valid).map(|accepted| accepted.then_some(one)));
     match judged {
         Ok(Some(one)) => return valid.adapters.push(one),
@@ -276,7 +298,10 @@ fn take(
     match formers.of_adapter(adapter, &key) {
         Former::Nothing => {}
         Former::Unheard => drop(valid.unheard.insert(key)),
-        Former::Serves(former) => valid.former.push(former),
+        Former::Serves(former) => {
+            valid.mounts.keep(&former, &fleet.claims);
+            valid.former.push(former);
+        }
     }
 }
 
@@ -309,15 +334,14 @@ fn named(
     Ok(())
 }
 
-fn valid_adapter(fleet: &Fleet, adapter: &Adapter) -> Result<ValidAdapter, Refusal> {
+fn valid_adapter(fleet: &Fleet, adapter: &Adapter, mounts: &mut Mounts) -> Result<ValidAdapter, Refusal> {
     let key = key_of(adapter);
-    if adapter.spec.source.secret_ref.is_some() && key.0 != fleet.key.namespace {
-        return Err(Refusal::SecretElsewhere { pods: fleet.key.namespace.clone(), namespace: key.0 });
-    }
     let source = &adapter.spec.source;
+    mounts.take_of(source, &key.0, &fleet.key.namespace)?;
     Ok(ValidAdapter {
         served_name: served_name_of(adapter),
         source: carried(&source.source, source.revision.as_deref(), &fleet.claims),
+        credentials: mounts::secret(source).map(str::to_owned),
         digest: source.digest.clone(),
         spread: spread(&adapter.spec.placement.replicas)?,
         pinned: adapter.spec.placement.pinned,

@@ -5,6 +5,7 @@
 //! they resolve to, at the moment of the connection, so that a name cannot change its mind in between. Replicas have the
 //! same rule: what they would not reach is not read here either.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -34,6 +35,16 @@ pub struct Forbidden(String);
 pub struct HostPolicy {
     /// What is allowed beyond public addresses over https.
     pub allow: Vec<HostRule>,
+}
+
+impl fmt::Display for HostRule {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(host, None) => out.write_str(host),
+            Self::Host(host, Some(port)) => write!(out, "{host}:{port}"),
+            Self::Network(address, bits) => write!(out, "{address}/{bits}"),
+        }
+    }
 }
 
 impl FromStr for HostRule {

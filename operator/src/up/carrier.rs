@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use lorikeet_crds::{Adapter, ConditionType, Deployment, Reason};
 use tokio::net::TcpListener;
 
 use crate::decide::events::is_true;
-use crate::decide::validate::validate;
+use crate::decide::validate::{ValidFleet, validate};
 use crate::decide::{Decision, decide};
 use crate::fleet::{Fleet, FleetKey};
 use crate::probe::Probes;
@@ -27,9 +27,9 @@ use crate::up::manifests::{Admission, Manifests, shown};
 use crate::up::news::news;
 use crate::up::proxy::Proxy;
 use crate::up::screen::{Screen, Standing};
+use crate::up::secrets;
 use crate::up::state::{Key, Objects};
 use crate::up::table::Table;
-use crate::up::write_secret;
 
 /// Statuses are looked at again after this time even if nothing is heard.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -211,19 +211,46 @@ impl Carrier {
     }
 
     fn carry_processes(&mut self, fleet: &Fleet) -> io::Result<()> {
-        let Some(running) = self.fleets.get_mut(&fleet.key) else { return Ok(()) };
         match (&fleet.deployment, validate(fleet)) {
             (Some(deployment), Ok(valid)) => {
-                let keys = api_keys(&self.machine, &self.manifests, &fleet.key, deployment)?;
+                let keys = self.mount(&fleet.key, deployment, &valid)?;
+                let Some(running) = self.fleets.get_mut(&fleet.key) else { return Ok(()) };
                 running.carry(&self.machine, &fleet.key, deployment, &valid, keys)
             }
             // What is refused changes nothing that runs.
             (Some(_), Err(_)) => Ok(()),
             (None, _) => {
-                running.leave();
+                self.fleets.get(&fleet.key).into_iter().for_each(Running::leave);
                 Ok(())
             }
         }
+    }
+
+    /// Lays out the Secrets that the replicas of a fleet read: the file of API keys, or why there is none.
+    fn mount(
+        &self,
+        key: &FleetKey,
+        deployment: &Deployment,
+        valid: &ValidFleet,
+    ) -> io::Result<Result<Option<PathBuf>, String>> {
+        let namespace = &key.namespace;
+        let folder = self.machine.secrets_folder(namespace);
+        let content = |name: &String| self.manifests.secrets.get(&(namespace.clone(), name.clone()));
+        for name in &valid.mounts.secrets {
+            secrets::mount(&folder.join(name), content(name))?;
+        }
+        let Some(auth) = &deployment.spec.auth else { return Ok(Ok(None)) };
+        let name = &auth.api_keys_secret_ref.name;
+        let secret = content(name).filter(|secret| secret.contains_key("keys"));
+        if secret.is_none() {
+            let why = format!(
+                "auth.apiKeysSecretRef: no manifest has a Secret {namespace}/{name} with the entry `keys`; add one (apiVersion: \
+                 v1, kind: Secret, stringData: {{keys: …}}). Until then what runs goes on as it is, and nothing is started"
+            );
+            return Ok(Err(why));
+        }
+        secrets::mount(&folder.join(name), secret)?;
+        Ok(Ok(Some(folder.join(name).join("keys"))))
     }
 
     fn carry_out(&mut self, key: &FleetKey, decision: Decision) -> io::Result<()> {
@@ -391,29 +418,4 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         }
         _ => address,
     }
-}
-
-/// The file of API keys, from a Secret among the manifests; or why there is none.
-fn api_keys(
-    machine: &Machine,
-    manifests: &Manifests,
-    key: &FleetKey,
-    deployment: &Deployment,
-) -> io::Result<Result<Option<PathBuf>, String>> {
-    let Some(auth) = &deployment.spec.auth else { return Ok(Ok(None)) };
-    let name = auth.api_keys_secret_ref.name.clone();
-    let secret = manifests.secrets.get(&(key.namespace.clone(), name.clone()));
-    let Some(keys) = secret.and_then(|secret| secret.get("keys")) else {
-        let namespace = &key.namespace;
-        return Ok(Err(format!(
-            "auth.apiKeysSecretRef: no manifest has a Secret {namespace}/{name} with the entry `keys`; add one (apiVersion: \
-             v1, kind: Secret, stringData: {{keys: …}}). Until then what runs goes on as it is, and nothing is started"
-        )));
-    };
-    let path = machine.run_folder().join("secrets").join(&key.namespace).join(&name).join("keys");
-    let differs = |path: &Path| std::fs::read(path).map_or(true, |before| before != keys.0);
-    if differs(&path) {
-        write_secret(&path, &keys.0)?;
-    }
-    Ok(Ok(Some(path)))
 }

@@ -12,9 +12,10 @@ use lorikeet_crds::Deployment;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::build::arguments::{Places, arguments};
+use crate::build::arguments::{Places, Reach, arguments};
 use crate::build::workload::{gpus, surges};
 use crate::decide::desired::desired;
+use crate::decide::scale::replicas;
 use crate::decide::validate::ValidFleet;
 use crate::fleet::{Capacity, Contact, FleetKey, Hindrance, Replica, Workload};
 use crate::replicas::Replicas;
@@ -34,6 +35,8 @@ pub struct Machine {
     pub state: PathBuf,
     /// The folder of claims.
     pub claims: String,
+    /// What sources may lead to.
+    pub reach: Reach,
     /// Threads that compute, over all replicas of a fleet.
     pub threads: usize,
     /// What opens the admin faces.
@@ -76,6 +79,12 @@ impl Machine {
         self.state.join("run")
     }
 
+    /// The folder of a namespace's Secrets, each under its name.
+    #[must_use]
+    pub fn secrets_folder(&self, namespace: &str) -> PathBuf {
+        self.run_folder().join("secrets").join(namespace)
+    }
+
     fn folder_of(&self, key: &FleetKey) -> PathBuf {
         self.run_folder().join(&key.namespace).join(&key.name)
     }
@@ -98,6 +107,8 @@ impl Machine {
             // Whoever wrote the manifests starts this process: what it may read, they may.
             source_roots: vec!["/".to_owned()],
             claims: self.claims.clone(),
+            credentials: text(self.secrets_folder(&key.namespace)),
+            reach: self.reach.clone(),
         }
     }
 }
@@ -225,7 +236,7 @@ impl Running {
             }
         };
         self.template = of(nowhere, nowhere).join(" ");
-        let wanted = usize::try_from(deployment.spec.replicas.unwrap_or(1)).unwrap_or(0);
+        let wanted = usize::try_from(replicas(&deployment.spec)).unwrap_or(0);
         let launch = Launch {
             program: machine.program.clone(),
             arguments: Arc::new(of),

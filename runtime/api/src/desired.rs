@@ -59,6 +59,9 @@ pub struct DesiredAdapter {
     /// The revision of the source, where the source has revisions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
+    /// The Secret that opens the source: a sub-folder's name of the replica's folder of credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<String>,
     /// `sha256:<hex>` of the content; anything else is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,

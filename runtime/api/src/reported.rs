@@ -107,6 +107,9 @@ pub struct AdapterReport {
     pub name: String,
     /// The source that this state speaks of.
     pub source: String,
+    /// The Secret that the source is read with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<String>,
     /// What is happening to it.
     pub state: AdapterState,
     /// Where its weights are.

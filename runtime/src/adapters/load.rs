@@ -51,7 +51,8 @@ impl AdapterLoader {
     async fn load(self, wanted: Arc<Wanted>) -> Result<Loaded, LoadFailure> {
         let gone = |error: &dyn std::fmt::Display| LoadFailure::new(ErrorCode::Internal, error);
         let limit = self.base.limits.file.file_bytes;
-        let fetched = self.fetcher.adapter(&wanted.source, wanted.trust, wanted.digest, limit).await?;
+        let Wanted { source, trust, credentials, digest, .. } = &*wanted;
+        let fetched = self.fetcher.adapter(source, *trust, credentials.as_ref(), *digest, limit).await?;
         let permit = self.builds.acquire_owned().await.map_err(|error| gone(&error))?;
         let (revision, from) = (fetched.revision.clone(), fetched.from);
         let work = move || self.base.build(&fetched, &wanted);

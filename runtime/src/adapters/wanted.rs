@@ -6,6 +6,7 @@ use lorikeet_api::{DesiredAdapter, ErrorCode};
 
 use crate::adapters::failure::LoadFailure;
 use crate::digest::Digest;
+use crate::source::credentials::SecretName;
 use crate::source::{Source, Trust};
 
 /// Which content: equal ones are one load.
@@ -15,6 +16,8 @@ pub struct Wanted {
     pub source: Source,
     /// Who named the source.
     pub trust: Trust,
+    /// The Secret that opens it.
+    pub credentials: Option<SecretName>,
     /// What its content must be.
     pub digest: Option<Digest>,
     /// The greatest rank accepted; the replica's own limit when absent.
@@ -77,6 +80,11 @@ impl Desire {
         self.written.to_string()
     }
 
+    /// The Secret that it is read with.
+    pub(crate) fn credentials(&self) -> Option<String> {
+        self.wanted.as_ref().ok()?.credentials.as_ref().map(ToString::to_string)
+    }
+
     /// `other` wants the same and may have written it otherwise.
     pub(crate) fn rewrite(&mut self, other: &Self) {
         self.placement = other.placement;
@@ -94,5 +102,7 @@ fn wanted(desired: &DesiredAdapter, trust: Trust) -> Result<Wanted, LoadFailure>
     let source = Source::parse(&desired.source, desired.revision.as_deref())?;
     let digest = desired.digest.as_deref().map(str::parse).transpose();
     let digest = digest.map_err(|error| LoadFailure::new(ErrorCode::InvalidRequest, error))?;
-    Ok(Wanted { source, trust, digest, max_rank: desired.max_rank })
+    let credentials = desired.credentials.as_deref().map(str::parse).transpose();
+    let credentials = credentials.map_err(|error| LoadFailure::new(ErrorCode::InvalidRequest, error))?;
+    Ok(Wanted { source, trust, credentials, digest, max_rank: desired.max_rank })
 }

@@ -31,6 +31,7 @@ pub fn sources(args: &SourceArgs, roots: &[PathBuf]) -> Result<FetchConfig, Conf
         hosts: HostPolicy { allow: args.allow_source_hosts.clone() },
         cache_dir: cache_dir(args),
         cache_bytes: args.cache_bytes.0,
+        credentials: args.credentials.clone(),
         hub: HubConfig {
             endpoint: endpoint("--hf-endpoint", &args.hf_endpoint)?,
             token: secret(&args.hf_token),

@@ -57,7 +57,7 @@ async fn either(fetcher: &Fetcher, text: &str) -> Result<Fetched, String> {
     if source.is_local() {
         return model(fetcher, text).await;
     }
-    match fetcher.adapter(&source, Trust::CommandLine, None, u64::MAX).await {
+    match fetcher.adapter(&source, Trust::CommandLine, None, None, u64::MAX).await {
         Err(FetchError::NotFound(_)) => model(fetcher, text).await,
         fetched => fetched.map_err(|error| error.to_string()),
     }
@@ -65,5 +65,5 @@ async fn either(fetcher: &Fetcher, text: &str) -> Result<Fetched, String> {
 
 async fn model(fetcher: &Fetcher, text: &str) -> Result<Fetched, String> {
     let source = Source::parse(text, None).map_err(|error| error.to_string())?;
-    fetcher.model(&source, None).await.map_err(|error| error.to_string())
+    fetcher.model(&source, None, None).await.map_err(|error| error.to_string())
 }

@@ -98,7 +98,7 @@ pub(super) async fn load(
     bars: &Bars,
 ) -> Result<Base, BaseError> {
     look(&base.source)?;
-    let fetched = fetcher.model(&base.source, None).await?;
+    let fetched = fetcher.model(&base.source, base.credentials.as_ref(), None).await?;
     let (base, capacity, bars) = (base.clone(), capacity.clone(), bars.clone());
     let loaded = tokio::task::spawn_blocking(move || from_disk(&fetched, &base, &capacity, &bars)).await;
     loaded.unwrap_or(Err(BaseError::Panicked))

@@ -19,9 +19,11 @@ pub struct FetchConfig {
     pub cache_dir: PathBuf,
     /// Bytes that it may hold.
     pub cache_bytes: u64,
-    /// The hub's endpoint and token.
+    /// The folder of Secrets that sources are named with.
+    pub credentials: Option<PathBuf>,
+    /// The hub's endpoint, and its token where no Secret is named.
     pub hub: HubConfig,
-    /// Where `s3://` leads.
+    /// Where `s3://` leads, with which credentials where no Secret is named.
     pub s3: S3Config,
     /// How long to wait for whom.
     pub patience: Patience,
@@ -119,6 +121,7 @@ impl fmt::Debug for FetchConfig {
             .field("hosts", &self.hosts)
             .field("cache_dir", &self.cache_dir)
             .field("cache_bytes", &self.cache_bytes)
+            .field("credentials", &self.credentials)
             .field("hub", &self.hub)
             .field("s3", &self.s3)
             .finish_non_exhaustive()
@@ -150,6 +153,7 @@ impl Default for FetchConfig {
             hosts: HostPolicy::default(),
             cache_dir: PathBuf::new(),
             cache_bytes: 50 << 30,
+            credentials: None,
             hub: HubConfig::default(),
             s3: S3Config::default(),
             patience: Patience::default(),

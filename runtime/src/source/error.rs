@@ -31,6 +31,8 @@ pub enum FetchError {
     NotAFile(String),
     #[error("source: {0} asks for other credentials than those configured")]
     Unauthorized(String),
+    #[error("secretRef: {0}")]
+    Credentials(String),
     #[error("source: {0}")]
     Unavailable(String),
     #[error("{what}: {bytes} bytes, at most {limit} are read")]
@@ -69,7 +71,8 @@ impl FetchError {
             Self::NoFile(name) if name.ends_with(".json") => ErrorCode::InvalidConfig,
             Self::NoFile(_) => ErrorCode::InvalidWeights,
             Self::NotFound(_) | Self::Unavailable(_) | Self::Protocol(_) => ErrorCode::SourceUnavailable,
-            Self::Unauthorized(_) => ErrorCode::SourceUnauthorized,
+            // Worth another try: a Secret may be mounted, or get its key, later.
+            Self::Unauthorized(_) | Self::Credentials(_) => ErrorCode::SourceUnauthorized,
             Self::TooLarge { .. } => ErrorCode::TooLarge,
             Self::DigestMismatch { .. } => ErrorCode::DigestMismatch,
             Self::Io { .. } => ErrorCode::Internal,

@@ -13,12 +13,13 @@ use tokio::sync::Semaphore;
 use crate::digest::Digest;
 use crate::source::cache::{Cache, Lease, Partial};
 use crate::source::config::FetchConfig;
+use crate::source::credentials::{Keys, SecretName};
 use crate::source::download::Download;
 use crate::source::error::FetchError;
 use crate::source::folder::Folder;
-use crate::source::http::{Http, Wish};
+use crate::source::http::{Bearer, Caller, Http, Wish};
 use crate::source::plan::{Item, Kind, Location, Plan, is_weights};
-use crate::source::s3::S3;
+use crate::source::s3::{Bucket, S3};
 use crate::source::web::{hub_identity, key};
 use crate::source::{Source, Trust, is_commit};
 
@@ -44,8 +45,35 @@ type Flight = Shared<BoxFuture<'static, Result<Fetched, FetchError>>>;
 struct Order {
     source: Source,
     trust: Trust,
+    credentials: Option<SecretName>,
     digest: Option<Digest>,
     kind: Kind,
+}
+
+impl Order {
+    /// The key under which the cache remembers `what`. What one Secret opened, no other order finds.
+    fn key(&self, what: &str) -> String {
+        match &self.credentials {
+            None => key(what),
+            Some(name) => key(&format!("secret {name} {what}")),
+        }
+    }
+}
+
+/// What opens a source.
+enum Pass {
+    Web(Option<Bearer>),
+    Bucket(Bucket),
+}
+
+impl Pass {
+    fn caller(&self, order: &Order) -> Caller<'_> {
+        let bearer = match self {
+            Self::Web(bearer) => bearer.as_ref(),
+            Self::Bucket(_) => None,
+        };
+        Caller { trust: order.trust, bearer }
+    }
 }
 
 /// The disk cache in numbers; nothing before the first remote source.
@@ -101,9 +129,10 @@ impl Fetcher {
     /// # Errors
     /// When TLS cannot be set up.
     pub fn new(config: FetchConfig) -> Result<Self, FetchError> {
+        let http = Http::new(&config)?;
         let inner = Inner {
-            http: Http::new(&config)?,
-            s3: S3::new(&config),
+            s3: S3::new(&config, http.policy()),
+            http,
             cache: OnceLock::new(),
             downloads: Semaphore::new(config.downloads.max(1)),
             flights: Mutex::default(),
@@ -112,7 +141,8 @@ impl Fetcher {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// The files of an adapter, whose weights may have `limit` bytes. With a `digest` nothing else is taken.
+    /// The files of an adapter, whose weights may have `limit` bytes. With a `digest` nothing else is taken. The Secret
+    /// `credentials` opens the source in the place of what is configured for all.
     ///
     /// # Errors
     /// When the source is forbidden to who named it, does not answer, or holds something else.
@@ -120,6 +150,7 @@ impl Fetcher {
         &self,
         source: &Source,
         trust: Trust,
+        credentials: Option<&SecretName>,
         digest: Option<Digest>,
         limit: u64,
     ) -> Result<Fetched, FetchError> {
@@ -130,14 +161,20 @@ impl Fetcher {
             };
             return Ok(Fetched::local(folder, None));
         }
-        self.remote(Order { source: source.clone(), trust, digest, kind: Kind::Adapter(limit) }).await
+        let (source, credentials) = (source.clone(), credentials.cloned());
+        self.remote(Order { source, trust, credentials, digest, kind: Kind::Adapter(limit) }).await
     }
 
     /// The files of the base model, which the command line names.
     ///
     /// # Errors
     /// As [`Self::adapter`].
-    pub async fn model(&self, source: &Source, digest: Option<Digest>) -> Result<Fetched, FetchError> {
+    pub async fn model(
+        &self,
+        source: &Source,
+        credentials: Option<&SecretName>,
+        digest: Option<Digest>,
+    ) -> Result<Fetched, FetchError> {
         if let Source::Path(path) = source {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
             return Ok(match (name.filter(|_| path.is_file()), path.parent()) {
@@ -146,7 +183,8 @@ impl Fetcher {
             });
         }
         let kind = Kind::Model(self.inner.config.model_file_bytes);
-        self.remote(Order { source: source.clone(), trust: Trust::CommandLine, digest, kind }).await
+        let (source, credentials) = (source.clone(), credentials.cloned());
+        self.remote(Order { source, trust: Trust::CommandLine, credentials, digest, kind }).await
     }
 
     /// What the disk cache holds.
@@ -184,12 +222,13 @@ impl Inner {
         }
         if let Source::Hub(hub) = &order.source
             && let Some(commit) = hub.revision.as_deref().filter(|revision| is_commit(revision))
-            && let Some((lease, revision)) = cache.find(&key(&hub_identity(hub, commit, order.kind)))
+            && let Some((lease, revision)) = cache.find(&order.key(&hub_identity(hub, commit, order.kind)))
         {
             return self.pinned(order, self.cached(&cache, lease, revision, Tier::Disk));
         }
-        let whole = key(&format!("{:?} {:?}", order.source, order.trust));
-        let plan = match self.plan(order).await {
+        let whole = order.key(&format!("{:?} {:?}", order.source, order.trust));
+        let pass = self.pass(order)?;
+        let plan = match self.plan(order, &pass).await {
             // What the source was when it last answered is better than nothing, where nothing says otherwise.
             Err(error @ FetchError::Unavailable(_)) => {
                 let (lease, revision) = cache.find(&whole).ok_or(error.clone())?;
@@ -198,13 +237,14 @@ impl Inner {
             }
             plan => plan?,
         };
-        let named = plan.identity.as_deref().map(key);
+        let named = plan.identity.as_deref().map(|identity| order.key(identity));
         if let Some((lease, revision)) = named.as_ref().and_then(|named| cache.find(named)) {
             return self.pinned(order, self.cached(&cache, lease, revision, Tier::Disk));
         }
         let permit =
             self.downloads.acquire().await.map_err(|error| FetchError::Protocol(error.to_string()))?;
-        let lease = self.bring(order, &plan, &cache, named.clone().unwrap_or_else(|| whole.clone())).await?;
+        let name = named.clone().unwrap_or_else(|| whole.clone());
+        let lease = self.bring(order, &pass, &plan, &cache, name).await?;
         drop(permit);
         for key in named.iter().chain([&whole]) {
             cache.remember(key, lease.digest, plan.revision.as_deref())?;
@@ -212,12 +252,37 @@ impl Inner {
         Ok(self.cached(&cache, lease, plan.revision, Tier::Remote))
     }
 
-    async fn plan(&self, order: &Order) -> Result<Plan, FetchError> {
-        match &order.source {
-            Source::Http(url) => self.http.plan_url(url, order.trust, order.kind).await,
-            Source::Hub(hub) => self.http.plan_hub(hub, order.kind).await,
-            Source::S3(place) => self.s3.plan(place, order.kind).await,
-            Source::Path(_) => Err(FetchError::Protocol("a path is not fetched".to_owned())),
+    /// What opens the order's source, as it is now: what its Secret holds, or what is configured for the hub and for
+    /// buckets.
+    fn pass(&self, order: &Order) -> Result<Pass, FetchError> {
+        let folder = self.config.credentials.as_deref();
+        let keys = order.credentials.as_ref().map(|name| Keys::open(folder, name)).transpose()?;
+        if let Source::S3(place) = &order.source {
+            return Ok(Pass::Bucket(match &keys {
+                Some(keys) => self.s3.bucket_of(&place.bucket, keys, order.trust)?,
+                None => self.s3.bucket(&place.bucket)?,
+            }));
+        }
+        let token = match &keys {
+            Some(keys) => Some(keys.token()?),
+            None => self.config.hub.token.clone(),
+        };
+        let at = match &order.source {
+            Source::Http(url) if keys.is_some() => Some(url),
+            _ => self.http.hub().ok(),
+        };
+        Ok(Pass::Web(token.zip(at.cloned()).map(|(token, at)| Bearer { at, token })))
+    }
+
+    async fn plan(&self, order: &Order, pass: &Pass) -> Result<Plan, FetchError> {
+        match (&order.source, pass) {
+            (Source::Http(url), _) => self.http.plan_url(url, pass.caller(order), order.kind).await,
+            (Source::Hub(hub), _) => self.http.plan_hub(hub, pass.caller(order), order.kind).await,
+            (Source::S3(place), Pass::Bucket(bucket)) => bucket.plan(place, order.kind).await,
+            (Source::S3(_), Pass::Web(_)) => {
+                Err(FetchError::Protocol("a bucket that is not open".to_owned()))
+            }
+            (Source::Path(_), _) => Err(FetchError::Protocol("a path is not fetched".to_owned())),
         }
     }
 
@@ -225,6 +290,7 @@ impl Inner {
     async fn bring(
         &self,
         order: &Order,
+        pass: &Pass,
         plan: &Plan,
         cache: &Arc<Cache>,
         key: String,
@@ -242,7 +308,7 @@ impl Inner {
         let partial = Arc::new(partial.await?);
         let mut names = Vec::new();
         for item in &plan.items {
-            match self.download(order, item, &partial).await {
+            match self.download(order, pass, item, &partial).await {
                 Err(FetchError::NotFound(_)) if item.optional => {}
                 done => done.map(|()| names.push(item.name.clone()))?,
             }
@@ -255,7 +321,13 @@ impl Inner {
         .await
     }
 
-    async fn download(&self, order: &Order, item: &Item, partial: &Partial) -> Result<(), FetchError> {
+    async fn download(
+        &self,
+        order: &Order,
+        pass: &Pass,
+        item: &Item,
+        partial: &Partial,
+    ) -> Result<(), FetchError> {
         let nobody = |_: &crate::source::config::Progress<'_>| {};
         let shown = order.source.to_string();
         let download = Download {
@@ -269,10 +341,14 @@ impl Inner {
             .run(|from| async move {
                 let from = from.as_ref().map(|(length, tag)| (*length, tag.as_str()));
                 let wish = Wish { from, head: false };
-                match (&item.at, &order.source) {
-                    (Location::Url(url), _) => self.http.open(url, &item.name, order.trust, wish).await,
-                    (Location::Key(_), Source::S3(place)) => self.s3.open(&place.bucket, item, wish).await,
-                    (Location::Key(_), _) => Err(FetchError::Protocol("a key without a bucket".to_owned())),
+                match (&item.at, pass) {
+                    (Location::Url(url), _) => {
+                        self.http.open(url, &item.name, pass.caller(order), wish).await
+                    }
+                    (Location::Key(_), Pass::Bucket(bucket)) => bucket.open(item, wish).await,
+                    (Location::Key(_), Pass::Web(_)) => {
+                        Err(FetchError::Protocol("a key without a bucket".to_owned()))
+                    }
                 }
             })
             .await

@@ -11,7 +11,7 @@ use reqwest::header::{
     AUTHORIZATION, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LOCATION, RANGE,
 };
 use reqwest::redirect::Policy;
-use reqwest::{Client, Method, Response, StatusCode, Url};
+use reqwest::{Client, ClientBuilder, Method, Response, StatusCode, Url};
 use tokio::time::timeout;
 
 use crate::source::Trust;
@@ -22,6 +22,20 @@ use crate::source::error::FetchError;
 /// Redirects that are followed.
 const REDIRECTS: usize = 5;
 
+/// On whose behalf files are asked for, and what opens them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller<'a> {
+    pub(super) trust: Trust,
+    pub(super) bearer: Option<&'a Bearer>,
+}
+
+/// A token, and the one origin that it is sent to: that of a URL.
+#[derive(Clone, Debug)]
+pub(super) struct Bearer {
+    pub(super) at: Url,
+    pub(super) token: Secret,
+}
+
 /// Requests of files.
 pub(super) struct Http {
     /// Connects anywhere: for what the command line and the configuration name.
@@ -30,7 +44,6 @@ pub(super) struct Http {
     guarded: Client,
     policy: Arc<HostPolicy>,
     hub: Option<Url>,
-    token: Option<Secret>,
     patience: Patience,
 }
 
@@ -56,8 +69,6 @@ pub(super) struct Body {
 
 impl Http {
     pub(super) fn new(config: &FetchConfig) -> Result<Self, FetchError> {
-        // The process's TLS provider: whoever comes first sets it, to the same.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let hub: Option<Url> = config.hub.endpoint.parse().ok().filter(|url: &Url| url.has_host());
         let mut policy = config.hosts.clone();
         if let Some(host) = hub.as_ref().and_then(Url::host_str) {
@@ -65,22 +76,20 @@ impl Http {
             policy.allow.push(HostRule::Host(host.to_owned(), port));
         }
         let policy = Arc::new(policy);
-        let builder = || {
-            Client::builder()
-                .redirect(Policy::none())
-                .no_proxy()
-                .connect_timeout(config.patience.connect)
-                .user_agent(concat!("lorikeet/", env!("CARGO_PKG_VERSION")))
-        };
+        let builder = || client(&config.patience).no_proxy();
         let failed = |error: reqwest::Error| FetchError::Protocol(error.to_string());
         Ok(Self {
             trusted: builder().build().map_err(failed)?,
             guarded: builder().dns_resolver(Guard(Arc::clone(&policy))).build().map_err(failed)?,
             policy,
             hub,
-            token: config.hub.token.clone(),
             patience: config.patience,
         })
+    }
+
+    /// What a caller of the admin face may reach.
+    pub(super) fn policy(&self) -> Arc<HostPolicy> {
+        Arc::clone(&self.policy)
     }
 
     /// The hub's endpoint.
@@ -94,12 +103,12 @@ impl Http {
         &self,
         url: &Url,
         file: &str,
-        trust: Trust,
+        caller: Caller<'_>,
         wish: Wish<'_>,
     ) -> Result<Response, FetchError> {
         let mut url = url.clone();
         for _ in 0..=REDIRECTS {
-            let answer = self.hop(&url, trust, wish).await?;
+            let answer = self.hop(&url, caller, wish).await?;
             if !answer.status().is_redirection() {
                 return check(answer, &url, file);
             }
@@ -113,13 +122,13 @@ impl Http {
         &self,
         url: &Url,
         file: &str,
-        trust: Trust,
+        caller: Caller<'_>,
         wish: Wish<'_>,
     ) -> Result<Body, FetchError> {
-        let answer = match self.get(url, file, trust, wish).await {
+        let answer = match self.get(url, file, caller, wish).await {
             // What was there so far is not a part of what is there now.
             Err(FetchError::Protocol(_)) if wish.from.is_some() => {
-                self.get(url, file, trust, Wish::default()).await?
+                self.get(url, file, caller, Wish::default()).await?
             }
             other => other?,
         };
@@ -144,10 +153,10 @@ impl Http {
         &self,
         url: &Url,
         file: &str,
-        trust: Trust,
+        caller: Caller<'_>,
         limit: u64,
     ) -> Result<Vec<u8>, FetchError> {
-        let mut body = self.open(url, file, trust, Wish::default()).await?;
+        let mut body = self.open(url, file, caller, Wish::default()).await?;
         let mut text = Vec::new();
         while let Some(piece) = self.within(file, body.pieces.next()).await? {
             text.extend_from_slice(&piece?);
@@ -158,9 +167,9 @@ impl Http {
         Ok(text)
     }
 
-    async fn hop(&self, url: &Url, trust: Trust, wish: Wish<'_>) -> Result<Response, FetchError> {
+    async fn hop(&self, url: &Url, caller: Caller<'_>, wish: Wish<'_>) -> Result<Response, FetchError> {
         let is_hub = self.hub.as_ref().is_some_and(|hub| hub.origin() == url.origin());
-        let client = match trust {
+        let client = match caller.trust {
             Trust::CommandLine => &self.trusted,
             Trust::Admin if is_hub => &self.trusted,
             Trust::Admin => {
@@ -172,9 +181,10 @@ impl Http {
         if let Some((from, tag)) = wish.from {
             request = request.header(RANGE, format!("bytes={from}-")).header(IF_RANGE, tag);
         }
-        if let Some(token) = self.token.as_ref().filter(|_| is_hub) {
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.reveal()))
-                .map_err(|_| FetchError::Forbidden("the hub's token is not printable".to_owned()))?;
+        // Wherever a redirect leads, the token goes to its own origin alone.
+        if let Some(bearer) = caller.bearer.filter(|bearer| bearer.at.origin() == url.origin()) {
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", bearer.token.reveal()))
+                .map_err(|_| FetchError::Credentials("the token is not printable".to_owned()))?;
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
@@ -186,6 +196,16 @@ impl Http {
         let late = |_| FetchError::Unavailable(format!("{what}: no answer for {:?}", self.patience.read));
         timeout(self.patience.read, work).await.map_err(late)
     }
+}
+
+/// A client that follows no redirect by itself: credentials go where they were sent, and no further.
+pub(super) fn client(patience: &Patience) -> ClientBuilder {
+    // The process's TLS provider: whoever comes first sets it, to the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
+        .redirect(Policy::none())
+        .connect_timeout(patience.connect)
+        .user_agent(concat!("lorikeet/", env!("CARGO_PKG_VERSION")))
 }
 
 fn redirected(url: &Url, answer: &Response) -> Result<Url, FetchError> {
@@ -249,7 +269,7 @@ pub(super) fn strong_tag(headers: &HeaderMap) -> Option<String> {
 }
 
 /// Resolves names to addresses that the policy allows.
-struct Guard(Arc<HostPolicy>);
+pub(super) struct Guard(pub(super) Arc<HostPolicy>);
 
 /// A name leads to an address that the policy does not allow.
 #[derive(Debug, thiserror::Error)]

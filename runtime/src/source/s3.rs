@@ -1,39 +1,125 @@
-//! Sources in a bucket: an S3 service that the configuration names, with its credentials.
+//! Sources in a bucket: of the S3 service that the configuration names, with its credentials, or of the one that a Secret
+//! names, with the Secret's.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::client::{HttpClient, HttpConnector};
 use object_store::path::Path;
 use object_store::{
     ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore as _, ObjectStoreExt as _, RetryConfig,
 };
+use reqwest::{Client, ClientBuilder, Url};
 
-use crate::source::S3Source;
+use crate::source::address::HostPolicy;
 use crate::source::config::{FetchConfig, Patience, S3Config, Secret};
+use crate::source::credentials::Keys;
 use crate::source::error::FetchError;
-use crate::source::http::{Body, Wish};
+use crate::source::http::{Body, Guard, Wish, client};
 use crate::source::plan::{ADAPTER, Item, Kind, Location, Plan, is_file_name, is_weights};
+use crate::source::{S3Source, Trust};
 
 /// Keys that are listed of a folder.
 const LISTED: usize = 10_000;
 
-/// The buckets of a service.
+/// The service that the configuration names, and those that Secrets name.
 pub(super) struct S3 {
     config: S3Config,
     patience: Patience,
+    policy: Arc<HostPolicy>,
+    /// Those of the configured service, opened with its credentials.
     buckets: Mutex<HashMap<String, Arc<AmazonS3>>>,
 }
 
+/// A bucket, open.
+#[derive(Clone)]
+pub(super) struct Bucket {
+    name: String,
+    store: Arc<AmazonS3>,
+}
+
 impl S3 {
-    pub(super) fn new(config: &FetchConfig) -> Self {
-        Self { config: config.s3.clone(), patience: config.patience, buckets: Mutex::default() }
+    pub(super) fn new(config: &FetchConfig, policy: Arc<HostPolicy>) -> Self {
+        Self { config: config.s3.clone(), patience: config.patience, policy, buckets: Mutex::default() }
     }
 
+    /// The bucket `name`, opened with the credentials of the configuration.
+    pub(super) fn bucket(&self, name: &str) -> Result<Bucket, FetchError> {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = buckets.get(name) {
+            return Ok(Bucket { name: name.to_owned(), store: Arc::clone(store) });
+        }
+        let bucket = self.build(name, &self.config, client(&self.patience))?;
+        // Buckets are named by callers: the map stays small whatever they name.
+        if buckets.len() >= 64 {
+            buckets.clear();
+        }
+        buckets.insert(name.to_owned(), Arc::clone(&bucket.store));
+        Ok(bucket)
+    }
+
+    /// The bucket `name`, opened with the credentials of a Secret. They are not kept: the next fetch has those of its day.
+    /// A service that the Secret alone names may be where the policy lets a caller of the admin face go.
+    pub(super) fn bucket_of(&self, name: &str, keys: &Keys<'_>, trust: Trust) -> Result<Bucket, FetchError> {
+        let config = keys.s3(&self.config)?;
+        let named = config.endpoint.as_deref().filter(|_| config.endpoint != self.config.endpoint);
+        let Some(endpoint) = named else { return self.build(name, &config, client(&self.patience)) };
+        let url: Url = endpoint
+            .parse()
+            .ok()
+            .filter(|url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host())
+            .ok_or_else(|| FetchError::Credentials("endpoint: expected an http or https URL".to_owned()))?;
+        if trust == Trust::CommandLine {
+            return self.build(name, &config, client(&self.patience));
+        }
+        self.policy.check(&url)?;
+        let guarded = client(&self.patience).no_proxy().dns_resolver(Guard(Arc::clone(&self.policy)));
+        self.build(name, &config, guarded)
+    }
+
+    fn build(&self, name: &str, config: &S3Config, client: ClientBuilder) -> Result<Bucket, FetchError> {
+        let forbidden = |error: &dyn std::fmt::Display| FetchError::Forbidden(format!("s3: {error}"));
+        let client = client.read_timeout(self.patience.read).build().map_err(|error| forbidden(&error))?;
+        let retry = RetryConfig { max_retries: 1, ..RetryConfig::default() };
+        let mut builder = AmazonS3Builder::new()
+            .with_bucket_name(name)
+            .with_region(config.region.as_deref().unwrap_or("us-east-1"))
+            .with_http_connector(Connector(client))
+            .with_retry(retry);
+        if let Some(endpoint) = &config.endpoint {
+            builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
+        }
+        builder = match (&config.access_key_id, &config.secret_access_key) {
+            (Some(id), Some(secret)) => {
+                builder.with_access_key_id(id).with_secret_access_key(secret.reveal())
+            }
+            // Never ask a metadata service for credentials that nobody configured.
+            _ => builder.with_skip_signature(true),
+        };
+        if let Some(token) = config.session_token.as_ref().map(Secret::reveal) {
+            builder = builder.with_token(token);
+        }
+        let store = Arc::new(builder.build().map_err(|error| forbidden(&error))?);
+        Ok(Bucket { name: name.to_owned(), store })
+    }
+}
+
+/// The client that a bucket is asked with, as it was made: it follows no redirect, and goes where it may.
+#[derive(Debug)]
+struct Connector(Client);
+
+impl HttpConnector for Connector {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.0.clone()))
+    }
+}
+
+impl Bucket {
     /// What to fetch of a place in a bucket.
     pub(super) async fn plan(&self, source: &S3Source, kind: Kind) -> Result<Plan, FetchError> {
-        let bucket = self.bucket(&source.bucket)?;
+        let bucket = &self.store;
         let last = source.key.rsplit('/').next().unwrap_or(&source.key);
         let failed = |error| fault(&source.bucket, last, error);
         let found: Vec<ObjectMeta> = if is_weights(last) {
@@ -67,16 +153,11 @@ impl S3 {
     }
 
     /// A file's bytes, from where the wish says if it is still the same file.
-    pub(super) async fn open(
-        &self,
-        bucket_name: &str,
-        item: &Item,
-        wish: Wish<'_>,
-    ) -> Result<Body, FetchError> {
+    pub(super) async fn open(&self, item: &Item, wish: Wish<'_>) -> Result<Body, FetchError> {
         let Location::Key(key) = &item.at else {
             return Err(FetchError::Protocol("a file of another kind of source".to_owned()));
         };
-        let bucket = self.bucket(bucket_name)?;
+        let bucket = &self.store;
         let mut options = GetOptions::new();
         if let Some((from, tag)) = wish.from {
             options.range = Some(GetRange::Offset(from));
@@ -87,56 +168,11 @@ impl S3 {
             Err(object_store::Error::Precondition { .. }) => bucket.get_opts(&path, GetOptions::new()).await,
             other => other,
         };
-        let answer = answer.map_err(|error| fault(bucket_name, &item.name, error))?;
+        let answer = answer.map_err(|error| fault(&self.name, &item.name, error))?;
         let (start, total, tag) = (answer.range.start, answer.meta.size, answer.meta.e_tag.clone());
-        let (bucket_name, name) = (bucket_name.to_owned(), item.name.clone());
+        let (bucket_name, name) = (self.name.clone(), item.name.clone());
         let pieces = answer.into_stream().map_err(move |error| fault(&bucket_name, &name, error));
         Ok(Body { start, total: Some(total), tag, pieces: pieces.boxed() })
-    }
-
-    fn bucket(&self, name: &str) -> Result<Arc<AmazonS3>, FetchError> {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bucket) = buckets.get(name) {
-            return Ok(Arc::clone(bucket));
-        }
-        let bucket = self.build(name).map_err(|error| FetchError::Forbidden(format!("s3: {error}")))?;
-        let bucket = Arc::new(bucket);
-        // Buckets are named by callers: the map stays small whatever they name.
-        if buckets.len() >= 64 {
-            buckets.clear();
-        }
-        buckets.insert(name.to_owned(), Arc::clone(&bucket));
-        Ok(bucket)
-    }
-
-    fn build(&self, name: &str) -> object_store::Result<AmazonS3> {
-        let config = &self.config;
-        let plain = config.endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
-        let client = ClientOptions::new()
-            .with_connect_timeout(self.patience.connect)
-            .with_read_timeout(self.patience.read)
-            .with_timeout_disabled()
-            .with_allow_http(plain);
-        let retry = RetryConfig { max_retries: 1, ..RetryConfig::default() };
-        let mut builder = AmazonS3Builder::new()
-            .with_bucket_name(name)
-            .with_region(config.region.as_deref().unwrap_or("us-east-1"))
-            .with_client_options(client)
-            .with_retry(retry);
-        if let Some(endpoint) = &config.endpoint {
-            builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
-        }
-        builder = match (&config.access_key_id, &config.secret_access_key) {
-            (Some(id), Some(secret)) => {
-                builder.with_access_key_id(id).with_secret_access_key(secret.reveal())
-            }
-            // Never ask a metadata service for credentials that nobody configured.
-            _ => builder.with_skip_signature(true),
-        };
-        if let Some(token) = config.session_token.as_ref().map(Secret::reveal) {
-            builder = builder.with_token(token);
-        }
-        builder.build()
     }
 }
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::digest::Digest;
 use crate::source::error::FetchError;
-use crate::source::http::{Http, Wish, strong_tag};
+use crate::source::http::{Caller, Http, Wish, strong_tag};
 use crate::source::plan::{
     ADAPTER, Item, Kind, Location, MODEL_TEXTS, Plan, TEXT_BYTES, is_file_name, is_weights,
 };
@@ -35,13 +35,19 @@ struct Index {
 
 impl Http {
     /// What to fetch of a repository of the hub. A commit is what it is: its content has a name before anybody is asked.
-    pub(super) async fn plan_hub(&self, source: &HubSource, kind: Kind) -> Result<Plan, FetchError> {
+    pub(super) async fn plan_hub(
+        &self,
+        source: &HubSource,
+        caller: Caller<'_>,
+        kind: Kind,
+    ) -> Result<Plan, FetchError> {
         let hub = self.hub()?;
+        let caller = Caller { trust: Trust::Admin, ..caller };
         let revision = source.revision.as_deref().unwrap_or("main");
         let mut url = under(hub, &["api", "models"])?;
         extend(&mut url, source.repository.split('/'))?;
         extend(&mut url, ["revision", revision].into_iter())?;
-        let text = self.text(&url, &source.repository, Trust::Admin, TEXT_BYTES).await?;
+        let text = self.text(&url, &source.repository, caller, TEXT_BYTES).await?;
         let found: Revision = serde_json::from_slice(&text)
             .map_err(|error| FetchError::Protocol(format!("the hub's description of a revision: {error}")))?;
         if !is_commit(&found.sha) {
@@ -81,7 +87,12 @@ impl Http {
     }
 
     /// What to fetch of a URL.
-    pub(super) async fn plan_url(&self, url: &Url, trust: Trust, kind: Kind) -> Result<Plan, FetchError> {
+    pub(super) async fn plan_url(
+        &self,
+        url: &Url,
+        caller: Caller<'_>,
+        kind: Kind,
+    ) -> Result<Plan, FetchError> {
         let last = url.path_segments().and_then(|mut parts| parts.next_back()).unwrap_or_default();
         let mut candidates = Vec::new();
         match kind {
@@ -96,7 +107,7 @@ impl Http {
             }
             Kind::Model(_) if is_weights(last) => candidates.push(item(last, url.clone(), kind)),
             Kind::Model(_) => {
-                for name in self.model_files(url, trust).await? {
+                for name in self.model_files(url, caller).await? {
                     candidates.push(item(&name, child(url, &name)?, kind));
                 }
             }
@@ -104,7 +115,7 @@ impl Http {
         let mut items = Vec::new();
         let mut identity = Some(format!("url {url}"));
         for mut item in candidates {
-            match self.look(&mut item, trust).await {
+            match self.look(&mut item, caller).await {
                 Err(FetchError::NotFound(_)) if item.optional => continue,
                 Err(error) => return Err(error),
                 Ok(()) => {}
@@ -116,10 +127,10 @@ impl Http {
     }
 
     /// The names of a model's files in a folder that cannot be listed.
-    async fn model_files(&self, url: &Url, trust: Trust) -> Result<Vec<String>, FetchError> {
+    async fn model_files(&self, url: &Url, caller: Caller<'_>) -> Result<Vec<String>, FetchError> {
         let mut names: Vec<String> = MODEL_TEXTS.iter().map(ToString::to_string).collect();
         let index = "model.safetensors.index.json";
-        match self.text(&child(url, index)?, index, trust, TEXT_BYTES).await {
+        match self.text(&child(url, index)?, index, caller, TEXT_BYTES).await {
             Ok(text) => {
                 let index: Index = serde_json::from_slice(&text)
                     .map_err(|error| FetchError::Protocol(format!("{index}: {error}")))?;
@@ -141,9 +152,9 @@ impl Http {
     }
 
     /// Length and tag of a file, where the server tells them ahead. Some servers answer GET alone: that is no error yet.
-    async fn look(&self, item: &mut Item, trust: Trust) -> Result<(), FetchError> {
+    async fn look(&self, item: &mut Item, caller: Caller<'_>) -> Result<(), FetchError> {
         let Location::Url(url) = &item.at else { return Ok(()) };
-        match self.get(url, &item.name, trust, Wish { head: true, ..Wish::default() }).await {
+        match self.get(url, &item.name, caller, Wish { head: true, ..Wish::default() }).await {
             Ok(answer) => {
                 let length =
                     answer.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());

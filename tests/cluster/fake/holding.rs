@@ -118,6 +118,7 @@ impl Holding {
         }
         self.change(name, |report| {
             report.source.clone_from(&wanted.source);
+            report.credentials.clone_from(&wanted.credentials);
             // One that serves goes on serving its old generation while the new one loads.
             if report.digest.is_none() {
                 report.state = if wanted.resident { AdapterState::Loading } else { AdapterState::Registered };
@@ -226,6 +227,7 @@ fn registered(name: &str) -> AdapterReport {
     AdapterReport {
         name: name.to_owned(),
         source: String::new(),
+        credentials: None,
         state: AdapterState::Registered,
         tier: Tier::Remote,
         digest: None,

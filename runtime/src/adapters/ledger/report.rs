@@ -121,6 +121,7 @@ impl Ledger {
         AdapterReport {
             name: name.to_owned(),
             source: refused.unwrap_or(serving).desire.source(),
+            credentials: refused.unwrap_or(serving).desire.credentials(),
             state: self.state(entry),
             tier: self.tier(serving, runs),
             digest: facts.map(|facts| facts.generation.digest().to_string()),

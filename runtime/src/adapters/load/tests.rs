@@ -37,7 +37,7 @@ fn loader(config: FetchConfig) -> AdapterLoader {
 
 fn wanted(path: &Path) -> Wanted {
     let source = Source::Path(path.to_owned());
-    Wanted { source, trust: Trust::CommandLine, digest: None, max_rank: None }
+    Wanted { source, trust: Trust::CommandLine, credentials: None, digest: None, max_rank: None }
 }
 
 fn digest_at(folder: &Path) -> crate::digest::Digest {

@@ -8,6 +8,7 @@ use crate::source::address::HostPolicy;
 use crate::source::config::{HubConfig, Patience, S3Config, Secret};
 use crate::source::server::{Answer, Asked, Server};
 
+mod credentials;
 mod hub;
 
 const CONFIG: &[u8] = b"{\"peft_type\": \"LORA\"}";
@@ -50,11 +51,11 @@ pub(super) fn source(text: &str) -> Source {
 }
 
 async fn adapter(fetcher: &Fetcher, url: &str) -> Result<Fetched, FetchError> {
-    fetcher.adapter(&source(url), Trust::CommandLine, None, LIMIT).await
+    fetcher.adapter(&source(url), Trust::CommandLine, None, None, LIMIT).await
 }
 
 async fn from_admin(fetcher: &Fetcher, url: &str) -> Result<Fetched, FetchError> {
-    fetcher.adapter(&source(url), Trust::Admin, None, LIMIT).await
+    fetcher.adapter(&source(url), Trust::Admin, None, None, LIMIT).await
 }
 
 /// A good folder below `/a/`.
@@ -246,7 +247,8 @@ async fn a_pinned_digest_is_all_that_is_taken_and_enough_to_find_it_again() {
     let here = Here::new();
     let fetcher = here.fetcher();
     let url = server.url("/a/");
-    let pinned = async |digest| fetcher.adapter(&source(&url), Trust::CommandLine, Some(digest), LIMIT).await;
+    let pinned =
+        async |digest| fetcher.adapter(&source(&url), Trust::CommandLine, None, Some(digest), LIMIT).await;
     let error = pinned(Digest::of(b"other")).await.unwrap_err();
     assert!(matches!(error, FetchError::DigestMismatch { got, .. } if got == digest()));
     assert_eq!(pinned(digest()).await.unwrap().from, Tier::Remote);

@@ -110,7 +110,7 @@ async fn a_model_is_its_texts_and_shards_or_one_file() {
     let server = Server::start(|asked| hub(asked, None)).await;
     let here = with_hub(&server);
     let fetcher = here.fetcher();
-    let model = fetcher.model(&source("hf://acme/base"), None).await.unwrap();
+    let model = fetcher.model(&source("hf://acme/base"), None, None).await.unwrap();
     let mut names: Vec<String> = std::fs::read_dir(model.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -127,9 +127,9 @@ async fn a_model_is_its_texts_and_shards_or_one_file() {
             "tokenizer.json"
         ]
     );
-    let gguf = fetcher.model(&source("hf://acme/gguf/q8.gguf"), None).await.unwrap();
+    let gguf = fetcher.model(&source("hf://acme/gguf/q8.gguf"), None, None).await.unwrap();
     assert_eq!(std::fs::read(gguf.path()).unwrap(), b"q8.gguf");
-    let error = fetcher.model(&source("hf://acme/gguf"), None).await.unwrap_err().to_string();
+    let error = fetcher.model(&source("hf://acme/gguf"), None, None).await.unwrap_err().to_string();
     assert!(error.contains("q4.gguf, q8.gguf"), "{error}");
 }
 
@@ -145,11 +145,11 @@ async fn a_model_behind_plain_urls_is_found_by_its_usual_names() {
     .await;
     let here = Here::new();
     let fetcher = here.fetcher();
-    let model = fetcher.model(&source(&server.url("/m")), None).await.unwrap();
+    let model = fetcher.model(&source(&server.url("/m")), None, None).await.unwrap();
     assert_eq!(std::fs::read(model.path().join("model.safetensors")).unwrap(), b"/m/model.safetensors");
     assert!(!model.path().join("generation_config.json").exists());
-    let gguf = fetcher.model(&source(&server.url("/x.gguf")), None).await.unwrap();
+    let gguf = fetcher.model(&source(&server.url("/x.gguf")), None, None).await.unwrap();
     assert!(gguf.path().ends_with("x.gguf") && gguf.path().is_file());
-    let local = fetcher.model(&source(&gguf.path().display().to_string()), None).await.unwrap();
+    let local = fetcher.model(&source(&gguf.path().display().to_string()), None, None).await.unwrap();
     assert_eq!(local.path(), gguf.path());
 }

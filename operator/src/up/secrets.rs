@@ -1,0 +1,80 @@
+//! Secrets as files: what `kubelet` mounts into a pod. A Secret among the manifests is a folder, its keys are the files in it;
+//! replicas read them when they need them. Nobody else may read them.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use k8s_openapi::ByteString;
+
+use crate::up::write_secret;
+
+/// Makes `folder` hold `secret`, and nothing where there is none.
+///
+/// # Errors
+/// A file cannot be written or removed.
+pub fn mount(folder: &Path, secret: Option<&BTreeMap<String, ByteString>>) -> io::Result<()> {
+    let none = BTreeMap::new();
+    let secret = secret.unwrap_or(&none);
+    for (key, value) in secret.iter().filter(|(key, _)| is_key(key)) {
+        let path = folder.join(key);
+        if std::fs::read(&path).map_or(true, |before| before != value.0) {
+            let new = folder.join(format!("..{key}"));
+            write_secret(&new, &value.0)?;
+            std::fs::rename(new, path)?;
+        }
+    }
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if !entry.file_name().to_str().is_some_and(|name| is_key(name) && secret.contains_key(name)) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// A key of a Secret, as the API server takes it: one segment of a path, and none of ours.
+fn is_key(key: &str) -> bool {
+    let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    !key.is_empty() && key.len() <= 253 && key != "." && !key.starts_with("..") && key.bytes().all(letters)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_a_folder_of_its_keys_and_of_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("secrets/here/hf");
+        let secret = |keys: &[(&str, &str)]| -> BTreeMap<String, ByteString> {
+            keys.iter().map(|(key, text)| ((*key).to_owned(), ByteString((*text).into()))).collect()
+        };
+        let files = || -> Vec<(String, String)> {
+            let of = |entry: io::Result<std::fs::DirEntry>| {
+                let entry = entry.unwrap();
+                let text = std::fs::read_to_string(entry.path()).unwrap();
+                (entry.file_name().into_string().unwrap(), text)
+            };
+            let mut files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(of).collect();
+            files.sort();
+            files
+        };
+        let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect()
+        };
+        mount(&folder, None).unwrap();
+        assert!(!folder.exists());
+        mount(&folder, Some(&secret(&[("token", "a"), ("other", "b"), ("../../escaped", "c")]))).unwrap();
+        assert_eq!(files(), pairs(&[("other", "b"), ("token", "a")]));
+        assert!(!dir.path().join("secrets/escaped").exists());
+        mount(&folder, Some(&secret(&[("token", "rotated")]))).unwrap();
+        assert_eq!(files(), pairs(&[("token", "rotated")]));
+        mount(&folder, None).unwrap();
+        assert_eq!(files(), []);
+    }
+}
