@@ -115,12 +115,23 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 /// Which Adapter, of which cluster or state folder.
 #[derive(Debug, Args)]
 pub struct WhyArgs {
-    /// The Adapter: NAME or NAMESPACE/NAME.
+    /// The Adapter: NAME or NAMESPACE/NAME, or the name that requests use.
     #[arg(value_name = "ADAPTER")]
     pub adapter: String,
-    /// The state folder of an `up`.
-    #[arg(long, value_name = "DIR", default_value = ".lorikeet")]
-    pub state: PathBuf,
+    /// The state folder of an `up`, whose replicas are asked. Default: a cluster is asked, with your own rights: its
+    /// Deployments, Adapters and pods are read (get, list), and of namespaces the labels where you may. What the replicas
+    /// say is what the operator wrote of it into the Adapters' statuses.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "context"])]
+    pub state: Option<PathBuf>,
+    /// The Adapter's namespace. Default: the kubeconfig's; with --state, `default`.
+    #[arg(long, short, value_name = "NS")]
+    pub namespace: Option<String>,
+    /// The context of the kubeconfig. Default: its current one.
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// The cluster to reach. Default: what KUBECONFIG names, or ~/.kube/config, or the pod's own account.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// Which cluster, as whom, within which bounds.

@@ -4,6 +4,7 @@
 //! * `queue`, `controller`: which fleet is looked at next
 //! * `look`: one look at a fleet, step by step; `secret`, `finalizer`, `apply`, `compare`, `ownership`, `statuses`,
 //!   `capacity`: the steps
+//! * `view`: what somebody else sees who asks why
 //! * `leader`: who may write; `client`: the API server; `malformed`: what cannot be read
 
 pub mod apply;
@@ -24,6 +25,7 @@ pub mod queue;
 pub mod secret;
 pub mod statuses;
 pub mod table;
+pub mod view;
 pub mod watch;
 pub mod world;
 

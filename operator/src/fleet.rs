@@ -8,7 +8,7 @@ use lorikeet_api::ReportedSet;
 use lorikeet_crds::{Adapter, Deployment};
 
 /// Whose fleet it is: the namespace and name of a Deployment.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FleetKey {
     /// The Deployment's namespace.
     pub namespace: String,

@@ -16,7 +16,15 @@ fn main() -> ExitCode {
             let config = up::Config::try_from(*args).map_err(|error| error.to_string())?;
             up::run(config).map_err(|error| error.to_string())
         }),
-        Command::Why(args) => why::run(&args, &mut std::io::stdout()).map_err(|error| error.to_string()),
+        Command::Why(args) => {
+            let sight = match &args.state {
+                Some(state) => up::look::sight(state, &args).map_err(|error| error.to_string()),
+                None => cluster::view::sight(&args).map_err(|error| error.to_string()),
+            };
+            sight.and_then(|sight| {
+                why::print(&sight, &mut std::io::stdout()).map_err(|error| error.to_string())
+            })
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

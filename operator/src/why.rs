@@ -1,19 +1,47 @@
-//! Why a replica holds an adapter or not, and what would change that. Pure but for [`run`], which looks and prints; the
-//! fleet comes from whoever observed it. Decides nothing: it tells what [`crate::decide`] decides.
+//! Why a replica holds an adapter or not, and what would change that. Pure: the fleet comes from whoever observed it, and
+//! what is said goes to whoever prints it. Decides nothing: it tells what [`crate::decide`] decides.
 
 use std::io::{self, Write};
 
-use lorikeet_api::{AdapterReport, AdapterState};
+use jiff::Timestamp;
+use lorikeet_api::{AdapterReport, AdapterState, Tier};
 use lorikeet_crds::condition::find;
 use lorikeet_crds::{Adapter, ConditionType};
 
-use crate::args::WhyArgs;
+use crate::decide::adapter_status::LISTED;
 use crate::decide::decide_places;
 use crate::decide::place::Place;
 use crate::decide::reports::{Reports, is_resident, speaks_of};
-use crate::decide::validate::{AdapterKey, Spread, ValidAdapter, ValidFleet, key_of};
+use crate::decide::validate::{AdapterKey, Spread, ValidAdapter, ValidFleet, key_of, served_name_of};
 use crate::fleet::{Contact, Fleet, Replica};
-use crate::up::look::{self, LookError};
+
+/// Names that are offered for one that nobody has.
+const OFFERED: usize = 3;
+/// How alike names must be to be offered: 1 is the same.
+const ALIKE: f64 = 0.8;
+
+/// A fleet as somebody saw it, and the Adapter that is asked about.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    /// The fleet of the Adapter.
+    pub fleet: Fleet,
+    /// Which one of its Adapters.
+    pub key: AdapterKey,
+    /// What replicas say is taken from statuses that were last written then; absent where the replicas themselves were
+    /// asked.
+    pub written: Option<Timestamp>,
+}
+
+/// Whether a replica serves an adapter without a load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// What the Adapter asks for.
+    It,
+    /// What it asked for before, with its digest where it is known.
+    Former(Option<String>),
+    /// Nothing.
+    Nothing,
+}
 
 /// What is said of one replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,35 +49,109 @@ pub struct Line {
     /// The replica.
     pub replica: String,
     /// Whether it has the adapter ready for the next step.
-    pub holds: bool,
+    pub holds: Holds,
     /// Why, and what would change it.
     pub because: String,
 }
 
-/// Looks at the state folder of an `up` and prints the answer.
-///
-/// # Errors
-/// [`LookError`]: nobody answers, or there is no such Adapter.
-pub fn run(args: &WhyArgs, out: &mut impl Write) -> Result<(), LookError> {
-    let (fleet, key) = look::fleet_of(&args.state, &args.adapter)?;
-    print(&fleet, &key, out).map_err(LookError::from)
+/// No Adapter has that name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no Adapter {named} in namespace {namespace}{}", offer(.nearest))]
+pub struct NoAdapter {
+    named: String,
+    namespace: String,
+    nearest: Vec<String>,
 }
 
-fn print(fleet: &Fleet, key: &AdapterKey, out: &mut impl Write) -> io::Result<()> {
-    match why(fleet, key) {
-        Err(for_all) => writeln!(out, "No replica holds {}/{}: {for_all}", key.0, key.1),
-        Ok(lines) if lines.is_empty() => {
-            writeln!(
-                out,
-                "No replica holds {}/{}: {} has no replicas; raise spec.replicas",
-                key.0, key.1, fleet.key.name
-            )
+fn offer(nearest: &[String]) -> String {
+    match nearest {
+        [] => "; `kubectl get lora --all-namespaces`, or the folder of manifests, names those that there are"
+            .to_owned(),
+        names => format!("; did you mean {}?", names.join(" or ")),
+    }
+}
+
+/// Which of `adapters` is called `named`: by NAME or NAMESPACE/NAME, or by the name that requests use.
+///
+/// # Errors
+/// None is; the names that are most like it are offered.
+pub fn named<'a>(
+    adapters: impl Iterator<Item = &'a Adapter> + Clone,
+    named: &str,
+    namespace: &str,
+) -> Result<AdapterKey, NoAdapter> {
+    let of_key = |key: AdapterKey| adapters.clone().map(key_of).find(|one| *one == key);
+    let own = of_key((namespace.to_owned(), named.to_owned()));
+    let elsewhere = || named.split_once('/').and_then(|(to, name)| of_key((to.to_owned(), name.to_owned())));
+    let served = || {
+        let is_called = |one: &&Adapter| key_of(one).0 == namespace && served_name_of(one) == named;
+        adapters.clone().find(is_called).map(key_of)
+    };
+    own.or_else(elsewhere).or_else(served).ok_or_else(|| {
+        let likeness = |key: &AdapterKey| {
+            let whole = format!("{}/{}", key.0, key.1);
+            strsim::jaro_winkler(named, &key.1).max(strsim::jaro_winkler(named, &whole))
+        };
+        let mut all: Vec<(f64, AdapterKey)> = adapters
+            .map(key_of)
+            .map(|key| (likeness(&key), key))
+            .filter(|(alike, _)| *alike >= ALIKE)
+            .collect();
+        all.sort_by(|one, other| other.0.total_cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
+        let shown = |(_, (of, name)): (f64, AdapterKey)| {
+            if of == namespace { name } else { format!("{of}/{name}") }
+        };
+        NoAdapter {
+            named: named.to_owned(),
+            namespace: namespace.to_owned(),
+            nearest: all.into_iter().take(OFFERED).map(shown).collect(),
         }
-        Ok(lines) => lines.iter().try_for_each(|line| {
-            let holds = if line.holds { "holds it" } else { "does not hold it" };
-            writeln!(out, "{}: {holds}: {}", line.replica, line.because)
+    })
+}
+
+/// Prints the answer.
+///
+/// # Errors
+/// `out` takes no more.
+pub fn print(sight: &Sight, out: &mut impl Write) -> io::Result<()> {
+    let Sight { fleet, key, written } = sight;
+    let name = format!("{}/{}", key.0, key.1);
+    let status = adapter(sight).and_then(|one| one.status.as_ref());
+    let is_of_now = status
+        .zip(adapter(sight))
+        .is_some_and(|(status, adapter)| status.observed_generation == adapter.metadata.generation);
+    match (status, written) {
+        (None, _) => writeln!(
+            out,
+            "The operator has not looked at {name} yet: see that it runs, and that it watches namespace {}",
+            key.0
+        )?,
+        (Some(_), Some(at)) => {
+            writeln!(out, "As the operator saw the replicas when it last wrote, at {at}:")?
+        }
+        (Some(_), None) => {}
+    }
+    if status.is_some() && !is_of_now {
+        writeln!(out, "The operator has not looked at the newest edit of {name} yet")?;
+    }
+    match why(sight) {
+        Err(for_all) => writeln!(out, "No replica holds {name}: {for_all}"),
+        Ok(lines) if lines.is_empty() => {
+            writeln!(out, "No replica holds {name}: {} has no replicas; raise spec.replicas", fleet.key.name)
+        }
+        Ok(lines) => lines.iter().try_for_each(|Line { replica, holds, because }| match holds {
+            Holds::It => writeln!(out, "{replica}: holds it: {because}"),
+            Holds::Former(digest) => {
+                let digest = digest.as_ref().map(|digest| format!(" {digest}")).unwrap_or_default();
+                writeln!(out, "{replica}: serves the former version{digest}; the new one: {because}")
+            }
+            Holds::Nothing => writeln!(out, "{replica}: does not hold it: {because}"),
         }),
     }
+}
+
+fn adapter(sight: &Sight) -> Option<&Adapter> {
+    sight.fleet.adapters.iter().find(|one| key_of(one) == sight.key).map(AsRef::as_ref)
 }
 
 /// Why an Adapter was not accepted by what was read of its source, as its status says: who asks why reads no sources.
@@ -63,40 +165,73 @@ fn unaccepted(adapter: &Adapter) -> Option<String> {
 ///
 /// # Errors
 /// The one reason that holds for all of them.
-pub fn why(fleet: &Fleet, key: &AdapterKey) -> Result<Vec<Line>, String> {
+pub fn why(sight: &Sight) -> Result<Vec<Line>, String> {
+    let Sight { fleet, key, .. } = sight;
     let (valid, places) = decide_places(fleet).map_err(|refusal| refusal.to_string())?;
-    if let Some(refusal) = valid.refused.get(key) {
-        return Err(refusal.to_string());
-    }
-    if let Some(said) = fleet.adapters.iter().find(|one| key_of(one) == *key).and_then(|one| unaccepted(one))
-    {
-        return Err(said);
+    let refused = valid.refused.get(key).map(ToString::to_string);
+    if let Some(refusal) = refused.or_else(|| adapter(sight).and_then(unaccepted)) {
+        return meanwhile(sight, &valid, refusal);
     }
     if valid.leaving.contains_key(key) {
         return Err("it is being deleted; running requests finish".to_owned());
     }
-    let of_key = valid.adapters.iter().find(|adapter| adapter.key == *key);
-    let (Some(adapter), Some(place)) = (of_key, places.get(key)) else {
+    let (Some(adapter), Some(place)) = (valid.accepted(key), places.get(key)) else {
         return Err("there is no such Adapter".to_owned());
     };
     let reports = Reports::of(&fleet.replicas);
     let of = |(index, replica): (usize, &Replica)| {
         let report = reports.get(index, &adapter.served_name);
-        let holds = report.is_some_and(|report| speaks_of(report, adapter) && is_resident(report));
-        let because = silence(replica).unwrap_or_else(|| {
-            let placed = place.replicas.binary_search(&index).is_ok();
-            reason(&Subject { valid: &valid, adapter, place, placed, holds }, report)
-        });
+        let placed = place.replicas.binary_search(&index).is_ok();
+        let holds = report.map_or(Holds::Nothing, |report| holds(report, adapter));
+        let subject = Subject { sight, valid: &valid, adapter, place, placed, holds: &holds };
+        let because = silence(replica).unwrap_or_else(|| reason(&subject, report));
         Line { replica: replica.name.clone(), holds, because }
     };
     Ok(fleet.replicas.iter().enumerate().map(of).collect())
+}
+
+/// Of an Adapter that is not accepted: the replicas that go on serving what it was before.
+fn meanwhile(sight: &Sight, valid: &ValidFleet, refusal: String) -> Result<Vec<Line>, String> {
+    let fleet = &sight.fleet;
+    let before = adapter(sight).and_then(|one| one.status.as_ref()?.digest.clone());
+    let Some((adapter, digest)) = adapter(sight).zip(before) else { return Err(refusal) };
+    let refusal = refusal.split("; until it is accepted").next().unwrap_or_default().to_owned();
+    let name = served_name_of(adapter);
+    // A name that another Adapter has now says nothing of this one.
+    let is_taken = valid.adapters.iter().any(|other| other.served_name == name && other.key != sight.key);
+    let reports = Reports::of(&fleet.replicas);
+    let serves = |index| {
+        let report = reports.get(index, &name).filter(|_| !is_taken);
+        report.is_some_and(|one| one.state == AdapterState::Ready && one.digest.as_ref() == Some(&digest))
+    };
+    let of = |(index, replica): (usize, &Replica)| Line {
+        replica: replica.name.clone(),
+        holds: if serves(index) { Holds::Former(Some(digest.clone())) } else { Holds::Nothing },
+        because: silence(replica).unwrap_or_else(|| refusal.clone()),
+    };
+    let lines: Vec<Line> = fleet.replicas.iter().enumerate().map(of).collect();
+    match lines.iter().any(|line| line.holds != Holds::Nothing) {
+        true => Ok(lines),
+        false => Err(refusal),
+    }
+}
+
+fn holds(report: &AdapterReport, adapter: &ValidAdapter) -> Holds {
+    match (speaks_of(report, adapter), report.state) {
+        (true, _) if is_resident(report) => Holds::It,
+        (false, AdapterState::Ready) => Holds::Former(report.digest.clone()),
+        (true, AdapterState::Ready) if report.error.is_some() => Holds::Former(report.digest.clone()),
+        _ => Holds::Nothing,
+    }
 }
 
 /// Why a replica says nothing of any adapter.
 fn silence(replica: &Replica) -> Option<String> {
     match &replica.contact {
         _ if replica.leaving => Some("it finishes its requests and goes; another takes its place".to_owned()),
-        Contact::Pending => Some("it loads its model and was not heard yet".to_owned()),
+        Contact::Pending => {
+            Some("it is not ready: it waits for a node, or loads its model, and was not heard yet".to_owned())
+        }
         Contact::Unreachable { error, since, .. } => {
             Some(format!("it does not answer since {since}: {error}; see its log"))
         }
@@ -105,37 +240,59 @@ fn silence(replica: &Replica) -> Option<String> {
 }
 
 struct Subject<'a> {
+    sight: &'a Sight,
     valid: &'a ValidFleet,
     adapter: &'a ValidAdapter,
     place: &'a Place,
     placed: bool,
-    holds: bool,
+    holds: &'a Holds,
 }
 
 fn reason(subject: &Subject<'_>, report: Option<&AdapterReport>) -> String {
-    let Some(report) = report else {
-        let paused = if subject.valid.paused { "; spec.paused is true: set it to false" } else { "" };
-        return format!("it was not told of it yet{paused}");
-    };
+    let Some(report) = report else { return untold(subject) };
     if let Some(error) = &report.error {
         return format!("{}; mend the source, or point the Adapter to another", error.message);
     }
     if !speaks_of(report, subject.adapter) {
-        return "it still serves the former content and loads the new one beside it".to_owned();
+        return "it is being loaded, and takes the other's place".to_owned();
     }
     match (subject.holds, subject.placed) {
-        (true, true) => format!("it is placed here ({}){}", spread(subject), pin(subject)),
-        (true, false) => {
-            "requests asked for it here; it goes when others need the room, since it is placed elsewhere. \
-                          A greater placement.replicas would keep it"
-                .to_owned()
+        (Holds::It, true) => {
+            format!("it is placed here ({}){}, {}", spread(subject), pin(subject), content(report))
         }
-        (false, true) => match report.state {
+        (Holds::It, false) => format!(
+            "requests asked for it here, {}; it goes when others need the room, since it is placed elsewhere. A greater \
+             placement.replicas would keep it",
+            content(report)
+        ),
+        (_, true) => match report.state {
             AdapterState::Loading => "it is placed here and is being loaded".to_owned(),
             _ => "it is placed here and its load is about to begin".to_owned(),
         },
-        (false, false) => elsewhere(subject),
+        (_, false) => elsewhere(subject),
     }
+}
+
+/// Why nothing is known of it on this replica.
+fn untold(subject: &Subject<'_>) -> String {
+    let listed = adapter(subject.sight).and_then(|one| Some(one.status.as_ref()?.placements.len()));
+    if subject.sight.written.is_some() && listed.is_some_and(|listed| listed >= LISTED) {
+        return format!("its status names {LISTED} replicas, those in error first, and not this one");
+    }
+    let paused = if subject.valid.paused { "; spec.paused is true: set it to false" } else { "" };
+    format!("it was not told of it yet{paused}")
+}
+
+/// Where the replica has it, and which content that is.
+fn content(report: &AdapterReport) -> String {
+    let tier = match report.tier {
+        Tier::Resident => "on the device",
+        Tier::Host => "in host memory",
+        Tier::Disk => "on disk",
+        Tier::Remote => "at its source",
+    };
+    let digest = report.digest.as_ref().map(|digest| format!(" as {digest}")).unwrap_or_default();
+    format!("{tier}{digest}")
 }
 
 /// Why it is not placed here.
@@ -167,3 +324,6 @@ fn spread(subject: &Subject<'_>) -> String {
 fn pin(subject: &Subject<'_>) -> &'static str {
     if subject.adapter.pinned { " and pinned: it is never evicted" } else { "" }
 }
+
+#[cfg(test)]
+mod tests;

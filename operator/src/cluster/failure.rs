@@ -94,6 +94,12 @@ impl Failure {
     }
 }
 
+/// Whether who asked may not.
+#[must_use]
+pub fn is_forbidden(error: &Error) -> bool {
+    matches!(error, Error::Api(status) if status.code == 403)
+}
+
 /// Whether the object, or its namespace, is gone or going: nothing is left to be done.
 #[must_use]
 pub fn is_gone(error: &Error) -> bool {

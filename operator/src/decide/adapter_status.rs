@@ -13,7 +13,7 @@ use crate::decide::validate::ValidAdapter;
 use crate::fleet::{Contact, Replica};
 
 /// How many replicas a status lists: those in error first.
-const LISTED: usize = 50;
+pub const LISTED: usize = 50;
 
 /// The status of an Adapter that is being deleted.
 #[must_use]

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use lorikeet_crds::condition::find;
 use lorikeet_crds::{Adapter, ConditionType, Deployment, Reason};
+use serde::Serialize;
 use tokio::net::TcpListener;
 
 use crate::decide::events::is_true;
@@ -30,6 +31,11 @@ use crate::up::screen::{Screen, Standing};
 use crate::up::secrets;
 use crate::up::state::{Key, Objects};
 use crate::up::table::Table;
+
+/// Labels by namespace.
+pub(crate) type Labels = BTreeMap<String, BTreeMap<String, String>>;
+/// Where those of the manifests are told to those who look at the state folder.
+pub(crate) const NAMESPACES: &str = "namespaces.yaml";
 
 /// Statuses are looked at again after this time even if nothing is heard.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -188,15 +194,9 @@ impl Carrier {
         let of_fleet = |(name, adapter): &(&Key, &Arc<Adapter>)| named_by(name, adapter) == *key;
         let adapters: Vec<Arc<Adapter>> =
             self.adapters.all().filter(of_fleet).map(|(_, adapter)| Arc::clone(adapter)).collect();
-        let namespaces = adapters.iter().filter_map(|adapter| adapter.metadata.namespace.clone());
-        let labels = |namespace: String| {
-            let mut labels = self.manifests.namespaces.get(&namespace).cloned().unwrap_or_default();
-            labels.insert("kubernetes.io/metadata.name".to_owned(), namespace.clone());
-            (namespace, labels)
-        };
         let mut fleet = Fleet {
             key: key.clone(),
-            namespaces: namespaces.map(labels).collect(),
+            namespaces: labels_of(&self.manifests.namespaces, &adapters),
             probes: BTreeMap::new(),
             replicas: running.observe(&self.machine, key, &mut self.replicas),
             capacity: capacity(deployment.as_deref()),
@@ -326,14 +326,9 @@ impl Carrier {
             .iter()
             .map(|(key, running)| (format!("{}/{}", key.namespace, key.name), running.noted()))
             .collect();
-        let text = serde_yaml::to_string(&noted).map_err(io::Error::other)?;
-        let path = self.machine.run_folder().join("replicas.yaml");
-        if std::fs::read_to_string(&path).is_ok_and(|before| before == text) {
-            return Ok(());
-        }
-        let new = path.with_extension("new");
-        std::fs::write(&new, text)?;
-        std::fs::rename(&new, &path)
+        let run = self.machine.run_folder();
+        write_changed(&run.join(NAMESPACES), &self.manifests.namespaces)?;
+        write_changed(&run.join("replicas.yaml"), &noted)
     }
 
     /// Prints what changed, and once where it answers.
@@ -397,6 +392,28 @@ impl Carrier {
             urls.join("\n")
         )
     }
+}
+
+/// Writes `value` where it differs from what is there, for others to read whole.
+fn write_changed(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let text = serde_yaml::to_string(value).map_err(io::Error::other)?;
+    if std::fs::read_to_string(path).is_ok_and(|before| before == text) {
+        return Ok(());
+    }
+    let new = path.with_extension("new");
+    std::fs::write(&new, text)?;
+    std::fs::rename(&new, path)
+}
+
+/// The labels of the namespaces that `adapters` are in, of those `known`: each namespace bears its name, as in a cluster.
+pub(crate) fn labels_of(known: &Labels, adapters: &[Arc<Adapter>]) -> Labels {
+    let namespaces = adapters.iter().filter_map(|adapter| adapter.metadata.namespace.clone());
+    let labels = |namespace: String| {
+        let mut labels = known.get(&namespace).cloned().unwrap_or_default();
+        labels.insert("kubernetes.io/metadata.name".to_owned(), namespace.clone());
+        (namespace, labels)
+    };
+    namespaces.map(labels).collect()
 }
 
 fn fleet_key((namespace, name): &Key) -> FleetKey {

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use lorikeet_crds::{Adapter, Deployment};
 
-use crate::decide::validate::AdapterKey;
+use crate::args::WhyArgs;
 use crate::fleet::{Contact, Fleet, Replica};
 use crate::replicas::client::{Access, Client, Endpoint};
-use crate::up::carrier::named_by;
+use crate::up::carrier::{Labels, NAMESPACES, labels_of, named_by};
 use crate::up::fleets::{HOST, Noted, capacity};
 use crate::up::state::Objects;
+use crate::why::{NoAdapter, Sight, named};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -21,19 +22,19 @@ use crate::up::state::Objects;
 pub enum LookError {
     #[error("--state {folder}: no `up` keeps its state there: {source}")]
     NoState { folder: PathBuf, source: io::Error },
-    #[error("no Adapter {0}/{1}; there are {2}")]
-    NoAdapter(String, String, String),
+    #[error(transparent)]
+    NoAdapter(#[from] NoAdapter),
     #[error("{0}: not as `up` writes it: {1}")]
     Unreadable(PathBuf, serde_yaml::Error),
     #[error("{0}")]
     System(#[from] io::Error),
 }
 
-/// The fleet of the Adapter `named` (NAME or NAMESPACE/NAME), as it is now, and the Adapter's key.
+/// The fleet of the Adapter that is asked about, as it is now.
 ///
 /// # Errors
 /// [`LookError`].
-pub fn fleet_of(state: &Path, named: &str) -> Result<(Fleet, AdapterKey), LookError> {
+pub fn sight(state: &Path, asked: &WhyArgs) -> Result<Sight, LookError> {
     // It may have been installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let run = state.join("run");
@@ -41,14 +42,11 @@ pub fn fleet_of(state: &Path, named: &str) -> Result<(Fleet, AdapterKey), LookEr
         .map_err(|source| LookError::NoState { folder: state.to_owned(), source })?;
     let noted: BTreeMap<String, Vec<Noted>> = serde_yaml::from_str(&text)
         .map_err(|error| LookError::Unreadable(run.join("replicas.yaml"), error))?;
-    let (namespace, name) = named.split_once('/').unwrap_or(("default", named));
-    let key = (namespace.to_owned(), name.to_owned());
     let (deployments, adapters) = (Objects::<Deployment>::open(state)?, Objects::<Adapter>::open(state)?);
-    let Some(adapter) = adapters.get(&key) else {
-        let names: Vec<String> = adapters.all().map(|(key, _)| format!("{}/{}", key.0, key.1)).collect();
-        return Err(LookError::NoAdapter(key.0, key.1, names.join(", ")));
-    };
-    let fleet_key = named_by(&key, adapter);
+    let namespace = asked.namespace.as_deref().unwrap_or("default");
+    let all: Vec<&Adapter> = adapters.all().map(|(_, one)| one.as_ref()).collect();
+    let key = named(all.iter().copied(), &asked.adapter, namespace)?;
+    let fleet_key = adapters.get(&key).map(|adapter| named_by(&key, adapter)).unwrap_or_default();
     let access = Arc::new(Access {
         authority: std::fs::read_to_string(run.join("admin/ca.crt"))?,
         token: std::fs::read_to_string(run.join("admin/token"))?.trim().to_owned(),
@@ -61,9 +59,16 @@ pub fn fleet_of(state: &Path, named: &str) -> Result<(Fleet, AdapterKey), LookEr
     });
     let deployment = deployments.get(&(fleet_key.namespace.clone(), fleet_key.name.clone())).cloned();
     let of_fleet = adapters.all().filter(|(key, adapter)| named_by(key, adapter) == fleet_key);
+    let adapters: Vec<Arc<Adapter>> = of_fleet.map(|(_, adapter)| Arc::clone(adapter)).collect();
+    let known: Labels = match std::fs::read_to_string(run.join(NAMESPACES)) {
+        Ok(text) => {
+            serde_yaml::from_str(&text).map_err(|error| LookError::Unreadable(run.join(NAMESPACES), error))?
+        }
+        Err(_) => Labels::new(),
+    };
     let fleet = Fleet {
-        adapters: of_fleet.map(|(_, adapter)| Arc::clone(adapter)).collect(),
-        namespaces: BTreeMap::new(),
+        namespaces: labels_of(&known, &adapters),
+        adapters,
         probes: BTreeMap::new(),
         replicas,
         capacity: capacity(deployment.as_deref()),
@@ -73,7 +78,7 @@ pub fn fleet_of(state: &Path, named: &str) -> Result<(Fleet, AdapterKey), LookEr
         deployment,
         key: fleet_key,
     };
-    Ok((fleet, key))
+    Ok(Sight { fleet, key, written: None })
 }
 
 async fn ask(noted: Noted, access: Arc<Access>) -> Replica {

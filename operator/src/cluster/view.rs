@@ -1,0 +1,307 @@
+//! What a person sees of a fleet who asks why, with rights of their own: objects, pods, and what the operator wrote into the
+//! Adapters' statuses of what the replicas reported. Reads only, a handful of calls; no replica is asked, which only the
+//! operator may.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::ListParams;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config, Resource, ResourceExt as _};
+use lorikeet_api::{
+    AdapterReport, AdapterState, BaseModel, ErrorCode, Failure, ReportedSet, Tier, TierBytes,
+};
+use lorikeet_crds::adapter::ReplicaPlacement;
+use lorikeet_crds::{Adapter, Deployment};
+use serde::de::DeserializeOwned;
+
+use crate::args::WhyArgs;
+use crate::build::LABEL;
+use crate::build::workload::CLAIMS;
+use crate::cluster::facts::PodFacts;
+use crate::cluster::failure::is_forbidden;
+use crate::decide::sources::{carried, shown};
+use crate::decide::validate::{key_of, served_name_of};
+use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Replica};
+use crate::why::{NoAdapter, Sight, named};
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ViewError {
+    #[error("kubeconfig: {0}; for an `up` on this machine give --state DIR")]
+    Kubeconfig(#[from] kube::config::KubeconfigError),
+    #[error(
+        "no cluster is named by KUBECONFIG, ~/.kube/config or a pod's account ({0}); for an `up` on this machine give --state DIR"
+    )]
+    Nowhere(#[from] kube::config::InferConfigError),
+    #[error("{what} cannot be read: {error}")]
+    Api { what: String, error: kube::Error },
+    #[error(transparent)]
+    NoAdapter(#[from] NoAdapter),
+    #[error("{0}")]
+    System(#[from] std::io::Error),
+}
+
+/// The fleet of the Adapter that is asked about.
+///
+/// # Errors
+/// [`ViewError`].
+pub fn sight(asked: &WhyArgs) -> Result<Sight, ViewError> {
+    // It may have been installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(look(asked))
+}
+
+async fn look(asked: &WhyArgs) -> Result<Sight, ViewError> {
+    let config = config(asked).await?;
+    let namespace = asked.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    let client = Client::try_from(config).map_err(unread("the cluster"))?;
+    let adapters = adapters(&client, &asked.adapter, &namespace).await?;
+    let key = named(adapters.iter().map(AsRef::as_ref), &asked.adapter, &namespace)?;
+    let adapter = adapters.iter().find(|one| key_of(one) == key);
+    let fleet = adapter.map(|one| fleet_of(one)).unwrap_or_default();
+    let written = adapter.and_then(|one| last_written(one));
+    let of_fleet = adapters.iter().filter(|one| fleet_of(one) == fleet).cloned().collect();
+    Ok(Sight { fleet: facts(&client, fleet, of_fleet).await?, key, written })
+}
+
+async fn config(asked: &WhyArgs) -> Result<Config, ViewError> {
+    let options = KubeConfigOptions { context: asked.context.clone(), ..KubeConfigOptions::default() };
+    Ok(match (&asked.kubeconfig, &asked.context) {
+        (Some(path), _) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?,
+        (None, Some(_)) => Config::from_kubeconfig(&options).await?,
+        (None, None) => Config::infer().await?,
+    })
+}
+
+fn unread(what: impl Into<String>) -> impl FnOnce(kube::Error) -> ViewError {
+    let what = what.into();
+    |error| ViewError::Api { what, error }
+}
+
+async fn list<K>(api: Api<K>, what: &str, params: &ListParams) -> Result<Vec<K>, ViewError>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    Ok(api.list(params).await.map_err(unread(what))?.items)
+}
+
+/// All Adapters, where they may be listed: others share the fleet. Else those of the namespaces that are asked about.
+async fn adapters(client: &Client, named: &str, namespace: &str) -> Result<Vec<Arc<Adapter>>, ViewError> {
+    let found = match Api::<Adapter>::all(client.clone()).list(&ListParams::default()).await {
+        Ok(all) => all.items,
+        Err(error) if is_forbidden(&error) => {
+            let mut found = of_namespace::<Adapter>(client, namespace, "Adapters").await?;
+            if let Some((other, _)) = named.split_once('/').filter(|(other, _)| *other != namespace) {
+                // It may be part of a name that requests use.
+                found.extend(of_namespace::<Adapter>(client, other, "Adapters").await.unwrap_or_default());
+            }
+            found
+        }
+        Err(error) => return Err(unread("Adapters")(error)),
+    };
+    let mut found: Vec<Arc<Adapter>> = found.into_iter().map(Arc::new).collect();
+    found.sort_by_key(|one| key_of(one));
+    Ok(found)
+}
+
+async fn of_namespace<K>(client: &Client, namespace: &str, what: &str) -> Result<Vec<K>, ViewError>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let what = format!("{what} of namespace {namespace}");
+    list(Api::namespaced(client.clone(), namespace), &what, &ListParams::default()).await
+}
+
+fn fleet_of(adapter: &Adapter) -> FleetKey {
+    let to = &adapter.spec.deployment_ref;
+    let own = || adapter.namespace().unwrap_or_default();
+    FleetKey { namespace: to.namespace.clone().unwrap_or_else(own), name: to.name.clone() }
+}
+
+/// When the operator last wrote the status, as the API server keeps it.
+fn last_written(adapter: &Adapter) -> Option<Timestamp> {
+    let of_status =
+        adapter.managed_fields().iter().filter(|one| one.subresource.as_deref() == Some("status"));
+    of_status.filter_map(|one| one.time.as_ref()).map(|time| time.0).max()
+}
+
+async fn facts(client: &Client, key: FleetKey, adapters: Vec<Arc<Adapter>>) -> Result<Fleet, ViewError> {
+    let what = format!("Deployment {}/{}", key.namespace, key.name);
+    let api = Api::<Deployment>::namespaced(client.clone(), &key.namespace);
+    let deployment = api.get_opt(&key.name).await.map_err(unread(what))?;
+    let pods = ListParams::default().labels(&format!("{LABEL}={}", key.name));
+    let what = format!("pods of namespace {}", key.namespace);
+    let pods: Vec<Pod> = list(Api::namespaced(client.clone(), &key.namespace), &what, &pods).await?;
+    let mut replicas: Vec<Replica> = pods.iter().filter_map(|pod| replica(pod, &adapters)).collect();
+    replicas.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(Fleet {
+        namespaces: namespaces(client, &adapters).await,
+        deployment: deployment.map(Arc::new),
+        adapters,
+        probes: BTreeMap::new(),
+        replicas,
+        capacity: Capacity::default(),
+        claims: CLAIMS.to_owned(),
+        url: None,
+        workload: None,
+        key,
+    })
+}
+
+/// The labels of the Adapters' namespaces. One that may not be read has none.
+async fn namespaces(
+    client: &Client,
+    adapters: &[Arc<Adapter>],
+) -> BTreeMap<String, BTreeMap<String, String>> {
+    let api = Api::<Namespace>::all(client.clone());
+    let mut labels = BTreeMap::new();
+    for name in adapters.iter().filter_map(|one| one.namespace()) {
+        if let Entry::Vacant(entry) = labels.entry(name) {
+            let found = api.get_opt(entry.key()).await.ok().flatten();
+            entry.insert(found.and_then(|one| one.metadata.labels).unwrap_or_default());
+        }
+    }
+    labels
+}
+
+/// A pod as the statuses tell of it.
+fn replica(pod: &Pod, adapters: &[Arc<Adapter>]) -> Option<Replica> {
+    let (name, facts) = (pod.name_any(), PodFacts::of(pod));
+    if facts.finished {
+        return None;
+    }
+    let told: Vec<(&Adapter, &ReplicaPlacement)> =
+        adapters.iter().filter_map(|one| Some((one.as_ref(), placement(one, &name)?))).collect();
+    let silent = told.iter().find(|(_, placement)| placement.state == "Unreachable");
+    let contact = if let Some((adapter, placement)) = silent {
+        let error = placement.error.clone().unwrap_or_default();
+        // Since that status was written at the latest.
+        let since = last_written(adapter).unwrap_or(Timestamp::UNIX_EPOCH);
+        Contact::Unreachable { error, since, last: None }
+    } else if told.is_empty() && !is_ready(pod) {
+        Contact::Pending
+    } else {
+        Contact::Reported(Arc::new(reported(&told)))
+    };
+    Some(Replica { name, incarnation: facts.incarnation, leaving: facts.leaving, contact })
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|one| one.type_ == "Ready" && one.status == "True")
+}
+
+fn placement<'a>(adapter: &'a Adapter, pod: &str) -> Option<&'a ReplicaPlacement> {
+    adapter.status.as_ref()?.placements.iter().find(|placement| placement.pod == pod)
+}
+
+/// What the replica reported, as far as statuses tell.
+fn reported(told: &[(&Adapter, &ReplicaPlacement)]) -> ReportedSet {
+    let base = BaseModel { name: String::new(), digest: None, revision: None, ready: true };
+    ReportedSet {
+        instance: String::new(),
+        report: 0,
+        version: None,
+        base,
+        draining: false,
+        resident: TierBytes::default(),
+        host: TierBytes::default(),
+        complete: true,
+        adapters: told.iter().map(|(adapter, placement)| report(adapter, placement)).collect(),
+        removed: Vec::new(),
+    }
+}
+
+fn report(adapter: &Adapter, placement: &ReplicaPlacement) -> AdapterReport {
+    let status = adapter.status.clone().unwrap_or_default();
+    let source = &adapter.spec.source;
+    let source = carried(&source.source, source.revision.as_deref(), CLAIMS);
+    // What a status calls outdated is what the replica served before.
+    let is_outdated = placement.state == "Outdated";
+    let failure = |message: &String| Failure { code: ErrorCode::Unknown, message: message.clone() };
+    AdapterReport {
+        name: served_name_of(adapter),
+        source: if is_outdated { String::new() } else { shown(&source).to_owned() },
+        credentials: None,
+        state: match placement.state.as_str() {
+            "Ready" | "Outdated" => AdapterState::Ready,
+            "Loading" => AdapterState::Loading,
+            "Failed" => AdapterState::Failed,
+            "Draining" => AdapterState::Draining,
+            _ => AdapterState::Registered,
+        },
+        tier: match placement.tier.as_deref() {
+            Some("Resident") => Tier::Resident,
+            Some("Host") => Tier::Host,
+            Some("Disk") => Tier::Disk,
+            _ => Tier::Remote,
+        },
+        digest: status.digest.filter(|_| !is_outdated),
+        revision: status.revision,
+        rank: status.rank.unwrap_or_default(),
+        bytes: status.bytes.unwrap_or_default(),
+        target_modules: status.target_modules,
+        running: 0,
+        waiting: 0,
+        error: placement.error.as_ref().map(failure),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lorikeet_crds::AdapterStatus;
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(ready: &str) -> Pod {
+        let conditions = json!([{"type": "Ready", "status": ready}]);
+        let pod =
+            json!({"metadata": {"name": "p"}, "status": {"phase": "Running", "conditions": conditions}});
+        serde_json::from_value(pod).unwrap()
+    }
+
+    fn told(state: &str, error: Option<&str>) -> Arc<Adapter> {
+        let mut adapter = Adapter::default();
+        adapter.metadata.name = Some("sql".to_owned());
+        adapter.spec.source.source = "https://host/sql?signature=x".to_owned();
+        let placement = ReplicaPlacement {
+            pod: "p".to_owned(),
+            tier: Some("Host".to_owned()),
+            state: state.to_owned(),
+            error: error.map(str::to_owned),
+        };
+        let status = AdapterStatus { placements: vec![placement], ..AdapterStatus::default() };
+        adapter.status = Some(status);
+        Arc::new(adapter)
+    }
+
+    #[test]
+    fn a_status_tells_of_a_replica_what_it_reported() {
+        let contact =
+            |ready: &str, adapters: &[Arc<Adapter>]| replica(&pod(ready), adapters).unwrap().contact;
+        let Contact::Reported(set) = contact("False", &[told("Ready", None)]) else {
+            panic!("it was told of")
+        };
+        let report = &set.adapters[0];
+        assert_eq!((report.name.as_str(), report.source.as_str()), ("sql", "https://host/sql"));
+        assert_eq!((report.state, report.tier), (AdapterState::Ready, Tier::Host));
+        let Contact::Reported(set) = contact("True", &[told("Outdated", None)]) else {
+            panic!("it was told of")
+        };
+        assert_eq!(set.adapters[0].source, "", "it speaks of another content");
+        let silent = contact("True", &[told("Unreachable", Some("refused"))]);
+        assert!(matches!(silent, Contact::Unreachable { error, .. } if error == "refused"));
+        assert!(matches!(contact("False", &[]), Contact::Pending));
+        assert!(matches!(contact("True", &[]), Contact::Reported(_)));
+    }
+}

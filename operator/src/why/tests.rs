@@ -1,0 +1,228 @@
+//! What is said of a fleet, for each reason that there is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use lorikeet_api::{BaseModel, Failure, ReportedSet, TierBytes};
+use lorikeet_crds::deployment::NamespacesFrom;
+use lorikeet_crds::{AdapterStatus, Deployment};
+
+use super::*;
+use crate::fleet::{Capacity, FleetKey};
+
+const OLD: &str = "sha256:old";
+
+fn adapter_of(namespace: &str, name: &str) -> Adapter {
+    let mut adapter = Adapter::default();
+    adapter.metadata.name = Some(name.to_owned());
+    adapter.metadata.namespace = Some(namespace.to_owned());
+    adapter.metadata.generation = Some(1);
+    adapter.spec.deployment_ref.name = "base".to_owned();
+    adapter.spec.deployment_ref.namespace = Some("here".to_owned());
+    adapter.spec.source.source = format!("hf://acme/{name}");
+    adapter.spec.served_name = Some(format!("acme/{name}"));
+    adapter.status = Some(AdapterStatus { observed_generation: Some(1), ..AdapterStatus::default() });
+    adapter
+}
+
+fn report(name: &str) -> AdapterReport {
+    AdapterReport {
+        name: format!("acme/{name}"),
+        source: format!("hf://acme/{name}"),
+        credentials: None,
+        state: AdapterState::Ready,
+        tier: Tier::Resident,
+        digest: Some("sha256:new".to_owned()),
+        revision: None,
+        rank: 8,
+        bytes: 10,
+        target_modules: Vec::new(),
+        running: 0,
+        waiting: 0,
+        error: None,
+    }
+}
+
+fn reported(adapters: Vec<AdapterReport>) -> Contact {
+    Contact::Reported(Arc::new(ReportedSet {
+        instance: "i".to_owned(),
+        report: 1,
+        version: None,
+        base: BaseModel { name: "base".to_owned(), digest: None, revision: None, ready: true },
+        draining: false,
+        resident: TierBytes::default(),
+        host: TierBytes::default(),
+        complete: true,
+        adapters,
+        removed: Vec::new(),
+    }))
+}
+
+/// The Adapter `here/sql` and replicas r0, r1, … of these contacts.
+fn sight(adapter: Adapter, contacts: Vec<Contact>) -> Sight {
+    let mut deployment = Deployment::default();
+    deployment.metadata.name = Some("base".to_owned());
+    deployment.spec.model.source.source = "hf://acme/base".to_owned();
+    let key = key_of(&adapter);
+    let replica = |(index, contact)| Replica {
+        name: format!("r{index}"),
+        incarnation: String::new(),
+        leaving: false,
+        contact,
+    };
+    let fleet = Fleet {
+        key: FleetKey { namespace: "here".to_owned(), name: "base".to_owned() },
+        deployment: Some(Arc::new(deployment)),
+        adapters: vec![Arc::new(adapter)],
+        namespaces: BTreeMap::new(),
+        probes: BTreeMap::new(),
+        replicas: contacts.into_iter().enumerate().map(replica).collect(),
+        capacity: Capacity::default(),
+        claims: "/models".to_owned(),
+        url: None,
+        workload: None,
+    };
+    Sight { fleet, key, written: None }
+}
+
+fn said(sight: &Sight) -> String {
+    let mut out = Vec::new();
+    print(sight, &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[track_caller]
+fn says(sight: &Sight, expected: &[&str]) {
+    let said = said(sight);
+    assert!(expected.iter().all(|part| said.contains(part)), "{expected:?} not all in:\n{said}");
+}
+
+#[test]
+fn each_replica_is_told_of_by_its_own_reason() {
+    let loading =
+        AdapterReport { state: AdapterState::Loading, tier: Tier::Remote, digest: None, ..report("sql") };
+    let failed = AdapterReport {
+        state: AdapterState::Failed,
+        digest: None,
+        error: Some(Failure { code: lorikeet_api::ErrorCode::SourceUnavailable, message: "gone".to_owned() }),
+        ..report("sql")
+    };
+    let silent =
+        Contact::Unreachable { error: "refused".to_owned(), since: Timestamp::UNIX_EPOCH, last: None };
+    let contacts = vec![
+        reported(vec![report("sql")]),
+        reported(vec![loading]),
+        reported(vec![failed]),
+        silent,
+        Contact::Pending,
+        reported(Vec::new()),
+    ];
+    says(
+        &sight(adapter_of("here", "sql"), contacts),
+        &[
+            "r0: holds it: it is placed here (placement.replicas is All), on the device as sha256:new\n",
+            "r1: does not hold it: it is placed here and is being loaded\n",
+            "r2: does not hold it: gone; mend the source",
+            "r3: does not hold it: it does not answer since 1970-01-01T00:00:00Z: refused; see its log\n",
+            "r4: does not hold it: it is not ready",
+            "r5: does not hold it: it was not told of it yet\n",
+        ],
+    );
+}
+
+#[test]
+fn of_several_replicas_the_others_say_what_would_change_it() {
+    let mut adapter = adapter_of("here", "sql");
+    adapter.spec.placement.replicas = IntOrString::Int(1);
+    let registered = || {
+        let report = AdapterReport { state: AdapterState::Registered, tier: Tier::Disk, ..report("sql") };
+        reported(vec![report])
+    };
+    let said = said(&sight(adapter, vec![registered(), registered(), registered()]));
+    assert_eq!(
+        said.matches("it is placed on 1 of the replicas (placement.replicas is 1)").count(),
+        2,
+        "{said}"
+    );
+    assert_eq!(said.matches("its load is about to begin").count(), 1, "{said}");
+}
+
+#[test]
+fn a_former_version_that_is_served_is_no_nothing() {
+    let former = AdapterReport {
+        digest: Some(OLD.to_owned()),
+        error: Some(Failure { code: lorikeet_api::ErrorCode::InvalidWeights, message: "torn".to_owned() }),
+        ..report("sql")
+    };
+    let other =
+        AdapterReport { source: "hf://acme/other".to_owned(), digest: Some(OLD.to_owned()), ..report("sql") };
+    says(
+        &sight(adapter_of("here", "sql"), vec![reported(vec![former]), reported(vec![other])]),
+        &[
+            "r0: serves the former version sha256:old; the new one: torn; mend",
+            "r1: serves the former version sha256:old; the new one: it is being loaded",
+        ],
+    );
+    let mut refused = adapter_of("here", "sql");
+    let status = refused.status.as_mut().unwrap();
+    status.digest = Some(OLD.to_owned());
+    status.conditions = vec![Condition {
+        type_: "Accepted".to_owned(),
+        status: "False".to_owned(),
+        reason: "RankExceeded".to_owned(),
+        message: "r: too great; until it is accepted its former content is served, sha256:old".to_owned(),
+        observed_generation: Some(1),
+        last_transition_time: Time(Timestamp::UNIX_EPOCH),
+    }];
+    let still = AdapterReport { digest: Some(OLD.to_owned()), ..report("sql") };
+    says(
+        &sight(refused.clone(), vec![reported(vec![still]), reported(Vec::new())]),
+        &[
+            "r0: serves the former version sha256:old; the new one: r: too great\n",
+            "r1: does not hold it: r: too great\n",
+        ],
+    );
+    says(&sight(refused, vec![reported(Vec::new())]), &["No replica holds here/sql: r: too great"]);
+}
+
+#[test]
+fn what_nobody_looked_at_yet_is_said_and_when_it_was_looked_at() {
+    let mut new = adapter_of("here", "sql");
+    new.status = None;
+    says(&sight(new, Vec::new()), &["The operator has not looked at here/sql yet", "raise spec.replicas"]);
+    let mut edited = adapter_of("here", "sql");
+    edited.metadata.generation = Some(2);
+    says(&sight(edited, Vec::new()), &["has not looked at the newest edit of here/sql"]);
+    let mut seen = sight(adapter_of("here", "sql"), Vec::new());
+    seen.written = Some(Timestamp::UNIX_EPOCH);
+    says(&seen, &["when it last wrote, at 1970-01-01T00:00:00Z:\n"]);
+}
+
+#[test]
+fn namespaces_are_allowed_by_their_labels() {
+    let labels = |text: &str| BTreeMap::from([("team".to_owned(), text.to_owned())]);
+    let mut sight = sight(adapter_of("there", "sql"), vec![reported(vec![report("sql")])]);
+    let deployment = Arc::make_mut(sight.fleet.deployment.as_mut().unwrap());
+    let allowed = &mut deployment.spec.adapters.allowed_namespaces;
+    allowed.from = NamespacesFrom::Selector;
+    allowed.selector = Some(LabelSelector { match_labels: Some(labels("nlp")), ..LabelSelector::default() });
+    says(&sight, &["No replica holds there/sql: deploymentRef: here/base allows"]);
+    sight.fleet.namespaces.insert("there".to_owned(), labels("nlp"));
+    says(&sight, &["r0: holds it"]);
+}
+
+#[test]
+fn an_adapter_is_found_by_each_of_its_names_and_a_wrong_one_offers_the_nearest() {
+    let adapters = [adapter_of("here", "sql"), adapter_of("there", "sql"), adapter_of("here", "wikisql")];
+    let find = |text: &str| named(adapters.iter(), text, "here");
+    let key = |namespace: &str, name: &str| Ok((namespace.to_owned(), name.to_owned()));
+    assert_eq!(find("sql"), key("here", "sql"));
+    assert_eq!(find("there/sql"), key("there", "sql"));
+    assert_eq!(find("acme/wikisql"), key("here", "wikisql"));
+    let error = find("wikisq").unwrap_err().to_string();
+    assert_eq!(error, "no Adapter wikisq in namespace here; did you mean wikisql?");
+    let error = find("entirely-else").unwrap_err().to_string();
+    assert!(error.contains("kubectl get lora") && !error.contains("sql"), "{error}");
+}
