@@ -41,14 +41,14 @@ use crate::source::SourceSpec;
 #[x_kube(cel, validation = Rule::new("has(self.servedName) == has(oldSelf.servedName) && (!has(self.servedName) || self.servedName == oldSelf.servedName)")
     .message("servedName: cannot be changed; make a second Adapter under the new name, then delete this one"))]
 pub struct AdapterSpec {
-    /// The Deployment whose base model it fine-tunes.
+    /// The Deployment whose base model it fine-tunes. It cannot be changed. Example: `{name: mistral-7b}`.
     #[x_kube(validation = Rule::new("self == oldSelf").message("deploymentRef: cannot be changed; make a second Adapter"))]
     pub deployment_ref: DeploymentRef,
     /// Where its files are.
     #[serde(flatten)]
     pub source: SourceSpec,
-    /// The name that requests use as `model`. Defaults to metadata.name. Unique for a Deployment: of two Adapters with
-    /// one name the older is served, the newer is refused.
+    /// The name that requests use as `model`. It cannot be changed. Unique for a Deployment: of two Adapters with one name
+    /// the older is served, the newer is refused. Default: metadata.name. Example: `acme/sql`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$')")
@@ -59,7 +59,7 @@ pub struct AdapterSpec {
     pub placement: Placement,
     /// Which base model its `adapter_config.json` may name. `Same`: the Deployment's; an Adapter whose configuration names
     /// the repository of another model is refused. `Any`: the names are not compared, for an Adapter that was trained on
-    /// a copy, or on a quantized form, under another name. Shapes are checked in either case.
+    /// a copy, or on a quantized form, under another name. Shapes are checked in either case. Default: `Same`.
     #[serde(default)]
     pub base_model: BaseModelRule,
 }
@@ -78,11 +78,11 @@ pub enum BaseModelRule {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeploymentRef {
-    /// Its name.
+    /// The Deployment's name. Example: `mistral-7b`.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// Its namespace; the Adapter's own when absent. Another one must be allowed by the Deployment's
-    /// `spec.adapters.allowedNamespaces`.
+    /// The Deployment's namespace. Another one than the Adapter's must be allowed by the Deployment's
+    /// `spec.adapters.allowedNamespaces`. Default: the Adapter's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,
@@ -92,15 +92,15 @@ pub struct DeploymentRef {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Placement {
-    /// On how many replicas: `All`, a number, or `Auto` (by measured demand).
+    /// On how many replicas: `All`, a number from 1 to 1024, or `Auto` (by measured demand). Default: `All`. Example: `2`.
     #[serde(default = "all_replicas")]
     #[x_kube(validation = Rule::new("self in ['All', 'Auto'] || (self >= 1 && self <= 1024)")
         .message("placement.replicas: expected All, Auto or a number from 1 to 1024"))]
     pub replicas: IntOrString,
-    /// Never evicted where it is placed; a replica becomes ready only with its pinned adapters loaded.
+    /// Never evicted where it is placed; a replica becomes ready only with its pinned adapters loaded. Default: `false`.
     #[serde(default)]
     pub pinned: bool,
-    /// Of two adapters that cannot both stay, the lower priority goes.
+    /// Of two adapters that cannot both stay, the lower priority goes. From -1000000 to 1000000. Default: `0`.
     #[serde(default)]
     #[schemars(range(min = -1_000_000, max = 1_000_000))]
     pub priority: i32,
@@ -170,12 +170,13 @@ pub struct PlacementCount {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaPlacement {
-    /// The pod.
+    /// The replica's pod.
     pub pod: String,
     /// Resident, Host, Disk or Remote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<String>,
-    /// Registered, Loading, Ready, Failed or Draining; Unreachable where the replica does not answer.
+    /// Registered, Loading, Ready, Failed or Draining; Outdated where it serves a former content, Unreachable where the
+    /// replica does not answer.
     pub state: String,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]

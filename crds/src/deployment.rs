@@ -48,11 +48,12 @@ use crate::source::SourceSpec;
 pub struct DeploymentSpec {
     /// The base model.
     pub model: ModelSpec,
-    /// How many replicas. Never written by the operator. With `autoscaling` it is where scaling starts.
+    /// How many replicas run, from 0 to 1024. A person writes it, or an autoscaler by /scale; the operator never does. With
+    /// `autoscaling` fewer or more than its bounds are not followed. Default: `1`, or `autoscaling.minReplicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1024))]
     pub replicas: Option<i32>,
-    /// The nodes it runs on.
+    /// The nodes it runs on: a preset, or labels of one's own. Default: any node, on the CPU.
     #[serde(default)]
     pub node_pool: NodePool,
     /// What its adapters may take, and whose they may be.
@@ -61,23 +62,25 @@ pub struct DeploymentSpec {
     /// Limits of each replica.
     #[serde(default)]
     pub serving: Serving,
-    /// Scales the replicas by demand.
+    /// The bounds of `replicas` for whatever scales it by demand: a HorizontalPodAutoscaler, or KEDA, that names this
+    /// Deployment as its target. None is made here. Default: no bounds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<Autoscaling>,
     /// How replicas are replaced.
     #[serde(default)]
     pub rollout: Rollout,
-    /// Who may call it.
+    /// Who may call it. Default: whoever reaches its Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
-    /// Leaves everything as it is: no child is written, no adapter moved, until it is false again.
+    /// Leaves everything as it is: no child is written, no adapter moved, until it is false again. Default: `false`.
     #[serde(default)]
     pub paused: bool,
-    /// The runtime's image; the operator's own default when absent.
+    /// The runtime's image. Default: the operator's `--runtime-image`. Example: `ghcr.io/lorikeet-dev/lorikeet:0.1.0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
-    /// The runtime's resources; one GPU is added where the node pool has an accelerator.
+    /// The runtime's resources, as a container has them; the GPUs of the node pool are added. Default: none asked for.
+    /// Example: `{requests: {cpu: 4, memory: 16Gi}, limits: {memory: 24Gi}}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
 }
@@ -91,13 +94,14 @@ pub struct ModelSpec {
     /// Where its files are.
     #[serde(flatten)]
     pub source: SourceSpec,
-    /// The name that requests use as `model`. Defaults to metadata.name.
+    /// The name that requests use as `model`. It cannot be changed. Default: metadata.name. Example: `mistral-7b`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$')")
         .message("servedName: expected letters, digits and . _ / -, first and last a letter or digit"))]
     pub served_name: Option<String>,
-    /// Quantizes the weights while they are loaded.
+    /// Quantizes the weights while they are loaded: `none` (as the source has them), `q8_0` (8 bits a weight) or `q4_k` (4
+    /// bits). Default: `none`.
     #[serde(default)]
     pub quantization: Quantization,
 }
@@ -121,24 +125,29 @@ pub enum Quantization {
 #[x_kube(validation = Rule::new("!(has(self.accelerator) && has(self.nodeSelector))")
     .message("nodePool: expected accelerator or nodeSelector, got both"))]
 pub struct NodePool {
-    /// A preset: the labels of that GPU on GKE, EKS, AKS and of NVIDIA feature discovery, and one `nvidia.com/gpu`.
+    /// A preset: the labels of that GPU on GKE, EKS, AKS and of NVIDIA feature discovery, and one `nvidia.com/gpu`. Default:
+    /// none, the CPU. Example: `nvidia-a100-80gb`.
+    // Of an optional enum the generated schema has the enum's own words: they are the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accelerator: Option<Accelerator>,
-    /// Node labels of one's own.
+    /// Node labels of one's own, in the place of a preset. Default: any node. Example: `{pool: gpu}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = Rule::new("size(self) > 0")
+        .message("nodeSelector: expected at least one label; leave the field out for any node"))]
     pub node_selector: Option<BTreeMap<String, String>>,
-    /// Further taints that the pods tolerate.
+    /// Further taints that the pods tolerate; that of `nvidia.com/gpu` they do with a GPU. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub tolerations: Vec<Toleration>,
-    /// GPUs of each replica. Defaults to 1 with an accelerator, to 0 without.
+    /// GPUs of each replica, 0 or 1. Default: `1` with an accelerator, `0` without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1))]
     pub gpus: Option<i32>,
 }
 
-/// The accelerators that have a preset.
+/// A preset: the labels of that GPU on GKE, EKS, AKS and of NVIDIA feature discovery, and one `nvidia.com/gpu`. Default:
+/// none, the CPU. Example: `nvidia-a100-80gb`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Accelerator {
     /// NVIDIA A100, 40 GB.
@@ -153,13 +162,13 @@ pub enum Accelerator {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AdapterBudget {
-    /// Bytes of the device for resident adapters (on the CPU: of memory).
+    /// Bytes of the device for resident adapters (on the CPU: of memory). Default: `8Gi`.
     #[serde(default = "gpu_memory")]
     pub gpu_memory: Quantity,
-    /// Bytes of host memory for adapters that wait one copy away.
+    /// Bytes of host memory for adapters that wait one copy away. Default: `16Gi`.
     #[serde(default = "host_memory")]
     pub host_memory: Quantity,
-    /// The greatest rank that is accepted.
+    /// The greatest rank that is accepted, from 1 to 1024. Default: `128`.
     #[serde(default = "max_rank")]
     #[schemars(range(min = 1, max = 1024))]
     pub max_rank: u32,
@@ -197,10 +206,11 @@ const fn max_rank() -> u32 {
 #[x_kube(validation = Rule::new("has(self.selector) == (self.from == 'Selector')")
     .message("allowedNamespaces.selector: expected with from: Selector, and only then"))]
 pub struct AllowedNamespaces {
-    /// Same, All or Selector.
+    /// `Same`: those of the Deployment's own namespace. `All`: those of every namespace. `Selector`: besides its own, those
+    /// of namespaces with the labels of `selector`. Default: `Same`.
     #[serde(default)]
     pub from: NamespacesFrom,
-    /// The labels of the namespaces.
+    /// The labels of the namespaces, with `from: Selector`. Default: none. Example: `{matchLabels: {team: nlp}}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<LabelSelector>,
 }
@@ -221,30 +231,30 @@ pub enum NamespacesFrom {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Serving {
-    /// Tokens of prompt and answer together; the model's own limit when absent.
+    /// Tokens of prompt and answer together, from 16 to 1048576. Default: what the model was trained for, at most 32768.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 16, max = 1_048_576))]
     pub max_model_length: Option<u32>,
-    /// Sequences that run at once.
+    /// Sequences that run at once, from 1 to 1024. Default: the runtime's 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1024))]
     pub max_sequences: Option<u32>,
-    /// Requests that may wait; further ones are answered 429.
+    /// Requests that may wait, from 1 to 65536; further ones are answered 429. Default: the runtime's 512.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65_536))]
     pub max_queue: Option<u32>,
 }
 
-/// The bounds of scaling by demand.
+/// The bounds of scaling by demand. Who scales writes `spec.replicas` by /scale.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.minReplicas <= self.maxReplicas")
     .message("autoscaling: expected minReplicas <= maxReplicas"))]
 pub struct Autoscaling {
-    /// Never fewer.
+    /// Never fewer replicas run, whatever `replicas` says. From 1 to 1024.
     #[schemars(range(min = 1, max = 1024))]
     pub min_replicas: i32,
-    /// Never more.
+    /// Never more replicas run, whatever `replicas` says. From 1 to 1024, at least `minReplicas`.
     #[schemars(range(min = 1, max = 1024))]
     pub max_replicas: i32,
 }
@@ -253,10 +263,12 @@ pub struct Autoscaling {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
-    /// Auto: a new replica first where a GPU is free for it, else one by one after its drain.
+    /// `Surge`: a new replica before the old one goes. `Recreate`: the old one goes first, one by one, after its drain.
+    /// `Auto`: surge where a GPU is free for it, else recreate. Default: `Auto`.
     #[serde(default)]
     pub strategy: RolloutStrategy,
-    /// How long running requests may take to finish when a replica stops or an adapter is swapped or deleted.
+    /// How long running requests may take to finish when a replica stops or an adapter is swapped or deleted, from 0 to
+    /// 3600. Default: `60`.
     #[serde(default = "drain_seconds")]
     #[schemars(range(min = 0, max = 3600))]
     pub drain_seconds: u32,
@@ -288,7 +300,8 @@ pub enum RolloutStrategy {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Auth {
-    /// A Secret whose key `keys` holds one API key a line. Mounted into the pods; the operator never reads it.
+    /// A Secret of this namespace whose key `keys` holds one API key a line. Mounted into the pods; the operator never reads
+    /// it. Example: `{name: keys}`.
     pub api_keys_secret_ref: LocalObjectReference,
 }
 
@@ -304,10 +317,10 @@ pub struct DeploymentStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     #[schemars(length(max = 16))]
     pub conditions: Vec<Condition>,
-    /// Replicas that exist.
+    /// Replicas that exist, as /scale tells.
     #[serde(default)]
     pub replicas: i32,
-    /// Replicas whose model and pinned adapters are loaded.
+    /// Those of them whose model and pinned adapters are loaded.
     #[serde(default)]
     pub ready_replicas: i32,
     /// The labels of its pods, as /scale wants them.

@@ -13,24 +13,33 @@ pub const SCHEMES: [&str; 8] = ["hf", "s3", "gs", "oci", "https", "http", "pvc",
 #[x_kube(validation = Rule::new("!has(self.revision) || self.source.startsWith('hf://') || self.source.startsWith('oci://')")
     .message("revision: only hf:// and oci:// sources have revisions").field_path(".revision"))]
 pub struct SourceSpec {
-    /// The place: `hf://OWNER/NAME`, `s3://BUCKET/KEY`, `gs://BUCKET/KEY`, `oci://REGISTRY/NAME:TAG`,
-    /// `https://HOST/PATH`, `pvc://CLAIM/PATH` or `file:///PATH` (a path on the node or image).
+    /// The place: `hf://OWNER/NAME`, `s3://BUCKET/KEY`, `https://HOST/PATH`, `pvc://CLAIM/PATH` or `file:///PATH` (a path
+    /// of the image, or with `up` of the machine). `gs://BUCKET/KEY` and `oci://REGISTRY/NAME:TAG` are kept for later:
+    /// replicas do not read them yet. A claim is mounted read-only into the pods of its namespace, up to 32 of them; a new
+    /// one replaces the pods, one by one, and waits until the claim is there. Example: `hf://mistralai/Mistral-7B-v0.1`.
     #[schemars(length(min = 6, max = 2048))]
     #[x_kube(validation = Rule::new("self.matches('^(hf|s3|gs|oci|https|http|pvc|file)://[^\\\\s@\\\\\\\\]+$')")
         .message("source: expected one of hf://, s3://, gs://, oci://, https://, http://, pvc://CLAIM/PATH, file:///PATH without spaces, user names or backslashes"),
         validation = Rule::new("!self.matches('(^|/)\\\\.\\\\.(/|$)')").message("source: '..' is not allowed in a path"))]
     pub source: String,
-    /// The revision to take: a branch, a tag or a commit. It is resolved to an immutable one, which the status names.
+    /// The revision to take of an hf:// source: a branch, a tag or a commit. It is resolved to an immutable one, which the
+    /// status names. Default: the source's main branch. Example: `v3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub revision: Option<String>,
-    /// Pins the content: `sha256:` and 64 lower-case hex digits. Any other content is refused.
+    /// Pins the content: `sha256:` and 64 lower-case hex digits, as the status and `lorikeet inspect` name it. Any other
+    /// content is refused. Default: whatever is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71))]
     #[x_kube(validation = Rule::new("self.matches('^sha256:[0-9a-f]{64}$')").message("digest: expected sha256: and 64 lower-case hex digits"))]
     pub digest: Option<String>,
-    /// A Secret of this namespace with the credentials of the source. It is mounted into the pods that fetch; the
-    /// operator never reads it.
+    /// A Secret with the credentials of the source, in this namespace, which must be the Deployment's. It is mounted into
+    /// the pods, which read it for each fetch and send it to the source's own host alone; the operator never reads it. Keys:
+    /// `token` (or HF_TOKEN) for hf:// and https://; `access-key-id` and `secret-access-key`, and if need be
+    /// `session-token`, `region`, `endpoint`, for s3:// (or AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,
+    /// AWS_REGION, AWS_ENDPOINT_URL). The pods of a Deployment mount up to 32 Secrets: a new name replaces them, one by
+    /// one; a changed key replaces nothing. Whoever may write this field can have the Secret's credentials sent to the
+    /// source. Default: none. Example: `{name: hf-token}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalObjectReference>,
 }

@@ -26,7 +26,55 @@ pub fn files() -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+
     use super::*;
+
+    /// Every property of `schema` with its path, but those inside of Kubernetes' own types.
+    fn properties<'a>(schema: &'a Value, path: &str, found: &mut Vec<(String, &'a Value)>) {
+        const THEIRS: [&str; 6] =
+            ["conditions", "tolerations", "selector", "resources", "secretRef", "apiKeysSecretRef"];
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            found.push((path.clone(), property));
+            if !THEIRS.contains(&name.as_str()) {
+                properties(property, &path, found);
+                properties(&property["items"], &path, found);
+            }
+        }
+    }
+
+    #[test]
+    fn explain_says_of_every_field_what_it_is_and_what_it_is_by_default() {
+        for definition in definitions() {
+            let definition = serde_json::to_value(definition).unwrap();
+            let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+            let mut found = Vec::new();
+            properties(schema, "", &mut found);
+            assert!(found.len() > 30, "{}", found.len());
+            let mut said = BTreeMap::new();
+            for (path, property) in found {
+                let text = property["description"].as_str().unwrap_or_default();
+                assert!(text.len() > 10, "{path}: no description: {text:?}");
+                if let Some(other) = said.insert(text, path.clone()) {
+                    panic!("{path} and {other} are described by the same words: {text:?}");
+                }
+                let value = match &property["default"] {
+                    Value::String(word) => word.clone(),
+                    other => other.to_string(),
+                };
+                let is_plain = !matches!(property["default"], Value::Null | Value::Object(_));
+                if path.starts_with(".spec") && is_plain {
+                    assert!(
+                        text.contains(&format!("Default: `{value}`")),
+                        "{path}: {value} is not in {text:?}"
+                    );
+                }
+            }
+        }
+    }
 
     #[test]
     fn the_committed_yaml_is_what_the_types_generate() {

@@ -88,6 +88,7 @@ fn deployment_cases() -> Vec<Case> {
     vec![
         ("/metadata/name", long(50), ""),
         ("/metadata/name", long(51), "metadata.name: at most 50 characters"),
+        ("/spec/nodePool/nodeSelector", json!({}), "nodeSelector: expected at least one label"),
         ("/spec/replicas", one(0), ""),
         ("/spec/replicas", one(-1), more),
         ("/spec/replicas", one(1025), less),
