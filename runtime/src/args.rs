@@ -100,6 +100,9 @@ pub struct ServeArgs {
     /// again.
     #[arg(long = "source-root", value_name = "DIR", help_heading = "Adapters")]
     pub source_roots: Vec<PathBuf>,
+    /// A start waits so long for adapters that are pinned, then takes requests without those whose source does not answer.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, help_heading = "Adapters")]
+    pub pinned_wait: u64,
     /// Greatest rank of an adapter.
     #[arg(long, value_name = "RANK", default_value_t = 256, help_heading = "Adapters")]
     pub max_rank: u32,

@@ -83,6 +83,8 @@ pub struct AdapterConfig {
     pub max_count: usize,
     /// Bytes in host memory.
     pub host_bytes: u64,
+    /// How long a start waits for pinned ones.
+    pub pinned_wait: Duration,
 }
 
 /// Memory, queue and batch.
@@ -201,6 +203,7 @@ impl Config {
                 max_bytes: args.max_adapter_bytes.0,
                 max_count: range("--max-adapters", args.max_adapters, 0, 1 << 24)?,
                 host_bytes: args.capacity.host_memory.0,
+                pinned_wait: Duration::from_secs(args.pinned_wait),
             },
             capacity: capacity(&args.capacity)?,
             public: PublicFace { listen: args.listen, keys, metrics_need_key: args.metrics_need_key },

@@ -1,6 +1,7 @@
 //! One replica's life: build -> serve -> drain. Order and waiting only; each step is another file's.
 
 mod base;
+mod loading;
 mod named;
 mod plan;
 mod registry;
@@ -35,6 +36,8 @@ use crate::source::config::FetchConfig;
 use crate::source::error::FetchError;
 use crate::source::fetch::Fetcher;
 use crate::telemetry::{self, InvalidFilter};
+
+use self::loading::Loading;
 
 /// After the last sequence has ended, answers that are still on their way get so long.
 const LAST_BYTES: Duration = Duration::from_secs(5);
@@ -83,6 +86,13 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         None => None,
     };
     let named = named::find(&config.adapters)?;
+    let (loading, admin) = match admin.zip(config.admin.as_ref()) {
+        Some((listener, face)) => {
+            let (loading, listener) = Loading::begin(listener, face, &config)?;
+            (Some(loading), Some(listener))
+        }
+        None => (None, None),
+    };
     let signal = stop_asked(&config)?;
     tokio::pin!(signal);
     let (app, store) = tokio::select! {
@@ -92,6 +102,9 @@ async fn serve(config: Config) -> Result<(), ServeError> {
             return Ok(());
         }
     };
+    if let Some(loading) = loading {
+        loading.end().await;
+    }
     let (stop, faces) = open(&config, public, admin, &app);
     let [stop_public, stop_admin] = stop;
     tracing::info!(address = %config.public.listen, model = app.card.name, adapters = store.names().len(), "serving");
@@ -151,6 +164,7 @@ async fn build(
     let loader = adapter_loader(config, &base.model, fetcher);
     let budget = StoreConfig {
         host_budget: config.adapters.host_bytes,
+        pinned_wait: config.adapters.pinned_wait,
         max_adapters: config.adapters.max_count,
         ..StoreConfig::default()
     };

@@ -17,6 +17,7 @@ use crate::adapters::wanted::{Desire, Wanted};
 use crate::adapters::weights::AdapterWeights;
 
 mod changes;
+mod demand;
 mod entry;
 mod landing;
 mod report;
@@ -147,13 +148,15 @@ impl Ledger {
         Ahead { loads, next }
     }
 
-    /// Every pinned adapter is in memory, or was refused for good: one that cannot be loaded does not take the whole
-    /// replica out of service.
-    pub(crate) fn pinned_are_settled(&self) -> bool {
-        self.names.values().filter(|entry| !entry.draining).all(|entry| {
+    /// Pinned adapters that are not in memory, but for those that were refused for good: one that cannot be loaded does
+    /// not take the whole replica out of service.
+    pub(crate) fn unsettled(&self) -> impl Iterator<Item = &Arc<str>> {
+        let is_unsettled = |entry: &Entry| {
             let settled = entry.serving.is_refused() || entry.serving.is_held(&self.host);
-            !entry.serving.desire.placement.pinned || settled
-        })
+            entry.serving.desire.placement.pinned && !settled
+        };
+        let here = self.names.iter().filter(|(_, entry)| !entry.draining);
+        here.filter(move |(_, entry)| is_unsettled(entry)).map(|(name, _)| name)
     }
 
     /// Frees what nobody holds any more and forgets names whose last request ended. The weights come back to be
@@ -172,6 +175,8 @@ impl Ledger {
     fn touch(&mut self, name: &str) {
         if let Some(entry) = self.names.get_mut(name) {
             entry.changed = self.changes.next();
+            let requests = entry.requests();
+            entry.told.tell(requests);
         }
     }
 

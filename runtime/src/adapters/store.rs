@@ -4,7 +4,7 @@
 //! it, and no thread of the engine takes it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,11 +39,19 @@ pub struct StoreConfig {
     pub ahead: usize,
     /// How long loaded weights wait for room.
     pub room_wait: Duration,
+    /// How long a start waits for pinned adapters.
+    pub pinned_wait: Duration,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { host_budget: 4 << 30, max_adapters: 100_000, ahead: 2, room_wait: Duration::from_secs(30) }
+        Self {
+            host_budget: 4 << 30,
+            max_adapters: 100_000,
+            ahead: 2,
+            room_wait: Duration::from_secs(30),
+            pinned_wait: Duration::from_mins(5),
+        }
     }
 }
 
@@ -66,6 +74,9 @@ pub(super) struct Shared {
     reports: watch::Sender<u64>,
     engine: OnceLock<(Arc<EngineMetrics>, u64)>,
     figures: figures::Counters,
+    started: Instant,
+    /// The pinned adapters of the start were waited for.
+    opened: AtomicBool,
 }
 
 pub(super) struct State {
@@ -141,7 +152,10 @@ impl AdapterStore {
             reports: watch::channel(0).0,
             engine: OnceLock::new(),
             figures: figures::Counters::default(),
+            started: Instant::now(),
+            opened: AtomicBool::new(false),
         });
+        tokio::spawn(keeper::watch_demand(Arc::downgrade(&shared)));
         tokio::spawn(keeper::keep(Arc::downgrade(&shared), Arc::clone(&shared.bell)));
         Self { shared }
     }
@@ -319,10 +333,21 @@ impl AdapterStore {
         self.remove(name).map(drop)
     }
 
-    /// Every pinned adapter is in memory, or was refused for good.
+    /// Whether requests may come: once every adapter that is pinned at the start is in memory, was refused for good, or was
+    /// waited for long enough. It stays so: one that is pinned later must not take a replica back that serves.
     #[must_use]
     pub fn ready(&self) -> bool {
-        self.shared.with(|state| state.ledger.pinned_are_settled())
+        if self.shared.opened.load(Ordering::Relaxed) {
+            return true;
+        }
+        let unsettled: Vec<Arc<str>> = self.shared.with(|state| state.ledger.unsettled().cloned().collect());
+        let is_late = self.shared.started.elapsed() >= self.shared.config.pinned_wait;
+        let opens = unsettled.is_empty() || is_late;
+        if opens && !self.shared.opened.swap(true, Ordering::Relaxed) && !unsettled.is_empty() {
+            let names = unsettled.join(", ");
+            tracing::warn!(names, "ready without these pinned adapters: they were waited for long enough");
+        }
+        opens
     }
 
     /// What is to be said of `name`, draining or not.

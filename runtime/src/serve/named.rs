@@ -78,6 +78,7 @@ mod tests {
             max_bytes: 1,
             max_count: 1,
             host_bytes: 1,
+            pinned_wait: std::time::Duration::ZERO,
         }
     }
 

@@ -1,13 +1,26 @@
-//! The store's one background task: frees what nobody holds any more, tells who waits for room, and begins the loads
-//! that no request asks for. Asleep when there is nothing to do.
+//! The store's background tasks. One frees what nobody holds any more, tells who waits for room, and begins the loads
+//! that no request asks for; it is asleep when there is nothing to do. The other looks now and then whether the demand of
+//! an adapter is another.
 
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::{Shared, flight};
 use crate::adapters::ledger::Ahead;
+
+/// Between two looks at the demand of adapters.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Tells a demand that is another, until the store is gone.
+pub(super) async fn watch_demand(store: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(shared) = store.upgrade() else { return };
+        shared.with(|state| state.ledger.watch_demand(Instant::now()));
+    }
+}
 
 /// Runs until the store is gone.
 pub(super) async fn keep(store: Weak<Shared>, bell: Arc<Notify>) {

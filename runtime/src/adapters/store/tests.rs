@@ -244,6 +244,34 @@ async fn the_replica_is_ready_when_what_is_pinned_is_in_memory_or_refused() {
     until(&store, "bad", is(AdapterState::Failed)).await;
     assert!(store.ready());
     assert!(!script.loads().contains(&"/c".to_owned()), "what is not placed waits for a request");
+    store.apply(set(2, &[pinned("a", "/a"), pinned("later", "/c")])).unwrap();
+    assert!(store.ready(), "one that is pinned later takes no replica back");
+}
+
+#[tokio::test]
+async fn a_start_waits_for_pinned_adapters_and_not_for_ever() {
+    let (script, _gate) = Scripted::gated();
+    let waits = |pinned_wait| {
+        let config = StoreConfig { pinned_wait, ..StoreConfig::default() };
+        let store = AdapterStore::new(config, base(), Arc::new(Arc::clone(&script)));
+        store.apply(set(1, &[DesiredAdapter { pinned: true, ..desired("a", "/a") }])).unwrap();
+        store.ready()
+    };
+    assert!(!waits(Duration::from_mins(5)) && waits(Duration::ZERO));
+}
+
+#[tokio::test]
+async fn a_demand_that_is_another_is_told_though_nothing_else_changes() {
+    let script = Arc::new(Scripted::default());
+    script.put("/a", "one", 10);
+    let store = store(&script, 100);
+    store.apply(set(1, &[desired("a", "/a")])).unwrap();
+    let first = store.pin("a").await.unwrap();
+    let told = until(&store, "a", is(AdapterState::Ready)).await;
+    let pins: Vec<Pin> = (0..20).map(|_| first.clone()).collect();
+    let next = store.report_after(&told.instance, told.report, Duration::from_secs(20)).await;
+    assert_eq!(next.adapters.first().map(|adapter| adapter.running), Some(21), "{next:?}");
+    drop(pins);
 }
 
 #[tokio::test]
