@@ -67,6 +67,8 @@ words! {
         NameConflict,
         /// No replica runs yet.
         NoReplicas,
+        /// An object of the Deployment cannot be made as it should be.
+        NotCarriedOut,
         /// Fewer replicas than asked for are ready.
         ReplicasNotReady,
         /// Replicas cannot be scheduled.

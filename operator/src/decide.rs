@@ -28,6 +28,7 @@ pub mod fit;
 pub mod former;
 pub mod labels;
 pub mod mounts;
+pub mod outcome;
 pub mod place;
 pub mod reports;
 pub mod resources;

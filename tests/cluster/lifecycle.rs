@@ -359,3 +359,29 @@ async fn while_it_is_paused_nothing_is_written_to_children_or_replicas() {
     stage.until_adapter_ready("late").await;
     stage.kubelet.until_running(2).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_api_server_refuses_is_told_with_its_text_and_mended_by_an_edit() {
+    let stage = Stage::with_operator("refused-child").await;
+    let base = deployment(&stage.namespace, "base", 1);
+    let selector = json!({"disk": "not a label"});
+    stage.kubectl.apply(&[with(base.clone(), "/spec/nodePool/nodeSelector", selector)]);
+    until("base is stalled by it", PATIENCE, async || {
+        let conditions = stage.get::<Deployment>("base").await?.status?.conditions;
+        let stalled = find(&conditions, ConditionType::Stalled)?;
+        let says = stalled.status == "True" && stalled.message.contains("not a label");
+        says.then_some(())
+    })
+    .await;
+    stage.kubectl.apply(&[base]);
+    stage.kubectl.run(&[
+        "patch",
+        "ldep/base",
+        "--namespace",
+        &stage.namespace,
+        "--type=merge",
+        "--patch",
+        r#"{"spec":{"nodePool":{"nodeSelector":null}}}"#,
+    ]);
+    stage.until_deployment_ready("base").await;
+}

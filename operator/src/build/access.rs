@@ -30,6 +30,8 @@ pub fn disruption(scope: &Scope) -> PodDisruptionBudget {
         spec: Some(PodDisruptionBudgetSpec {
             selector: Some(scope.selector()),
             max_unavailable: Some(IntOrString::Int(1)),
+            // One that does not serve anyway must not hold up the drain of its node.
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
             ..PodDisruptionBudgetSpec::default()
         }),
         ..PodDisruptionBudget::default()

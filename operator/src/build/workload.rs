@@ -7,10 +7,10 @@ use k8s_openapi::api::apps::v1::{
 };
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, ConfigMapProjection, Container, ContainerPort, EmptyDirVolumeSource,
-    HTTPGetAction, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
-    PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+    HTTPGetAction, Lifecycle, LifecycleHandler, NodeAffinity, NodeSelector, NodeSelectorRequirement,
+    NodeSelectorTerm, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
     ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
-    Toleration, TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
+    SleepAction, Toleration, TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -35,6 +35,11 @@ const CREDENTIALS: &str = "/etc/lorikeet/credentials";
 const USER: i64 = 65_532;
 /// Beyond the drain: time for the process to end.
 const GRACE_SECONDS: i64 = 15;
+/// Between a pod's end and the signal to its process: load balancers take that long to hear of it.
+const FAREWELL_SECONDS: i64 = 5;
+/// A start may take that long: a model is fetched and loaded.
+const START_SECONDS: i32 = 3600;
+const START_PERIOD_SECONDS: i32 = 10;
 
 /// `<name>-runtime`.
 #[must_use]
@@ -52,6 +57,7 @@ pub fn workload(
         spec: Some(DeploymentSpec {
             replicas: Some(replicas(spec)),
             selector: scope.selector(),
+            progress_deadline_seconds: Some(START_SECONDS),
             strategy: Some(strategy(spec.rollout.strategy, fleet.capacity, gpus(&spec.node_pool))),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
@@ -105,7 +111,9 @@ fn pod(scope: &Scope, deployment: &Deployment, valid: &ValidFleet, settings: &Se
         service_account_name: Some(scope.name("-runtime")),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
-        termination_grace_period_seconds: Some(i64::from(valid.drain_seconds) + GRACE_SECONDS),
+        termination_grace_period_seconds: Some(
+            i64::from(valid.drain_seconds) + FAREWELL_SECONDS + GRACE_SECONDS,
+        ),
         node_selector: pool.node_selector.clone(),
         affinity: pool.accelerator.map(affinity),
         tolerations: Some(tolerations(pool)),
@@ -139,9 +147,16 @@ fn container(deployment: &Deployment, valid: &ValidFleet, settings: &Settings) -
         args: Some(arguments(deployment, valid, &places)),
         ports: Some(vec![port("http", PUBLIC_PORT), port("admin", ADMIN_PORT)]),
         // A model may take minutes to load: until then only the start-up probe speaks.
-        startup_probe: Some(probe("/health", 10, 180)),
+        startup_probe: Some(probe("/health", START_PERIOD_SECONDS, START_SECONDS / START_PERIOD_SECONDS)),
         readiness_probe: Some(probe("/ready", 2, 2)),
         liveness_probe: Some(probe("/health", 10, 3)),
+        lifecycle: Some(Lifecycle {
+            pre_stop: Some(LifecycleHandler {
+                sleep: Some(SleepAction { seconds: FAREWELL_SECONDS }),
+                ..LifecycleHandler::default()
+            }),
+            ..Lifecycle::default()
+        }),
         resources: Some(resources(spec.resources.clone().unwrap_or_default(), gpus(&spec.node_pool))),
         volume_mounts: Some(mounts(deployment, &valid.mounts)),
         security_context: Some(SecurityContext {

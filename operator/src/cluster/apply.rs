@@ -34,6 +34,8 @@ pub struct Applying<'a> {
     pub there: &'a BTreeMap<(ChildKind, String), Arc<Value>>,
     /// What is as good as it gets.
     pub settled: &'a mut Settled,
+    /// The replicas, or the way to them, were not as they should be when they were looked at.
+    pub is_pending: bool,
 }
 
 impl Applying<'_> {
@@ -73,7 +75,8 @@ impl Applying<'_> {
                 return Ok(());
             }
         }
-        let applied = match self.put(child).await {
+        self.is_pending |= matches!(child.kind, ChildKind::Workload | ChildKind::Service);
+        let applied = match self.put(child, live.is_some()).await {
             Ok(applied) => applied,
             Err(error) if is_gone(&error) => return Ok(()),
             Err(error) => return Err(Failure::of(what(), error)),
@@ -89,19 +92,19 @@ impl Applying<'_> {
         Ok(())
     }
 
-    async fn put(&self, child: &Child) -> kube::Result<DynamicObject> {
+    async fn put(&self, child: &Child, is_there: bool) -> kube::Result<DynamicObject> {
         let api = child.kind.api(self.client.clone(), Some(&self.fleet.namespace));
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let apply = Patch::Apply(&child.object);
-        match api.patch(&child.name, &params, &apply).await {
-            // Somebody changed the key of an element of a list, and ours beside theirs is invalid, as two ports of one
-            // name: the lists become ours whole, then it is applied again.
-            Err(kube::Error::Api(status)) if status.is_invalid() => {
-                let params =
-                    PatchParams { field_manager: params.field_manager.clone(), ..PatchParams::default() };
-                api.patch(&child.name, &params, &Patch::Merge(&child.object)).await?;
-            }
+        let refused = match api.patch(&child.name, &params, &apply).await {
+            Err(kube::Error::Api(status)) if is_there && status.is_invalid() => status,
             applied => return applied,
+        };
+        // Somebody changed the key of an element of a list, and ours beside theirs is invalid, as two ports of one name: the
+        // lists become ours whole, then it is applied again. Where that fails too, the first refusal says what is wrong.
+        let merge = PatchParams { field_manager: params.field_manager.clone(), ..PatchParams::default() };
+        if api.patch(&child.name, &merge, &Patch::Merge(&child.object)).await.is_err() {
+            return Err(kube::Error::Api(refused));
         }
         api.patch(&child.name, &params, &apply).await
     }

@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Node, NodeSelectorTerm, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Node, NodeSelectorTerm, Pod, PodSpec, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::Value;
+
+use crate::cluster::compare::differs;
 
 const GPU: &str = "nvidia.com/gpu";
 const PAGE: u32 = 500;
@@ -25,7 +27,17 @@ pub fn is_rolling(workload: &Value) -> bool {
     let number = |pointer: &str| workload.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
     number("/status/observedGeneration") < number("/metadata/generation")
         || number("/status/updatedReplicas") < number("/status/replicas")
-        || number("/status/updatedReplicas") < number("/spec/replicas")
+}
+
+/// Whether applying `desired` over `live` begins a rollout: something differs beside the number of replicas.
+#[must_use]
+pub fn begins(desired: &Value, live: &Value) -> bool {
+    let mut desired = desired.clone();
+    if let Some((replicas, there)) = desired.pointer_mut("/spec/replicas").zip(live.pointer("/spec/replicas"))
+    {
+        *replicas = there.clone();
+    }
+    differs(&desired, live)
 }
 
 /// GPUs that nodes fit for `pod` have and no pod has asked for; nothing where nodes or pods may not be read.
@@ -91,7 +103,7 @@ fn asked(pod: &PodSpec) -> u32 {
     pod.containers.iter().map(of).sum()
 }
 
-/// Whether the scheduler may put `pod` on `node`, as far as labels and cordons tell.
+/// Whether the scheduler may put `pod` on `node`, as far as labels, cordons, taints and the node's health tell.
 fn fits(pod: &PodSpec, node: &Node) -> bool {
     let labels = node.labels();
     let selected =
@@ -102,7 +114,35 @@ fn fits(pod: &PodSpec, node: &Node) -> bool {
         affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
     selected
         && !cordoned
+        && is_ready(node)
+        && is_tolerated(pod, node)
         && terms.is_none_or(|terms| terms.node_selector_terms.iter().any(|term| meets(term, labels)))
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Whether no taint of `node` keeps `pod` away.
+fn is_tolerated(pod: &PodSpec, node: &Node) -> bool {
+    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    let mut hard = taints.filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"));
+    hard.all(|taint| pod.tolerations.iter().flatten().any(|toleration| tolerates(toleration, taint)))
+}
+
+/// An empty key or effect stands for all of them.
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let has_effect =
+        toleration.effect.as_deref().is_none_or(|effect| effect.is_empty() || effect == taint.effect);
+    let exists = toleration.operator.as_deref() == Some("Exists");
+    let value = |value: &Option<String>| value.clone().unwrap_or_default();
+    let has_value = exists || value(&toleration.value) == value(&taint.value);
+    has_effect
+        && match toleration.key.as_deref().unwrap_or_default() {
+            "" => exists,
+            key => key == taint.key && has_value,
+        }
 }
 
 /// Only the operator that our own affinity uses.
@@ -122,7 +162,7 @@ mod tests {
     use super::*;
 
     fn node(labels: Value, cordoned: bool) -> Node {
-        let node = json!({"metadata": {"name": "n", "labels": labels}, "spec": {"unschedulable": cordoned}, "status": {"allocatable": {GPU: "8"}}});
+        let node = json!({"metadata": {"name": "n", "labels": labels}, "spec": {"unschedulable": cordoned}, "status": {"allocatable": {GPU: "8"}, "conditions": [{"type": "Ready", "status": "True"}]}});
         serde_json::from_value(node).unwrap()
     }
 
@@ -137,6 +177,29 @@ mod tests {
         assert!(!fits(&pod, &node(json!({"product": "A100-PCIe"}), true)));
         assert!(!fits(&pod, &node(json!({"product": "T4"}), false)));
         assert_eq!(allocatable(&node(json!({}), false)), 8);
+    }
+
+    #[test]
+    fn a_node_that_is_not_ready_or_whose_taint_is_not_tolerated_does_not_fit() {
+        let pod: PodSpec = serde_json::from_value(
+            json!({"containers": [], "tolerations": [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}, {"key": "team", "value": "a"}]}),
+        )
+        .unwrap();
+        let with = |pointer: &str, value: Value| {
+            let mut node = serde_json::to_value(node(json!({}), false)).unwrap();
+            *node.pointer_mut(pointer).unwrap() = value;
+            serde_json::from_value::<Node>(node).unwrap()
+        };
+        let tainted = |key: &str, value: &str, effect: &str| {
+            with("/spec", json!({"taints": [{"key": key, "value": value, "effect": effect}]}))
+        };
+        assert!(fits(&pod, &tainted(GPU, "present", "NoSchedule")));
+        assert!(fits(&pod, &tainted("team", "a", "NoExecute")));
+        assert!(fits(&pod, &tainted("dedicated", "other", "PreferNoSchedule")));
+        assert!(!fits(&pod, &tainted(GPU, "present", "NoExecute")));
+        assert!(!fits(&pod, &tainted("team", "b", "NoSchedule")));
+        assert!(!fits(&pod, &tainted("dedicated", "other", "NoSchedule")));
+        assert!(!fits(&pod, &with("/status/conditions/0/status", json!("Unknown"))));
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
+
+use crate::fleet::Hindrance;
 
 /// The annotation of a pod's template that says which generation of the admin Secret it was made with.
 pub const ADMIN_ANNOTATION: &str = "lorikeet.dev/admin-secret";
@@ -20,8 +22,8 @@ pub struct PodFacts {
     pub address: Option<SocketAddr>,
     /// Which generation of the admin Secret it was made with.
     pub admin: Option<String>,
-    /// Why it cannot be scheduled.
-    pub unschedulable: Option<String>,
+    /// What keeps it from running. Said in words that stay the same from one attempt to the next.
+    pub hindrance: Option<Hindrance>,
 }
 
 impl PodFacts {
@@ -30,19 +32,62 @@ impl PodFacts {
     pub fn of(pod: &Pod) -> Self {
         let status = pod.status.as_ref();
         let phase = status.and_then(|status| status.phase.as_deref());
-        let scheduled =
-            status.and_then(|status| status.conditions.as_ref()).into_iter().flatten().find(|condition| {
-                condition.type_ == "PodScheduled"
-                    && condition.status == "False"
-                    && condition.reason.as_deref() == Some("Unschedulable")
-            });
         Self {
             incarnation: incarnation(pod),
             leaving: pod.metadata.deletion_timestamp.is_some(),
             finished: matches!(phase, Some("Succeeded" | "Failed")),
             address: address(pod),
             admin: pod.metadata.annotations.as_ref().and_then(|all| all.get(ADMIN_ANNOTATION)).cloned(),
-            unschedulable: scheduled.map(|condition| condition.message.clone().unwrap_or_default()),
+            hindrance: status.and_then(|status| unschedulable(status).or_else(|| failing(status))),
+        }
+    }
+
+    /// It will be counted on.
+    #[must_use]
+    pub const fn stays(&self) -> bool {
+        !self.leaving && !self.finished
+    }
+
+    /// No node has room for it.
+    #[must_use]
+    pub const fn waits_for_node(&self) -> bool {
+        self.stays() && matches!(self.hindrance, Some(Hindrance::Unschedulable(_)))
+    }
+}
+
+fn unschedulable(status: &PodStatus) -> Option<Hindrance> {
+    let says = |condition: &&PodCondition| {
+        condition.type_ == "PodScheduled"
+            && condition.status == "False"
+            && condition.reason.as_deref() == Some("Unschedulable")
+    };
+    let condition = status.conditions.iter().flatten().find(says)?;
+    Some(Hindrance::Unschedulable(condition.message.clone().unwrap_or_default()))
+}
+
+/// Why a container does not start, or does not stay.
+fn failing(status: &PodStatus) -> Option<Hindrance> {
+    let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    all.filter(|container| !container.ready).find_map(why).map(Hindrance::Failing)
+}
+
+fn why(container: &ContainerStatus) -> Option<String> {
+    let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    if let Some(ended) = ended.filter(|_| container.restart_count > 0) {
+        let reason = ended.reason.as_deref().unwrap_or("Error");
+        return Some(format!(
+            "{} ends by itself and is started again: {reason}, exit code {}; see its log",
+            container.name, ended.exit_code
+        ));
+    }
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    match waiting.reason.as_deref()? {
+        "ContainerCreating" | "PodInitializing" => None,
+        // The two take turns, each with a text of its own.
+        "ErrImagePull" | "ImagePullBackOff" => Some(format!("{} cannot be pulled", container.image)),
+        reason => {
+            let message = waiting.message.as_deref().unwrap_or_default();
+            Some(format!("{} does not start: {reason}: {message}", container.name))
         }
     }
 }
@@ -99,5 +144,43 @@ mod tests {
         assert_eq!(first, unready);
         let again = PodFacts::of(&pod(json!({"/status/containerStatuses/0/restartCount": 1})));
         assert_ne!(first.incarnation, again.incarnation);
+    }
+
+    #[test]
+    fn why_a_container_does_not_run_is_said_in_words_that_stay() {
+        let container = |state: serde_json::Value, last: serde_json::Value, restarts: u32| {
+            let facts = PodFacts::of(&pod(json!({"/status/containerStatuses/0": {
+                "name": "runtime", "restartCount": restarts, "image": "nowhere/none:1", "imageID": "", "ready": false,
+                "state": state, "lastState": last
+            }})));
+            facts.hindrance.map(|hindrance| match hindrance {
+                Hindrance::Failing(why) => why,
+                other => panic!("{other:?}"),
+            })
+        };
+        let waiting =
+            |reason: &str, message: &str| json!({"waiting": {"reason": reason, "message": message}});
+        assert_eq!(container(waiting("ContainerCreating", ""), json!({}), 0), None);
+        assert_eq!(container(json!({"running": {}}), json!({}), 0), None);
+        let pull = container(waiting("ErrImagePull", "not found"), json!({}), 0);
+        assert_eq!(pull.as_deref(), Some("nowhere/none:1 cannot be pulled"));
+        assert_eq!(pull, container(waiting("ImagePullBackOff", "Back-off"), json!({}), 0));
+        let ended = json!({"terminated": {"reason": "OOMKilled", "exitCode": 137}});
+        let again = container(json!({"running": {}}), ended.clone(), 1);
+        assert!(again.as_ref().unwrap().contains("OOMKilled, exit code 137"));
+        assert_eq!(again, container(waiting("CrashLoopBackOff", "back-off 40s"), ended, 2));
+        let config =
+            container(waiting("CreateContainerConfigError", "secret \"keys\" not found"), json!({}), 0);
+        assert!(config.unwrap().ends_with("secret \"keys\" not found"));
+    }
+
+    #[test]
+    fn only_a_pod_that_stays_waits_for_a_node() {
+        let condition = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}]);
+        let mut facts = PodFacts::of(&pod(json!({"/status": {"conditions": condition}})));
+        assert_eq!(facts.hindrance, Some(Hindrance::Unschedulable("0/3 nodes".to_owned())));
+        assert!(facts.waits_for_node());
+        facts.leaving = true;
+        assert!(!facts.waits_for_node());
     }
 }

@@ -16,7 +16,9 @@ use serde_json::Value;
 use crate::build::{PUBLIC_PORT, Settings, build, workload};
 use crate::cluster::apply::{Applying, Settled};
 use crate::cluster::capacity;
+use crate::cluster::compare::differs;
 use crate::cluster::config::Limits;
+use crate::cluster::facts::PodFacts;
 use crate::cluster::failure::Failure;
 use crate::cluster::finalizer::{self, Outlives, has, lacking, withhold};
 use crate::cluster::kinds::{Child, ChildKind, each};
@@ -25,6 +27,7 @@ use crate::cluster::secret::{Admin, ensure, host};
 use crate::cluster::statuses::{Batch, shortened};
 use crate::cluster::watch::lock;
 use crate::cluster::world::{Sight, World};
+use crate::decide::outcome::{Outcome, conclude};
 use crate::decide::validate::{AdapterKey, ValidFleet, key_of, validate};
 use crate::decide::{Decision, decide};
 use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Hindrance, Replica, Workload};
@@ -39,8 +42,8 @@ const UNHEARD_AT_START: Duration = Duration::from_secs(10);
 /// Later, one that comes back or is new is waited for that long: most answer, or refuse, at once.
 const UNHEARD_LATER: Duration = Duration::from_millis(500);
 const UNHEARD_PAUSE: Duration = Duration::from_millis(20);
-/// Between two looks for free GPUs while a rollout waits for a node.
-const CAPACITY_PAUSE: Duration = Duration::from_secs(10);
+/// How long free GPUs are not asked for again while the write that begins a rollout fails.
+const CAPACITY_LASTS: Duration = Duration::from_secs(10);
 
 /// What every look shares.
 pub struct Looker {
@@ -118,6 +121,7 @@ impl Looker {
 impl Look<'_> {
     async fn run(&mut self, say: bool) -> Option<Batch> {
         let admin = self.admin().await;
+        let closed = self.lasting(0);
         let replicas = self.replicas(admin.as_ref())?;
         let fleet = self.facts(replicas);
         let (fleet, mut decision) = match tokio::task::spawn_blocking(|| decided(fleet)).await {
@@ -130,9 +134,26 @@ impl Look<'_> {
         let held = self.ask(&mut decision).await;
         // They have another version now, or none; the watch will tell.
         held.iter().chain(&decision.released).for_each(|key| drop(decision.adapters.remove(key)));
-        self.apply(fleet, admin.as_ref()).await;
+        let before = self.failures.len();
+        let is_pending = self.apply(fleet, admin.as_ref()).await;
+        if let Some(deployment) = &self.sight.deployment {
+            let outcome = match closed.or_else(|| self.lasting(before)) {
+                Some(why) => Outcome::Failed(why),
+                None if is_pending => Outcome::Pending,
+                None => Outcome::Done,
+            };
+            conclude(&mut decision, deployment, &outcome, Timestamp::now());
+        }
         self.soon(decision.again);
         say.then(|| Batch::of(self.sight.deployment.as_ref(), &self.sight.adapters, &decision))
+    }
+
+    /// What failed and will not pass by itself, from the failure at `first` on.
+    fn lasting(&self, first: usize) -> Option<String> {
+        self.failures[first..]
+            .iter()
+            .find(|failure| failure.is_lasting())
+            .map(|failure| shortened(&failure.to_string()))
     }
 
     fn soon(&mut self, after: Option<Duration>) {
@@ -180,7 +201,7 @@ impl Look<'_> {
             self.soon(Some(self.looker.limits.backoff));
             return None;
         }
-        let endpoint = |(name, pod): &(String, Arc<crate::cluster::facts::PodFacts>)| {
+        let endpoint = |(name, pod): &(String, Arc<PodFacts>)| {
             let endpoint = Endpoint {
                 host: host(self.fleet),
                 address: pod.address?,
@@ -192,7 +213,7 @@ impl Look<'_> {
         let endpoints: BTreeMap<String, Endpoint> = pods().filter_map(endpoint).collect();
         let mut actors = self.looker.replicas();
         actors.observe(self.fleet, &endpoints);
-        let replica = |(name, pod): &(String, Arc<crate::cluster::facts::PodFacts>)| Replica {
+        let replica = |(name, pod): &(String, Arc<PodFacts>)| Replica {
             name: name.clone(),
             incarnation: pod.incarnation.clone(),
             leaving: pod.leaving,
@@ -241,6 +262,10 @@ impl Look<'_> {
         self.sight.children.get(&key).map(AsRef::as_ref)
     }
 
+    fn pods_that_stay(&self) -> impl Iterator<Item = &PodFacts> {
+        self.sight.pods.iter().map(|(_, pod)| pod.as_ref()).filter(|pod| pod.stays())
+    }
+
     fn workload_facts(&self, workload: &Value) -> Workload {
         let number = |pointer: &str| workload.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
         let count = |pointer: &str| i32::try_from(number(pointer)).unwrap_or(i32::MAX);
@@ -250,11 +275,9 @@ impl Look<'_> {
             ready: count("/status/readyReplicas"),
             current: number("/status/observedGeneration") >= number("/metadata/generation"),
             hindrance: self
-                .sight
-                .pods
-                .iter()
-                .find_map(|(_, pod)| pod.unschedulable.clone())
-                .map(Hindrance::Unschedulable),
+                .pods_that_stay()
+                .find_map(|pod| pod.hindrance.clone())
+                .or_else(|| unmade(workload)),
         }
     }
 
@@ -289,9 +312,16 @@ impl Look<'_> {
         written.held
     }
 
-    async fn apply(&mut self, mut fleet: Fleet, admin: Option<&Admin>) {
-        let (Some(deployment), Some(admin)) = (self.writable(), admin) else { return };
-        let Ok(mut valid) = validate(&fleet) else { return };
+    /// Makes the children as they should be. Whether the replicas, or the way to them, were not.
+    async fn apply(&mut self, mut fleet: Fleet, admin: Option<&Admin>) -> bool {
+        let Some((deployment, admin)) = self.sight.deployment.clone().zip(admin) else { return true };
+        let Ok(mut valid) = validate(&fleet) else { return true };
+        let gpus = workload::gpus(&deployment.spec.node_pool);
+        let standing = capacity::standing(self.workload(), gpus);
+        fleet.capacity.free_gpus = standing;
+        if self.writable().is_none() {
+            return self.children(&fleet, &deployment, &valid, admin).is_ok_and(|all| self.differs(&all));
+        }
         let wait = self
             .lane
             .registry_at
@@ -311,31 +341,47 @@ impl Look<'_> {
             // Where it waits for replicas to be heard, their reports bring the next look.
             self.soon(Some(wait).filter(|wait| !wait.is_zero()));
         }
-        let gpus = workload::gpus(&deployment.spec.node_pool);
-        fleet.capacity.free_gpus = capacity::standing(self.workload(), gpus);
-        let mut children = match self.children(&fleet, &deployment, &valid, admin) {
+        let children = match self.ordered(&mut fleet, &deployment, &valid, admin).await {
             Ok(children) => children,
-            Err(failure) => return self.failures.push(failure),
+            Err(failure) => {
+                self.failures.push(failure);
+                return true;
+            }
         };
-        if gpus > 0 && self.is_order_open(&children) {
-            fleet.capacity.free_gpus = self.free_gpus(&children).await;
-            children = match self.children(&fleet, &deployment, &valid, admin) {
-                Ok(children) => children,
-                Err(failure) => return self.failures.push(failure),
-            };
-        }
         let mut applying = Applying {
             client: &self.looker.client,
             fleet: self.fleet,
             deployment: &deployment,
             there: &self.sight.children,
             settled: &mut self.lane.settled,
+            is_pending: false,
         };
         let mut failures = applying.apply(&children).await;
         if writes_registry {
             failures.extend(applying.prune(&children).await);
         }
+        let is_pending = applying.is_pending;
         self.failures.extend(failures);
+        is_pending
+    }
+
+    /// The children, with the order of a rollout that begins or is stuck.
+    async fn ordered(
+        &mut self,
+        fleet: &mut Fleet,
+        deployment: &Deployment,
+        valid: &ValidFleet,
+        admin: &Admin,
+    ) -> Result<Vec<Child>, Failure> {
+        let children = self.children(fleet, deployment, valid, admin)?;
+        let standing = fleet.capacity.free_gpus;
+        if workload::gpus(&deployment.spec.node_pool) > 0 {
+            fleet.capacity.free_gpus = self.free_gpus(&children, standing).await;
+        }
+        if fleet.capacity.free_gpus == standing {
+            return Ok(children);
+        }
+        self.children(fleet, deployment, valid, admin)
     }
 
     fn children(
@@ -349,35 +395,35 @@ impl Look<'_> {
         Ok(each(&children)?)
     }
 
-    /// Whether the order of a rollout is to be decided: when it begins, and again when it waits for a node. In between the
-    /// GPUs that its own new replicas took would seem to be missing.
-    fn is_order_open(&mut self, children: &[Child]) -> bool {
+    /// Whether the workload is not as one of `children` says.
+    fn differs(&self, children: &[Child]) -> bool {
         let desired = children.iter().find(|child| child.kind == ChildKind::Workload);
-        let Some((live, desired)) = self.workload().zip(desired) else { return true };
-        if capacity::is_rolling(live) {
-            return self.sight.pods.iter().any(|(_, pod)| pod.unschedulable.is_some());
-        }
-        let begins = crate::cluster::compare::differs(&desired.object, live);
-        if !begins {
-            // What was found for the last one says nothing of the next.
-            self.lane.capacity = None;
-        }
-        begins
+        self.workload().zip(desired).is_none_or(|(live, desired)| differs(&desired.object, live))
     }
 
-    async fn free_gpus(&mut self, children: &[Child]) -> Option<u32> {
+    /// The GPUs that a rollout may count on. The nodes are asked when it begins; then it keeps its order, as the GPUs that
+    /// its own new replicas took would seem to be missing. Only one whose replicas wait for a node gives up its surge.
+    async fn free_gpus(&mut self, children: &[Child], standing: Option<u32>) -> Option<u32> {
+        let desired = children.iter().find(|child| child.kind == ChildKind::Workload);
+        let Some((live, desired)) = self.workload().zip(desired) else { return standing };
+        if capacity::is_rolling(live) {
+            return if self.pods_that_stay().any(PodFacts::waits_for_node) { Some(0) } else { standing };
+        }
+        if !capacity::begins(&desired.object, live) {
+            // What was found for the last one says nothing of the next.
+            self.lane.capacity = None;
+            return standing;
+        }
         if !self.looker.sees_nodes {
             return None;
         }
-        self.soon(Some(CAPACITY_PAUSE));
         if let Some((at, free)) = self.lane.capacity
-            && at.elapsed() < CAPACITY_PAUSE
+            && at.elapsed() < CAPACITY_LASTS
         {
             return free;
         }
-        let desired = children.iter().find(|child| child.kind == ChildKind::Workload)?;
-        let pod = desired.object.pointer("/spec/template/spec")?;
-        let free = capacity::free_gpus(&self.looker.client, &serde_json::from_value(pod.clone()).ok()?).await;
+        let pod = serde_json::from_value(desired.object.pointer("/spec/template/spec")?.clone()).ok()?;
+        let free = capacity::free_gpus(&self.looker.client, &pod).await;
         self.lane.capacity = Some((Instant::now(), free));
         free
     }
@@ -406,6 +452,15 @@ impl Look<'_> {
             tracing::debug!(%error, "an Event was not taken");
         }
     }
+}
+
+/// Why the workload's controller makes no pod. The name that the pod would have is another each time, and left out.
+fn unmade(workload: &Value) -> Option<Hindrance> {
+    let says = |one: &&Value| one["type"] == "ReplicaFailure" && one["status"] == "True";
+    let condition = workload.pointer("/status/conditions")?.as_array()?.iter().find(says)?;
+    let message = condition["message"].as_str().unwrap_or_default();
+    let why = message.split_once(" is forbidden: ").map_or(message, |(_, why)| why);
+    Some(Hindrance::Failing(format!("no pod can be made: {why}")))
 }
 
 fn decided(fleet: Fleet) -> (Fleet, Decision) {

@@ -44,6 +44,7 @@ pub fn deployment_status(
 
 fn tally(fleet: &Fleet, deployment: &Deployment) -> Tally {
     // One that goes is no longer counted on, and may be silent.
+    let all_ready = fleet.workload.as_ref().is_none_or(|workload| workload.ready >= workload.replicas);
     let staying = || fleet.replicas.iter().filter(|replica| !replica.leaving);
     Tally {
         wanted: replicas(&deployment.spec),
@@ -52,6 +53,8 @@ fn tally(fleet: &Fleet, deployment: &Deployment) -> Tally {
         loaded: staying().filter_map(report).filter(|report| report.base.ready).count(),
         unreachable: staying()
             .filter_map(|replica| match &replica.contact {
+                // One that was never heard and is not ready yet may still be loading.
+                Contact::Unreachable { last: None, .. } if !all_ready => None,
                 Contact::Unreachable { error, .. } => Some(format!("{}: {error}", replica.name)),
                 Contact::Pending | Contact::Reported(_) => None,
             })
@@ -105,16 +108,21 @@ fn sayings(fleet: &Fleet, deployment: &Deployment, tally: &Tally, adapters: Adap
     };
     let hindered = fleet.workload.as_ref().and_then(|workload| workload.hindrance.as_ref()).map(hindered);
     let unreachable =
-        (!tally.unreachable.is_empty()).then(|| (Reason::ReplicaUnreachable, tally.unreachable.join("; ")));
+        (!tally.unreachable.is_empty()).then(|| (Reason::ReplicaUnreachable, few(&tally.unreachable)));
     let of = |saying: &Saying| (saying.truth != Truth::True).then(|| (saying.reason, saying.message.clone()));
-    let lacking = hindered.or(unreachable).or(replicas).or_else(|| of(&model)).or_else(|| of(&of_adapters));
-    let stalling = match &lacking {
-        Some((Reason::SecretNotFound, _)) => Reason::SecretNotFound,
-        _ => Reason::Unschedulable,
-    };
+    // Where no replica is wanted, none can have loaded anything.
+    let loaded = || of(&model).or_else(|| of(&of_adapters)).filter(|_| tally.wanted > 0 || tally.exist > 0);
+    let lacking = hindered.or(unreachable).or(replicas).or_else(loaded);
     let mut all = vec![accepted_saying(fleet), model, of_adapters, available];
-    all.extend(kstatus(lacking, deployment.spec.paused, stalling));
+    all.extend(kstatus(lacking, deployment.spec.paused, Reason::SecretNotFound));
     all
+}
+
+/// A few of many, and how many there are.
+fn few(all: &[String]) -> String {
+    const FEW: usize = 3;
+    let said = all.iter().take(FEW).map(String::as_str).collect::<Vec<_>>().join("; ");
+    if all.len() > FEW { format!("{said}; and {} more", all.len() - FEW) } else { said }
 }
 
 fn hindered(hindrance: &Hindrance) -> (Reason, String) {
@@ -191,7 +199,7 @@ pub(super) fn kstatus(lacking: Option<(Reason, String)>, paused: bool, stalling:
             [
                 saying(ready, is_ready, if is_ready { Reason::AsDesired } else { Reason::Paused }, message),
                 saying(reconciling, false, Reason::Paused, message),
-                saying(stalled, true, Reason::Paused, message),
+                saying(stalled, !is_ready, Reason::Paused, message),
             ]
         }
         None => [

@@ -1,5 +1,6 @@
 //! The decision as a whole: what an edit may and may not take away.
 
+mod rollout;
 mod story;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,97 @@
+//! What a Deployment says while its replicas are not, or not yet, as its spec asks.
+
+use super::*;
+use crate::decide::outcome::{Outcome, conclude};
+use crate::fleet::{Hindrance, Workload};
+
+/// A fleet whose replicas are all as asked.
+fn rolled(count: i32) -> Scene {
+    let mut scene = Scene::with_replicas(count as usize);
+    scene.deployment().metadata.generation = Some(2);
+    scene.deployment().spec.replicas = Some(count);
+    scene.fleet.workload =
+        Some(Workload { replicas: count, updated: count, ready: count, current: true, hindrance: None });
+    scene
+}
+
+/// (Ready, Reconciling, Stalled), and the reason of Ready.
+fn said(decision: &Decision) -> ([bool; 3], String) {
+    let conditions = &decision.status.as_ref().unwrap().conditions;
+    let types = [ConditionType::Ready, ConditionType::Reconciling, ConditionType::Stalled];
+    (
+        types.map(|one| is_true(conditions, one)),
+        find(conditions, ConditionType::Ready).unwrap().reason.clone(),
+    )
+}
+
+fn after(scene: &Scene, outcome: &Outcome) -> Decision {
+    let mut decision = scene.decide();
+    let deployment = scene.fleet.deployment.clone().unwrap();
+    conclude(&mut decision, &deployment, outcome, Timestamp::from_second(2000).unwrap());
+    decision
+}
+
+#[test]
+fn replicas_of_a_former_generation_do_not_make_a_new_one_ready() {
+    let mut scene = rolled(1);
+    let pending = after(&scene, &Outcome::Pending);
+    assert_eq!(said(&pending), ([false, true, false], "Progressing".to_owned()));
+    assert!(pending.events.is_empty(), "no Event says Ready");
+    let done = after(&scene, &Outcome::Done);
+    assert_eq!(said(&done), ([true, false, false], "AsDesired".to_owned()));
+    // Ready for this generation, it stays so while somebody's change is being undone; the next one is another matter.
+    scene.deployment().status = done.status;
+    assert!(said(&after(&scene, &Outcome::Pending)).0[0]);
+    scene.deployment().metadata.generation = Some(3);
+    assert!(!said(&after(&scene, &Outcome::Pending)).0[0]);
+}
+
+#[test]
+fn what_fails_for_good_stalls_with_its_text() {
+    let scene = rolled(1);
+    let failed = after(&scene, &Outcome::Failed("Deployment here/base-runtime: no".to_owned()));
+    assert_eq!(said(&failed), ([false, false, true], "NotCarriedOut".to_owned()));
+    assert!(failed.events.iter().any(|event| event.warning && event.message.ends_with(": no")));
+}
+
+#[test]
+fn a_paused_deployment_is_stalled_only_where_something_is_lacking() {
+    let mut scene = rolled(1);
+    scene.deployment().spec.paused = true;
+    assert_eq!(said(&scene.decide()), ([true, false, false], "AsDesired".to_owned()));
+    assert_eq!(said(&after(&scene, &Outcome::Pending)), ([false, false, true], "Paused".to_owned()));
+    scene.deployment().spec.replicas = Some(2);
+    assert_eq!(said(&scene.decide()), ([false, false, true], "Paused".to_owned()));
+}
+
+#[test]
+fn a_replica_that_waits_for_a_node_is_being_worked_on() {
+    let mut scene = rolled(1);
+    let hinder = |scene: &mut Scene, hindrance| {
+        scene.fleet.workload.as_mut().unwrap().hindrance = Some(hindrance);
+        said(&scene.decide())
+    };
+    let waits = hinder(&mut scene, Hindrance::Unschedulable("0/3 nodes".to_owned()));
+    assert_eq!(waits, ([false, true, false], "Unschedulable".to_owned()));
+    let fails = hinder(&mut scene, Hindrance::Failing("OOMKilled".to_owned()));
+    assert_eq!(fails, ([false, true, false], "ReplicaFailed".to_owned()));
+}
+
+#[test]
+fn no_replica_is_as_desired_where_none_is_wanted() {
+    let mut scene = rolled(0).adapter("sql");
+    assert_eq!(said(&scene.decide()).0, [true, false, false]);
+    scene.deployment().spec.replicas = Some(1);
+    assert_eq!(said(&scene.decide()), ([false, true, false], "ReplicasNotReady".to_owned()));
+}
+
+#[test]
+fn a_replica_that_was_never_heard_is_unreachable_only_once_it_is_ready() {
+    let mut scene = rolled(1);
+    let since = Timestamp::from_second(1).unwrap();
+    scene.fleet.replicas[0].contact =
+        Contact::Unreachable { error: "timed out".to_owned(), since, last: None };
+    assert_eq!(said(&scene.decide()).1, "ReplicaUnreachable");
+    scene.fleet.workload.as_mut().unwrap().ready = 0;
+    assert_eq!(said(&scene.decide()).1, "ReplicasNotReady");
+}
