@@ -44,6 +44,8 @@ const UNHEARD_LATER: Duration = Duration::from_millis(500);
 const UNHEARD_PAUSE: Duration = Duration::from_millis(20);
 /// How long free GPUs are not asked for again while the write that begins a rollout fails.
 const CAPACITY_LASTS: Duration = Duration::from_secs(10);
+/// How long a new replica may wait for a node before its rollout gives up its surge.
+const NODE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What every look shares.
 pub struct Looker {
@@ -75,6 +77,7 @@ pub struct Lane {
     unheard_since: Option<Instant>,
     registry_at: Option<Instant>,
     capacity: Option<(Instant, Option<u32>)>,
+    waits_since: Option<Instant>,
     settled: Settled,
     said: Option<&'static str>,
 }
@@ -402,16 +405,17 @@ impl Look<'_> {
     }
 
     /// The GPUs that a rollout may count on. The nodes are asked when it begins; then it keeps its order, as the GPUs that
-    /// its own new replicas took would seem to be missing. Only one whose replicas wait for a node gives up its surge.
+    /// its own new replicas took would seem to be missing. Only one that is stuck gives up its surge.
     async fn free_gpus(&mut self, children: &[Child], standing: Option<u32>) -> Option<u32> {
         let desired = children.iter().find(|child| child.kind == ChildKind::Workload);
         let Some((live, desired)) = self.workload().zip(desired) else { return standing };
         if capacity::is_rolling(live) {
-            return if self.pods_that_stay().any(PodFacts::waits_for_node) { Some(0) } else { standing };
+            return if self.is_stuck() { Some(0) } else { standing };
         }
         if !capacity::begins(&desired.object, live) {
             // What was found for the last one says nothing of the next.
             self.lane.capacity = None;
+            self.lane.waits_since = None;
             return standing;
         }
         if !self.looker.sees_nodes {
@@ -426,6 +430,18 @@ impl Look<'_> {
         let free = capacity::free_gpus(&self.looker.client, &pod).await;
         self.lane.capacity = Some((Instant::now(), free));
         free
+    }
+
+    /// Whether a replica has waited long for a node, and none of ours goes that would make room for it.
+    fn is_stuck(&mut self) -> bool {
+        let waits = self.pods_that_stay().any(PodFacts::waits_for_node);
+        if !waits || self.sight.pods.iter().any(|(_, pod)| pod.leaving) {
+            self.lane.waits_since = None;
+            return false;
+        }
+        let waited = self.lane.waits_since.get_or_insert_with(Instant::now).elapsed();
+        self.soon(Some(NODE_PATIENCE.saturating_sub(waited)).filter(|rest| !rest.is_zero()));
+        waited >= NODE_PATIENCE
     }
 
     /// Counts and logs what failed. What will not pass by itself is said once at the Deployment.
