@@ -39,3 +39,4 @@ mod samples;
 mod scale;
 mod scaling;
 mod schema;
+mod why;

@@ -98,7 +98,7 @@ impl Operator {
 }
 
 /// The `lorikeet-operator` that the environment names, or the one of this build. Cargo decides whether it is up to date.
-fn binary() -> &'static Path {
+pub(crate) fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         if let Some(named) = args::operator() {
