@@ -1,5 +1,6 @@
 //! The kind `Adapter`: a LoRA fine-tune of a Deployment's base model, and where it is kept loaded.
 
+use internment::ArcIntern;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, KubeSchema};
@@ -148,10 +149,15 @@ pub struct AdapterStatus {
     #[serde(default)]
     pub replicas: PlacementCount,
     /// Where it is, replica by replica: those in error first, at most 50.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    // Fifty rows that are the same for most Adapters of a Deployment: kept once, while any of them says so.
+    #[serde(default, skip_serializing_if = "is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["pod".to_owned()]))]
-    #[schemars(length(max = 50))]
-    pub placements: Vec<ReplicaPlacement>,
+    #[schemars(with = "Vec<ReplicaPlacement>", length(max = 50))]
+    pub placements: ArcIntern<Vec<ReplicaPlacement>>,
+}
+
+fn is_empty(placements: &ArcIntern<Vec<ReplicaPlacement>>) -> bool {
+    placements.is_empty()
 }
 
 /// Replicas, wanted and true.
@@ -167,7 +173,7 @@ pub struct PlacementCount {
 }
 
 /// One replica's report of an adapter.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaPlacement {
     /// The replica's pod.

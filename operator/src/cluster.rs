@@ -3,7 +3,7 @@
 //! * `watch`, `world`, `table`, `facts`: what is seen of the cluster, and which fleets a change touches
 //! * `queue`, `controller`: which fleet is looked at next
 //! * `look`: one look at a fleet, step by step; `secret`, `finalizer`, `apply`, `compare`, `ownership`, `statuses`,
-//!   `capacity`: the steps
+//!   `herald`, `capacity`: the steps
 //! * `view`: what somebody else sees who asks why
 //! * `leader`: who may write; `client`: the API server; `malformed`: what cannot be read
 
@@ -16,6 +16,7 @@ pub mod controller;
 pub mod facts;
 pub mod failure;
 pub mod finalizer;
+pub mod herald;
 pub mod kinds;
 pub mod leader;
 pub mod look;
@@ -33,7 +34,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kube::Client;
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Reporter;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,7 @@ use crate::build::Settings;
 use crate::cluster::client::Gate;
 use crate::cluster::config::Config;
 use crate::cluster::controller::Controller;
+use crate::cluster::herald::Herald;
 use crate::cluster::leader::{Candidate, Term};
 use crate::cluster::look::Looker;
 use crate::cluster::watch::{News, Watches, lock};
@@ -174,7 +176,7 @@ impl Run {
             },
             sees_nodes: config.watch_namespace.is_none(),
             limits: config.limits,
-            recorder: Recorder::new(self.client, reporter),
+            herald: Herald::new(self.client, reporter),
             metrics: self.metrics.clone(),
         });
         let controller = Controller::new(looker, self.health);

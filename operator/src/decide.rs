@@ -5,21 +5,21 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use lorikeet_api::DesiredAdapter;
 use lorikeet_crds::deployment::AdapterCount;
 use lorikeet_crds::{Adapter, AdapterStatus, ConditionType, DeploymentStatus, Reason};
 
 use crate::decide::adapter_status::{Served, leaving_status, served_status};
-use crate::decide::desired::desired;
+use crate::decide::desired::desired_lists;
 use crate::decide::events::{is_true, transition};
 use crate::decide::place::{Place, place};
+use crate::decide::placements::Placements;
 use crate::decide::reports::{Reports, last};
 use crate::decide::status::deployment_status;
 use crate::decide::unaccepted::{Still, Why, unaccepted_status};
 use crate::decide::validate::{
     AdapterKey, Refusal, ValidAdapter, ValidFleet, key_of, served_name_of, validate,
 };
-use crate::fleet::{Contact, Fleet, Replica};
+use crate::fleet::{Contact, DesiredList, Fleet, Replica};
 
 pub mod adapter_status;
 pub mod desired;
@@ -30,6 +30,7 @@ pub mod labels;
 pub mod mounts;
 pub mod outcome;
 pub mod place;
+pub mod placements;
 pub mod reports;
 pub mod resources;
 pub mod scale;
@@ -43,11 +44,13 @@ pub mod validate;
 /// What is to be written, and to whom. The one who carries it out compares with what is there and writes what differs.
 #[derive(Clone, Debug, Default)]
 pub struct Decision {
+    /// What of the fleet is valid; absent where the Deployment was refused.
+    pub valid: Option<ValidFleet>,
     /// What each replica should hold, by replica name.
-    pub desired: BTreeMap<String, Vec<DesiredAdapter>>,
+    pub desired: BTreeMap<String, DesiredList>,
     /// The Deployment's status; absent where there is none.
     pub status: Option<DeploymentStatus>,
-    /// The Adapters' statuses, by (namespace, name).
+    /// The Adapters' statuses that differ from those of the fleet, by (namespace, name).
     pub adapters: BTreeMap<(String, String), AdapterStatus>,
     /// Adapters whose deletion nothing holds up any longer, by (namespace, name).
     pub released: Vec<(String, String)>,
@@ -75,7 +78,10 @@ pub struct Occurrence {
 pub fn decide(fleet: &Fleet, now: Timestamp) -> Decision {
     let reports = Reports::of(&fleet.replicas);
     match validate(fleet) {
-        Ok(valid) => of_valid(fleet, &valid, &reports, now),
+        Ok(valid) => {
+            let decision = of_valid(fleet, &valid, &reports, now);
+            Decision { valid: Some(valid), ..decision }
+        }
         Err(refusal) => of_refused(fleet, &refusal, &reports, now),
     }
 }
@@ -97,13 +103,15 @@ fn places(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>) -> BTreeMap<
     let served: Vec<&ValidAdapter> = valid.served().collect();
     let mut places = place(&served, &reports.measured(&served), &names, valid.resident_bytes);
     // From places among the placeable replicas to places among all of them; both ascend.
-    places.values_mut().flat_map(|place| &mut place.replicas).for_each(|index| *index = here[*index]);
-    places
+    places.iter_mut().flat_map(|place| &mut place.replicas).for_each(|index| *index = here[*index]);
+    served.iter().map(|adapter| adapter.key.clone()).zip(places).collect()
 }
 
 fn of_valid(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>, now: Timestamp) -> Decision {
     let places = places(fleet, valid, reports);
     let mut decision = Decision { desired: desired_sets(fleet, valid, &places), ..Decision::default() };
+    let placements = Placements::new(&fleet.replicas, reports);
+    let mut count = AdapterCount::default();
     for adapter in &fleet.adapters {
         let key = key_of(adapter);
         let status = if let Some(since) = valid.leaving.get(&key) {
@@ -112,7 +120,7 @@ fn of_valid(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>, now: Times
         } else if let Some(valid_adapter) = valid.accepted(&key) {
             let place = &places[&key];
             let subject = Served { adapter, valid: valid_adapter, place, paused: valid.paused };
-            served_status(&subject, &fleet.replicas, reports, now)
+            served_status(&subject, reports, &placements, now)
         } else {
             let why = valid.refused.get(&key).map_or(Why::Reading, Why::Refused);
             let still = match valid.former(&key) {
@@ -120,22 +128,19 @@ fn of_valid(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>, now: Times
                 None if valid.unheard.contains(&key) => Still::AsBefore,
                 None => Still::Nothing,
             };
-            unaccepted_status(adapter, why, still, &fleet.replicas, reports, now)
+            unaccepted_status(adapter, why, still, reports, &placements, now)
         };
-        decision.events.extend(transition(
-            Some(&key),
-            adapter.status.as_ref().map(|old| old.conditions.as_slice()),
-            &status.conditions,
-        ));
-        decision.adapters.insert(key, status);
+        say(&mut decision, &mut count, adapter, key, status);
     }
-    finish(decision, fleet, None, now)
+    finish(decision, fleet, None, count, now)
 }
 
 /// The Deployment is missing or refused: nothing is asked of its replicas, and nothing holds up a deletion for long.
 fn of_refused(fleet: &Fleet, refusal: &Refusal, reports: &Reports<'_>, now: Timestamp) -> Decision {
     let mut decision = Decision::default();
     let nobody = ValidFleet::default();
+    let placements = Placements::new(&fleet.replicas, reports);
+    let mut count = AdapterCount::default();
     // Replicas of a Deployment that was made invalid are left alone: they serve what they did.
     let still = if fleet.deployment.is_some() { Still::AsBefore } else { Still::Nothing };
     for adapter in &fleet.adapters {
@@ -147,28 +152,41 @@ fn of_refused(fleet: &Fleet, refusal: &Refusal, reports: &Reports<'_>, now: Time
             }
             None => {
                 let why = Why::Refused(refusal);
-                unaccepted_status(adapter, why, still, &fleet.replicas, reports, now)
+                unaccepted_status(adapter, why, still, reports, &placements, now)
             }
         };
-        decision.events.extend(transition(
-            Some(&key),
-            adapter.status.as_ref().map(|old| old.conditions.as_slice()),
-            &status.conditions,
-        ));
-        decision.adapters.insert(key, status);
+        say(&mut decision, &mut count, adapter, key, status);
     }
-    finish(decision, fleet, Some(refusal), now)
+    finish(decision, fleet, Some(refusal), count, now)
 }
 
-fn finish(mut decision: Decision, fleet: &Fleet, refused: Option<&Refusal>, now: Timestamp) -> Decision {
+/// Takes over the status of `adapter`, where it differs from the one that it has.
+fn say(
+    decision: &mut Decision,
+    count: &mut AdapterCount,
+    adapter: &Adapter,
+    key: AdapterKey,
+    status: AdapterStatus,
+) {
+    count.total += 1;
+    count.ready += u32::from(is_true(&status.conditions, ConditionType::Ready));
+    count.failed += u32::from(is_true(&status.conditions, ConditionType::Stalled));
+    if adapter.status.as_ref() == Some(&status) {
+        return;
+    }
+    let before = adapter.status.as_ref().map(|old| old.conditions.as_slice());
+    decision.events.extend(transition(Some(&key), before, &status.conditions));
+    decision.adapters.insert(key, status);
+}
+
+fn finish(
+    mut decision: Decision,
+    fleet: &Fleet,
+    refused: Option<&Refusal>,
+    adapters: AdapterCount,
+    now: Timestamp,
+) -> Decision {
     let Some(deployment) = &fleet.deployment else { return decision };
-    let ready = |status: &&AdapterStatus| is_true(&status.conditions, ConditionType::Ready);
-    let stalled = |status: &&AdapterStatus| is_true(&status.conditions, ConditionType::Stalled);
-    let adapters = AdapterCount {
-        total: decision.adapters.len() as u32,
-        ready: decision.adapters.values().filter(ready).count() as u32,
-        failed: decision.adapters.values().filter(stalled).count() as u32,
-    };
     let status = deployment_status(fleet, deployment, refused, adapters, now);
     decision.events.extend(transition(
         None,
@@ -193,16 +211,16 @@ fn desired_sets(
     fleet: &Fleet,
     valid: &ValidFleet,
     places: &BTreeMap<AdapterKey, Place>,
-) -> BTreeMap<String, Vec<DesiredAdapter>> {
+) -> BTreeMap<String, DesiredList> {
     if valid.paused {
         return BTreeMap::new();
     }
     let may = |(_, replica): &(usize, &Replica)| {
         !replica.leaving && matches!(replica.contact, Contact::Reported(_))
     };
-    let of =
-        |(index, replica): (usize, &Replica)| (replica.name.clone(), desired(valid, places, Some(index)));
-    fleet.replicas.iter().enumerate().filter(may).map(of).collect()
+    let indices: Vec<usize> = fleet.replicas.iter().enumerate().filter(may).map(|(index, _)| index).collect();
+    let names = indices.iter().map(|index| fleet.replicas[*index].name.clone());
+    names.zip(desired_lists(valid, places, &indices)).collect()
 }
 
 /// Lets a deletion go on once no replica that answers has the adapter, or its time to drain is over.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use internment::ArcIntern;
 use jiff::Timestamp;
-use lorikeet_api::ReportedSet;
+use lorikeet_api::{AdapterReport, DesiredAdapter, ReportedSet};
 use lorikeet_crds::{Adapter, Deployment};
 
 /// Whose fleet it is: the namespace and name of a Deployment.
@@ -18,6 +19,16 @@ pub struct FleetKey {
 
 /// (namespace, name) of an Adapter.
 pub type AdapterKey = (String, String);
+
+/// What a replica reports. Sixty-four replicas say the same of most of ten thousand adapters: each thing said is kept once,
+/// for as long as any of them says it, and is compared by its address.
+pub type Report = ReportedSet<Said>;
+
+/// What a replica says of one adapter.
+pub type Said = ArcIntern<AdapterReport>;
+
+/// What a replica should hold, ordered by name; what is the same for several replicas is there once.
+pub type DesiredList = Arc<[ArcIntern<DesiredAdapter>]>;
 
 /// Everything that a decision about one Deployment may look at.
 #[derive(Clone, Debug)]
@@ -64,7 +75,7 @@ pub enum Contact {
     /// It has no address yet, or was not asked yet.
     Pending,
     /// Its newest report.
-    Reported(Arc<ReportedSet>),
+    Reported(Arc<Report>),
     /// It does not answer: why, since when, and what it said last.
     Unreachable {
         /// Why.
@@ -72,7 +83,7 @@ pub enum Contact {
         /// Since when.
         since: Timestamp,
         /// Its last report.
-        last: Option<Arc<ReportedSet>>,
+        last: Option<Arc<Report>>,
     },
 }
 

@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lorikeet_api::{DesiredAdapter, Version};
+use lorikeet_api::Version;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::fleet::{Contact, FleetKey};
+use crate::fleet::{Contact, DesiredList, FleetKey};
 use crate::replicas::actor::Actor;
 use crate::replicas::client::Endpoint;
 
@@ -81,7 +81,7 @@ impl Replicas {
     }
 
     /// Asks the replicas of `fleet` to hold `desired`, by replica name. Returns at once; the actors carry it out.
-    pub fn want(&self, fleet: &FleetKey, desired: BTreeMap<String, Vec<DesiredAdapter>>) {
+    pub fn want(&self, fleet: &FleetKey, desired: BTreeMap<String, DesiredList>) {
         for (name, set) in desired {
             if let Some(actor) = self.actors.get(&(fleet.clone(), name)) {
                 actor.want(set);

@@ -25,6 +25,8 @@ pub(crate) struct Options {
     pub(crate) watches: Option<String>,
     /// How long its Lease lasts.
     pub(crate) lease_seconds: u32,
+    /// How often the registry may be written. A test of a few Adapters does not wait for it.
+    pub(crate) registry_seconds: u32,
     /// Further flags.
     pub(crate) flags: Vec<String>,
     /// Where its log goes.
@@ -62,7 +64,7 @@ impl Operator {
         set("backoff-ms", "50");
         set("max-backoff-seconds", "2");
         set("api-seconds", "5");
-        set("registry-seconds", "0");
+        set("registry-seconds", &options.registry_seconds.to_string());
         // The sources of scripted replicas do not exist.
         set("probe-seconds", "0");
         set("log-level", "info,lorikeet_operator=debug");

@@ -107,6 +107,8 @@ async fn restart(stage: &mut Stage, fakes: &[std::sync::Arc<Fake>]) {
 #[ignore = "`make scale`: minutes"]
 async fn ten_thousand_adapters_over_sixty_four_replicas() {
     let mut stage = Stage::cluster_wide("scale").await;
+    // As users run it.
+    stage.options().registry_seconds = 2;
     stage.start_operator().await;
     stage.kubectl.apply(&[deployment(&stage.namespace, "base", REPLICAS as u32)]);
     stage.until_deployment_ready("base").await;

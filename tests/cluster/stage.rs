@@ -87,6 +87,7 @@ impl Stage {
             namespace: system.clone(),
             watches: (scope == Scope::Namespaced).then(|| namespace.clone()),
             lease_seconds: 15,
+            registry_seconds: 0,
             flags: Vec::new(),
             log: plane.folder().join(format!("{namespace}-operator.log")),
         };

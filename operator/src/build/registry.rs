@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use lorikeet_api::DesiredSet;
 
 use crate::build::Scope;
-use crate::decide::desired::desired;
+use crate::decide::desired::desired_anywhere;
 use crate::decide::validate::ValidFleet;
 
 /// Shards of the registry: 16 MiB in all, some 50,000 adapters.
@@ -24,7 +24,7 @@ pub fn suffix(index: usize) -> String {
 #[must_use]
 pub fn registry(scope: &Scope, valid: &ValidFleet) -> Vec<ConfigMap> {
     let mut shards = vec![DesiredSet::default(); SHARDS];
-    for adapter in desired(valid, &BTreeMap::new(), None) {
+    for adapter in desired_anywhere(valid) {
         shards[shard(&adapter.name)].adapters.push(adapter);
     }
     let config_map = |(index, set): (usize, DesiredSet)| ConfigMap {

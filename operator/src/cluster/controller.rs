@@ -169,7 +169,7 @@ impl Controller {
         self.said.spawn(async move {
             let is_cut = statuses.is_cut;
             let concurrent = looker.limits.concurrent_writes;
-            let failures = statuses.write(&looker.client, &looker.recorder, concurrent).await;
+            let failures = statuses.write(&looker.client, &looker.herald, concurrent).await;
             (fleet, is_cut, failures)
         });
     }

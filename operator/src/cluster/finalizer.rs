@@ -3,13 +3,12 @@
 //! latest, and an Adapter that this operator may not outlive has none. Such a one is gone at once, and drains all the same,
 //! since it is in no desired set any more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures::StreamExt as _;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
-use lorikeet_api::DesiredAdapter;
 use lorikeet_crds::{Adapter, ConditionType};
 use serde_json::{Value, json};
 
@@ -17,6 +16,7 @@ use crate::cluster::failure::{Failure, is_gone};
 use crate::decide::Decision;
 use crate::decide::events::is_true;
 use crate::decide::validate::{AdapterKey, key_of};
+use crate::fleet::DesiredList;
 
 /// The finalizer's name.
 pub const FINALIZER: &str = "lorikeet.dev/drain";
@@ -55,7 +55,7 @@ pub fn lacking<'a>(
     outlives: Outlives<'_>,
 ) -> Vec<&'a Arc<Adapter>> {
     let accepted = |adapter: &Adapter| {
-        let status = decision.adapters.get(&key_of(adapter));
+        let status = decision.adapters.get(&key_of(adapter)).or(adapter.status.as_ref());
         status.is_some_and(|status| is_true(&status.conditions, ConditionType::Accepted))
     };
     let lacks = |adapter: &&Arc<Adapter>| {
@@ -79,14 +79,20 @@ pub fn released<'a>(
 }
 
 /// Takes out of the desired sets what must not be heard of yet.
-pub fn withhold(desired: &mut BTreeMap<String, Vec<DesiredAdapter>>, lacking: &[&Arc<Adapter>]) {
+pub fn withhold(desired: &mut BTreeMap<String, DesiredList>, lacking: &[&Arc<Adapter>]) {
     if lacking.is_empty() {
         return;
     }
     let name =
         |adapter: &Arc<Adapter>| adapter.spec.served_name.clone().unwrap_or_else(|| adapter.name_any());
     let names: BTreeSet<String> = lacking.iter().map(|adapter| name(adapter)).collect();
-    desired.values_mut().for_each(|set| set.retain(|one| !names.contains(&one.name)));
+    // Replicas share lists.
+    let mut held: HashMap<*const _, DesiredList> = HashMap::new();
+    for list in desired.values_mut() {
+        let without =
+            |list: &DesiredList| list.iter().filter(|one| !names.contains(&one.name)).cloned().collect();
+        *list = Arc::clone(held.entry(Arc::as_ptr(list)).or_insert_with(|| without(list)));
+    }
 }
 
 /// What became of the writes.
@@ -146,6 +152,9 @@ fn patch(adapter: &Adapter, on: bool) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use internment::ArcIntern;
+    use lorikeet_api::DesiredAdapter;
+
     use super::*;
 
     #[test]
@@ -177,11 +186,15 @@ mod tests {
 
     #[test]
     fn what_is_withheld_is_in_no_desired_set() {
-        let one = |name: &str| DesiredAdapter { name: name.to_owned(), ..DesiredAdapter::default() };
-        let mut desired = BTreeMap::from([("r0".to_owned(), vec![one("a"), one("b")])]);
+        let one = |name: &str| {
+            ArcIntern::new(DesiredAdapter { name: name.to_owned(), ..DesiredAdapter::default() })
+        };
+        let list: DesiredList = Arc::new([one("a"), one("b")]);
+        let mut desired = BTreeMap::from([("r0".to_owned(), Arc::clone(&list)), ("r1".to_owned(), list)]);
         let mut adapter = Adapter::default();
         adapter.metadata.name = Some("a".to_owned());
         withhold(&mut desired, &[&Arc::new(adapter)]);
-        assert_eq!(desired["r0"], [one("b")]);
+        assert_eq!(*desired["r0"], [one("b")]);
+        assert!(Arc::ptr_eq(&desired["r0"], &desired["r1"]));
     }
 }

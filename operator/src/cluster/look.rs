@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::events::{Event, EventType};
 use kube::{Client, Resource as _};
 use lorikeet_crds::{Adapter, Deployment};
 use serde_json::Value;
@@ -21,14 +21,15 @@ use crate::cluster::config::Limits;
 use crate::cluster::facts::PodFacts;
 use crate::cluster::failure::Failure;
 use crate::cluster::finalizer::{self, Outlives, has, lacking, withhold};
+use crate::cluster::herald::{Herald, shortened};
 use crate::cluster::kinds::{Child, ChildKind, each};
 use crate::cluster::queue::Ended;
 use crate::cluster::secret::{Admin, ensure, host};
-use crate::cluster::statuses::{Batch, shortened};
+use crate::cluster::statuses::Batch;
 use crate::cluster::watch::lock;
 use crate::cluster::world::{Sight, World};
 use crate::decide::outcome::{Outcome, conclude};
-use crate::decide::validate::{AdapterKey, ValidFleet, key_of, validate};
+use crate::decide::validate::{AdapterKey, ValidFleet, key_of};
 use crate::decide::{Decision, decide};
 use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Hindrance, Replica, Workload};
 use crate::metrics::Metrics;
@@ -64,7 +65,7 @@ pub struct Looker {
     /// The bounds.
     pub limits: Limits,
     /// Says Events.
-    pub recorder: Recorder,
+    pub herald: Herald,
     /// Counts.
     pub metrics: Metrics,
 }
@@ -138,7 +139,7 @@ impl Look<'_> {
         // They have another version now, or none; the watch will tell.
         held.iter().chain(&decision.released).for_each(|key| drop(decision.adapters.remove(key)));
         let before = self.failures.len();
-        let is_pending = self.apply(fleet, admin.as_ref()).await;
+        let is_pending = self.apply(fleet, decision.valid.take(), admin.as_ref()).await;
         if let Some(deployment) = &self.sight.deployment {
             let outcome = match closed.or_else(|| self.lasting(before)) {
                 Some(why) => Outcome::Failed(why),
@@ -148,7 +149,7 @@ impl Look<'_> {
             conclude(&mut decision, deployment, &outcome, Timestamp::now());
         }
         self.soon(decision.again);
-        say.then(|| Batch::of(self.sight.deployment.as_ref(), &self.sight.adapters, &decision))
+        say.then(|| Batch::of(self.sight.deployment.as_ref(), &self.sight.adapters, decision))
     }
 
     /// What failed and will not pass by itself, from the failure at `first` on.
@@ -316,9 +317,9 @@ impl Look<'_> {
     }
 
     /// Makes the children as they should be. Whether the replicas, or the way to them, were not.
-    async fn apply(&mut self, mut fleet: Fleet, admin: Option<&Admin>) -> bool {
+    async fn apply(&mut self, mut fleet: Fleet, valid: Option<ValidFleet>, admin: Option<&Admin>) -> bool {
         let Some((deployment, admin)) = self.sight.deployment.clone().zip(admin) else { return true };
-        let Ok(mut valid) = validate(&fleet) else { return true };
+        let Some(mut valid) = valid else { return true };
         let gpus = workload::gpus(&deployment.spec.node_pool);
         let standing = capacity::standing(self.workload(), gpus);
         fleet.capacity.free_gpus = standing;
@@ -464,9 +465,7 @@ impl Look<'_> {
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.looker.recorder.publish(&event, &deployment.object_ref(&())).await {
-            tracing::debug!(%error, "an Event was not taken");
-        }
+        self.looker.herald.at_deployment(&event, &deployment.object_ref(&())).await;
     }
 }
 

@@ -1,26 +1,25 @@
 //! Statuses: a patch of what differs, over exactly the version that was looked at, and the Event of its transition once the
 //! patch has taken. A status that says the same is not written.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
-use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Patch, PatchParams};
-use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::events::{Event, EventType};
 use kube::{Api, Client, Resource};
-use lorikeet_crds::{Adapter, Deployment};
+use lorikeet_crds::{Adapter, AdapterStatus, Deployment, DeploymentStatus};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::cluster::failure::{Failure, is_gone};
-use crate::decide::validate::key_of;
+use crate::cluster::herald::{Herald, name_of, shortened};
+use crate::decide::validate::{AdapterKey, key_of};
 use crate::decide::{Decision, Occurrence};
 
 /// Statuses that are written before the fleet is looked at again: those written last should not be old.
 const AT_ONCE: usize = 512;
-/// An Event's note ends there; the API server takes 1024 bytes.
-const LONGEST_NOTE: usize = 1000;
 
 /// Statuses to be written.
 #[derive(Default)]
@@ -32,36 +31,32 @@ pub struct Batch {
 
 struct Write {
     of: Of,
-    patch: Value,
     event: Option<Event>,
 }
 
 enum Of {
-    Deployment(Arc<Deployment>),
-    Adapter(Arc<Adapter>),
+    Deployment(Arc<Deployment>, Box<DeploymentStatus>),
+    Adapter(Arc<Adapter>, Box<AdapterStatus>),
 }
 
 impl Batch {
-    /// What differs between `decision` and the statuses that were looked at. Transitions first.
+    /// What differs between `decision` and the statuses that were looked at. Transitions first. `adapters` are ordered by
+    /// (namespace, name).
     #[must_use]
-    pub fn of(deployment: Option<&Arc<Deployment>>, adapters: &[Arc<Adapter>], decision: &Decision) -> Self {
+    pub fn of(deployment: Option<&Arc<Deployment>>, adapters: &[Arc<Adapter>], decision: Decision) -> Self {
+        let mut events: HashMap<Option<AdapterKey>, Event> =
+            decision.events.into_iter().map(|one| (one.adapter.clone(), event(&one))).collect();
         let mut writes = Vec::new();
-        if let Some((deployment, status)) = deployment.zip(decision.status.as_ref())
-            && let Some(patch) = patch(deployment.as_ref(), deployment.status.as_ref(), status)
+        if let Some((deployment, status)) = deployment.zip(decision.status)
+            && deployment.status.as_ref() != Some(&status)
         {
-            writes.push(Write {
-                of: Of::Deployment(Arc::clone(deployment)),
-                patch,
-                event: event(decision, None),
-            });
+            let of = Of::Deployment(Arc::clone(deployment), Box::new(status));
+            writes.push(Write { of, event: events.remove(&None) });
         }
-        for adapter in adapters {
-            let key = key_of(adapter);
-            if let Some(status) = decision.adapters.get(&key)
-                && let Some(patch) = patch(adapter.as_ref(), adapter.status.as_ref(), status)
-            {
-                let event = event(decision, Some(&key));
-                writes.push(Write { of: Of::Adapter(Arc::clone(adapter)), patch, event });
+        for (key, status) in decision.adapters {
+            if let Ok(at) = adapters.binary_search_by(|one| key_of(one).cmp(&key)) {
+                let of = Of::Adapter(Arc::clone(&adapters[at]), Box::new(status));
+                writes.push(Write { of, event: events.remove(&Some(key)) });
             }
         }
         writes.sort_by_key(|write| write.event.is_none());
@@ -77,8 +72,8 @@ impl Batch {
     }
 
     /// Writes them, so many at once. Returns what failed. An object that changed since is left to the next look.
-    pub async fn write(self, client: &Client, recorder: &Recorder, concurrent: usize) -> Vec<Failure> {
-        let writes = self.writes.into_iter().map(|write| one(client.clone(), recorder, write));
+    pub async fn write(self, client: &Client, herald: &Herald, concurrent: usize) -> Vec<Failure> {
+        let writes = self.writes.into_iter().map(|write| one(client.clone(), herald, write));
         futures::stream::iter(writes)
             .buffer_unordered(concurrent)
             .filter_map(|done| std::future::ready(done.err()))
@@ -87,32 +82,37 @@ impl Batch {
     }
 }
 
-async fn one(client: Client, recorder: &Recorder, write: Write) -> Result<(), Failure> {
-    let (reference, written) = match &write.of {
-        Of::Deployment(object) => (object.object_ref(&()), put(client, object.as_ref(), &write.patch).await),
-        Of::Adapter(object) => (object.object_ref(&()), put(client, object.as_ref(), &write.patch).await),
+async fn one(client: Client, herald: &Herald, Write { of, event }: Write) -> Result<(), Failure> {
+    let (reference, written) = match &of {
+        Of::Deployment(object, status) => {
+            (object.object_ref(&()), put(client, object.as_ref(), object.status.as_ref(), &**status).await)
+        }
+        Of::Adapter(object, status) => {
+            (object.object_ref(&()), put(client, object.as_ref(), object.status.as_ref(), &**status).await)
+        }
     };
     match written {
         Ok(()) => {}
         Err(error) if is_gone(&error) => return Ok(()),
-        Err(error) => return Err(Failure::of(format!("status of {}", said(&reference)), error)),
+        Err(error) => return Err(Failure::of(format!("status of {}", name_of(&reference)), error)),
     }
-    if let Some(event) = &write.event
-        && let Err(error) = recorder.publish(event, &reference).await
-    {
-        // An Event is news, not state: it is not said again.
-        tracing::debug!(object = said(&reference), %error, "an Event was not taken");
+    match (&of, &event) {
+        (_, None) => {}
+        (Of::Deployment(..), Some(event)) => herald.at_deployment(event, &reference).await,
+        (Of::Adapter(..), Some(event)) => herald.at_adapter(event, &reference).await,
     }
     Ok(())
 }
 
-async fn put<K>(client: Client, object: &K, patch: &Value) -> kube::Result<()>
+async fn put<K, S>(client: Client, object: &K, old: Option<&S>, new: &S) -> kube::Result<()>
 where
     K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
         + Clone
         + DeserializeOwned
         + std::fmt::Debug,
+    S: Serialize,
 {
+    let Some(patch) = patch(object, old, new) else { return Ok(()) };
     let metadata = object.meta();
     let api: Api<K> = Api::namespaced(client, metadata.namespace.as_deref().unwrap_or_default());
     let manager = PatchParams::apply(lorikeet_crds::FIELD_MANAGER);
@@ -120,16 +120,8 @@ where
     Ok(())
 }
 
-fn said(reference: &ObjectReference) -> String {
-    let part = |part: &Option<String>| part.clone().unwrap_or_default();
-    format!("{} {}/{}", part(&reference.kind), part(&reference.namespace), part(&reference.name))
-}
-
 /// The patch that makes `new` of the status of `object`, where they differ.
-fn patch<K: Resource, S: Serialize + PartialEq>(object: &K, old: Option<&S>, new: &S) -> Option<Value> {
-    if old == Some(new) {
-        return None;
-    }
+fn patch<K: Resource, S: Serialize>(object: &K, old: Option<&S>, new: &S) -> Option<Value> {
     let old = old.and_then(|old| serde_json::to_value(old).ok()).unwrap_or_default();
     let new = serde_json::to_value(new).ok()?;
     let change = merge(&old, &new)?;
@@ -153,25 +145,14 @@ fn merge(old: &Value, new: &Value) -> Option<Value> {
     (!change.is_empty()).then_some(Value::Object(change))
 }
 
-fn event(decision: &Decision, adapter: Option<&(String, String)>) -> Option<Event> {
-    let of = |occurrence: &&Occurrence| occurrence.adapter.as_ref() == adapter;
-    decision.events.iter().find(of).map(|occurrence| Event {
+fn event(occurrence: &Occurrence) -> Event {
+    Event {
         type_: if occurrence.warning { EventType::Warning } else { EventType::Normal },
         reason: occurrence.reason.as_str().to_owned(),
         note: Some(shortened(&occurrence.message)),
         action: "Reconcile".to_owned(),
         secondary: None,
-    })
-}
-
-/// `text`, where it is too long without its end.
-#[must_use]
-pub fn shortened(text: &str) -> String {
-    if text.len() <= LONGEST_NOTE {
-        return text.to_owned();
     }
-    let cut = (0..=LONGEST_NOTE).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    format!("{}…", &text[..cut])
 }
 
 #[cfg(test)]
@@ -189,25 +170,39 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_says_the_same_is_not_written() {
+    fn a_status_is_patched_over_the_version_that_was_looked_at() {
         let mut adapter = Adapter::default();
         adapter.metadata.name = Some("sql".to_owned());
         adapter.metadata.resource_version = Some("7".to_owned());
-        let key = key_of(&adapter);
         let status = AdapterStatus { rank: Some(8), ..AdapterStatus::default() };
-        let mut decision = Decision::default();
-        decision.adapters.insert(key, status.clone());
-        let batch = Batch::of(None, &[Arc::new(adapter.clone())], &decision);
-        assert_eq!(batch.writes[0].patch["metadata"]["resourceVersion"], "7");
-        assert_eq!(batch.writes[0].patch["status"]["rank"], 8);
-        adapter.status = Some(status);
-        assert!(Batch::of(None, &[Arc::new(adapter)], &decision).is_empty());
+        let patch = patch(&adapter, None, &status).unwrap();
+        assert_eq!(
+            (&patch["metadata"]["resourceVersion"], &patch["status"]["rank"]),
+            (&json!("7"), &json!(8))
+        );
+        assert_eq!(super::patch(&adapter, Some(&status), &status), None);
     }
 
     #[test]
-    fn a_note_fits_and_no_character_is_halved() {
-        assert_eq!(shortened("short"), "short");
-        let long = shortened(&"é".repeat(800));
-        assert!(long.len() <= 1024 && long.ends_with("é…"));
+    fn transitions_are_written_first_and_not_too_many_at_once() {
+        let adapter = |at: usize| {
+            let mut adapter = Adapter::default();
+            adapter.metadata.name = Some(format!("a{at:04}"));
+            Arc::new(adapter)
+        };
+        let adapters: Vec<_> = (0..AT_ONCE + 2).map(adapter).collect();
+        let last = key_of(&adapters[AT_ONCE + 1]);
+        let mut decision = Decision::default();
+        decision.adapters.extend(adapters.iter().map(|one| (key_of(one), AdapterStatus::default())));
+        decision.events.push(Occurrence {
+            adapter: Some(last.clone()),
+            reason: lorikeet_crds::Reason::AsDesired,
+            warning: false,
+            message: "All is as the spec asks".to_owned(),
+        });
+        let batch = Batch::of(None, &adapters, decision);
+        assert!(batch.is_cut && batch.writes.len() == AT_ONCE);
+        assert!(matches!(&batch.writes[0].of, Of::Adapter(one, _) if key_of(one) == last));
+        assert!(batch.writes[0].event.is_some() && batch.writes[1].event.is_none());
     }
 }

@@ -26,7 +26,7 @@ use crate::cluster::facts::PodFacts;
 use crate::cluster::failure::is_forbidden;
 use crate::decide::sources::{carried, shown};
 use crate::decide::validate::{key_of, served_name_of};
-use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Replica};
+use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Replica, Report, Said};
 use crate::why::{NoAdapter, Sight, named};
 
 /// Why there is no answer.
@@ -205,7 +205,7 @@ fn placement<'a>(adapter: &'a Adapter, pod: &str) -> Option<&'a ReplicaPlacement
 }
 
 /// What the replica reported, as far as statuses tell.
-fn reported(told: &[(&Adapter, &ReplicaPlacement)]) -> ReportedSet {
+fn reported(told: &[(&Adapter, &ReplicaPlacement)]) -> Report {
     let base = BaseModel { name: String::new(), digest: None, revision: None, ready: true };
     ReportedSet {
         instance: String::new(),
@@ -216,7 +216,7 @@ fn reported(told: &[(&Adapter, &ReplicaPlacement)]) -> ReportedSet {
         resident: TierBytes::default(),
         host: TierBytes::default(),
         complete: true,
-        adapters: told.iter().map(|(adapter, placement)| report(adapter, placement)).collect(),
+        adapters: told.iter().map(|(adapter, placement)| Said::new(report(adapter, placement))).collect(),
         removed: Vec::new(),
     }
 }
@@ -280,7 +280,7 @@ mod tests {
             state: state.to_owned(),
             error: error.map(str::to_owned),
         };
-        let status = AdapterStatus { placements: vec![placement], ..AdapterStatus::default() };
+        let status = AdapterStatus { placements: vec![placement].into(), ..AdapterStatus::default() };
         adapter.status = Some(status);
         Arc::new(adapter)
     }

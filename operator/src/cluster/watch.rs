@@ -204,7 +204,11 @@ fn key(metadata: &ObjectMeta) -> ObjectKey {
 }
 
 fn own<K: Resource<DynamicType = ()> + InFleet>(mut object: K) -> Seen<K> {
+    // Larger than the object itself, and nobody here looks at them.
     object.meta_mut().managed_fields = None;
+    if let Some(annotations) = &mut object.meta_mut().annotations {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
     let metadata = object.meta();
     let mut hasher = DefaultHasher::new();
     (metadata.generation, metadata.deletion_timestamp.is_some(), &metadata.finalizers).hash(&mut hasher);

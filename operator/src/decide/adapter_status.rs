@@ -1,19 +1,16 @@
 //! Status of an Adapter: from what the replicas report of it. Pure; never from what was asked of them.
 
 use jiff::Timestamp;
-use lorikeet_api::{AdapterReport, AdapterState, ErrorCode, Failure, Tier};
-use lorikeet_crds::adapter::{AdapterStatus, PlacementCount, ReplicaPlacement};
+use lorikeet_api::{AdapterReport, AdapterState, ErrorCode, Failure};
+use lorikeet_crds::adapter::{AdapterStatus, PlacementCount};
 use lorikeet_crds::condition::{Saying, Truth, conditions};
 use lorikeet_crds::{Adapter, ConditionType, Reason};
 
 use crate::decide::place::Place;
-use crate::decide::reports::{Reports, is_resident, speaks_of};
+use crate::decide::placements::Placements;
+use crate::decide::reports::{Reports, is_resident};
 use crate::decide::sources::shown;
 use crate::decide::validate::ValidAdapter;
-use crate::fleet::{Contact, Replica};
-
-/// How many replicas a status lists: those in error first.
-pub const LISTED: usize = 50;
 
 /// The status of an Adapter that is being deleted.
 #[must_use]
@@ -51,8 +48,8 @@ pub struct Served<'a> {
 #[must_use]
 pub fn served_status(
     subject: &Served<'_>,
-    replicas: &[Replica],
     reports: &Reports<'_>,
+    placements: &Placements<'_>,
     now: Timestamp,
 ) -> AdapterStatus {
     let Served { adapter, valid, place, paused } = *subject;
@@ -75,7 +72,7 @@ pub fn served_status(
         bytes: known.map(|report| report.bytes).filter(|bytes| *bytes > 0),
         target_modules: known.map(|report| report.target_modules.clone()).unwrap_or_default(),
         replicas: count,
-        placements: placements(valid, replicas, reports),
+        placements: placements.of(valid),
         ..stamped(adapter, &sayings, now)
     }
 }
@@ -95,10 +92,13 @@ fn told(report: &AdapterReport) -> Option<Failure> {
 
 /// On how many of the replicas that it is placed on it is resident.
 pub(super) fn ready(place: &Place, current: &[(usize, &AdapterReport)]) -> u32 {
-    let is_ready = |(index, report): &&(usize, &AdapterReport)| {
-        place.replicas.binary_search(index).is_ok() && is_resident(report)
+    // Both ascend.
+    let mut placed = place.replicas.iter().peekable();
+    let mut is_placed = |index: usize| {
+        while placed.next_if(|next| **next < index).is_some() {}
+        placed.peek() == Some(&&index)
     };
-    current.iter().filter(is_ready).count() as u32
+    current.iter().filter(|(index, report)| is_placed(*index) && is_resident(report)).count() as u32
 }
 
 /// While no replica says anything, the digest that was known stays: it is of the content, not of a replica.
@@ -209,57 +209,4 @@ pub const fn reason(code: ErrorCode) -> Reason {
         | ErrorCode::Internal
         | ErrorCode::Unknown => Reason::Internal,
     }
-}
-
-/// What each replica says, those in error first, then by name.
-pub(super) fn placements(
-    valid: &ValidAdapter,
-    replicas: &[Replica],
-    reports: &Reports<'_>,
-) -> Vec<ReplicaPlacement> {
-    let mut all: Vec<ReplicaPlacement> = replicas
-        .iter()
-        .enumerate()
-        .filter_map(|(index, replica)| placement(replica, reports.get(index, &valid.served_name), valid))
-        .collect();
-    all.sort_by(|one, other| (one.error.is_none(), &one.pod).cmp(&(other.error.is_none(), &other.pod)));
-    all.truncate(LISTED);
-    all
-}
-
-fn placement(
-    replica: &Replica,
-    report: Option<&AdapterReport>,
-    valid: &ValidAdapter,
-) -> Option<ReplicaPlacement> {
-    let pod = replica.name.clone();
-    if let Contact::Unreachable { error, .. } = &replica.contact {
-        // One that goes may be silent.
-        if replica.leaving {
-            return None;
-        }
-        return Some(ReplicaPlacement {
-            pod,
-            tier: None,
-            state: "Unreachable".to_owned(),
-            error: Some(error.clone()),
-        });
-    }
-    let report = report?;
-    let state = match report.state {
-        _ if !speaks_of(report, valid) => "Outdated",
-        AdapterState::Registered => "Registered",
-        AdapterState::Loading => "Loading",
-        AdapterState::Ready => "Ready",
-        AdapterState::Failed => "Failed",
-        AdapterState::Draining => "Draining",
-    };
-    let tier = match report.tier {
-        Tier::Resident => "Resident",
-        Tier::Host => "Host",
-        Tier::Disk => "Disk",
-        Tier::Remote => "Remote",
-    };
-    let error = report.error.as_ref().map(|failure| failure.message.clone());
-    Some(ReplicaPlacement { pod, tier: Some(tier.to_owned()), state: state.to_owned(), error })
 }

@@ -1,9 +1,7 @@
 //! Place: which replicas keep which adapters resident. Pure, and without memory: rendezvous hashing gives each adapter an
 //! order of replicas of its own, and the first ones with room take it. When a replica comes or goes only its share moves.
 
-use std::collections::BTreeMap;
-
-use crate::decide::validate::{AdapterKey, Spread, ValidAdapter};
+use crate::decide::validate::{Spread, ValidAdapter};
 
 /// Running and waiting requests of one adapter that one replica is thought to serve well; `Auto` adds a replica for each.
 const DEMAND_PER_REPLICA: u32 = 8;
@@ -26,26 +24,29 @@ pub struct Place {
     pub without_room: u32,
 }
 
-/// Places `adapters` on `replicas` (names), `budget` bytes on each. Pinned adapters choose first, then those of higher
-/// priority, then by key; an adapter never displaces one that chose before it.
+/// Places `adapters`, of which `measured` is known, on `replicas` (names), `budget` bytes on each: a place for each of
+/// them. Pinned adapters choose first, then those of higher priority, then by key; an adapter never displaces one that
+/// chose before it.
 #[must_use]
 pub fn place(
     adapters: &[&ValidAdapter],
-    measured: &BTreeMap<AdapterKey, Measured>,
+    measured: &[Measured],
     replicas: &[String],
     budget: u64,
-) -> BTreeMap<AdapterKey, Place> {
-    let mut order = adapters.to_vec();
+) -> Vec<Place> {
+    let mut order: Vec<usize> = (0..adapters.len()).collect();
     order.sort_by(|one, other| {
+        let (one, other) = (adapters[*one], adapters[*other]);
         (other.pinned, other.priority).cmp(&(one.pinned, one.priority)).then_with(|| one.key.cmp(&other.key))
     });
     let seeds: Vec<u64> = replicas.iter().map(|name| hash(name.as_bytes(), 0)).collect();
     let mut room = vec![budget; replicas.len()];
-    let mut placed = BTreeMap::new();
-    for adapter in order {
-        let known = measured.get(&adapter.key).copied().unwrap_or_default();
+    let mut placed = vec![Place::default(); adapters.len()];
+    for at in order {
+        let (adapter, known) = (adapters[at], measured.get(at).copied().unwrap_or_default());
         let wanted = wanted(adapter.spread, known.demand, replicas.len());
-        let mut place = Place::default();
+        let place = &mut placed[at];
+        place.replicas.reserve_exact(wanted);
         for index in ranking(adapter, &seeds, wanted) {
             if place.replicas.len() == wanted {
                 break;
@@ -57,7 +58,6 @@ pub fn place(
         }
         place.without_room = (wanted - place.replicas.len()) as u32;
         place.replicas.sort_unstable();
-        placed.insert(adapter.key.clone(), place);
     }
     placed
 }
@@ -113,10 +113,10 @@ mod tests {
 
     fn placed(
         adapters: &[ValidAdapter],
-        measured: &BTreeMap<AdapterKey, Measured>,
+        measured: &[Measured],
         replicas: &[String],
         budget: u64,
-    ) -> BTreeMap<AdapterKey, Place> {
+    ) -> Vec<Place> {
         place(&adapters.iter().collect::<Vec<_>>(), measured, replicas, budget)
     }
 
@@ -128,17 +128,17 @@ mod tests {
         (0..count).map(|index| adapter(&format!("a{index}"), spread)).collect()
     }
 
-    fn bytes(adapters: &[ValidAdapter], bytes: u64) -> BTreeMap<AdapterKey, Measured> {
-        adapters.iter().map(|adapter| (adapter.key.clone(), Measured { bytes, demand: 0 })).collect()
+    fn bytes(adapters: &[ValidAdapter], bytes: u64) -> Vec<Measured> {
+        vec![Measured { bytes, demand: 0 }; adapters.len()]
     }
 
     #[test]
     fn a_replica_that_joins_takes_its_share_and_moves_no_more() {
         let adapters = many(1000, Spread::Count(1));
-        let before = placed(&adapters, &BTreeMap::new(), &names(9), u64::MAX);
-        let after = placed(&adapters, &BTreeMap::new(), &names(10), u64::MAX);
-        let moved = before.iter().filter(|(key, place)| after[*key] != **place);
-        let (to_new, elsewhere): (Vec<_>, Vec<_>) = moved.partition(|(key, _)| after[*key].replicas == [9]);
+        let before = placed(&adapters, &[], &names(9), u64::MAX);
+        let after = placed(&adapters, &[], &names(10), u64::MAX);
+        let moved = before.iter().zip(&after).filter(|(before, after)| before != after);
+        let (to_new, elsewhere): (Vec<_>, Vec<_>) = moved.partition(|(_, after)| after.replicas == [9]);
         assert!(elsewhere.is_empty());
         assert!((60..160).contains(&to_new.len()), "{}", to_new.len());
     }
@@ -149,18 +149,18 @@ mod tests {
         adapters[1].priority = 5;
         adapters[2].pinned = true;
         let placed = placed(&adapters, &bytes(&adapters, 10), &names(1), 20);
-        assert_eq!(placed[&adapters[2].key].replicas, [0]);
-        assert_eq!(placed[&adapters[1].key].replicas, [0]);
-        assert_eq!(placed[&adapters[0].key], Place { replicas: vec![], without_room: 1 });
+        assert_eq!(placed[2].replicas, [0]);
+        assert_eq!(placed[1].replicas, [0]);
+        assert_eq!(placed[0], Place { replicas: vec![], without_room: 1 });
     }
 
     #[test]
     fn demand_spreads_an_auto_adapter() {
         let adapters = many(1, Spread::Auto);
-        let measured = |demand| BTreeMap::from([(adapters[0].key.clone(), Measured { bytes: 1, demand })]);
         for (demand, expected) in [(0, 1), (8, 1), (9, 2), (1000, 4)] {
-            let placed = placed(&adapters, &measured(demand), &names(4), 100);
-            assert_eq!(placed[&adapters[0].key].replicas.len(), expected, "demand {demand}");
+            let measured = [Measured { bytes: 1, demand }];
+            let placed = placed(&adapters, &measured, &names(4), 100);
+            assert_eq!(placed[0].replicas.len(), expected, "demand {demand}");
         }
     }
 
@@ -173,12 +173,10 @@ mod tests {
             copies in 1_u32..5,
         ) {
             let adapters = many(sizes.len(), Spread::Count(copies));
-            let measured = adapters.iter().zip(&sizes)
-                .map(|(adapter, bytes)| (adapter.key.clone(), Measured { bytes: *bytes, demand: 0 })).collect();
+            let measured: Vec<Measured> = sizes.iter().map(|bytes| Measured { bytes: *bytes, demand: 0 }).collect();
             let placed = placed(&adapters, &measured, &names(replicas), budget);
             let mut used = vec![0; replicas];
-            for (adapter, bytes) in adapters.iter().zip(&sizes) {
-                let place = &placed[&adapter.key];
+            for (place, bytes) in placed.iter().zip(&sizes) {
                 let wanted = (copies as usize).min(replicas);
                 prop_assert_eq!(place.replicas.len() + place.without_room as usize, wanted);
                 place.replicas.iter().for_each(|index| used[*index] += bytes);

@@ -1,19 +1,21 @@
 //! What the replicas report of one adapter, gathered. Pure. A report counts only where it speaks of what the spec asks
 //! for now: a replica that still serves the former source has not loaded this one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use lorikeet_api::{AdapterReport, AdapterState, ReportedSet, Tier};
+use lorikeet_api::{AdapterReport, AdapterState, Tier};
 
 use crate::decide::place::Measured;
 use crate::decide::sources::shown;
-use crate::decide::validate::{AdapterKey, ValidAdapter};
-use crate::fleet::{Contact, Replica};
+use crate::decide::validate::ValidAdapter;
+use crate::fleet::{Contact, Replica, Report, Said};
 
-/// The newest reports of the replicas, by served name.
+/// What the replicas say, by served name: of each name a row, with a place for each replica. 640,000 places are looked at
+/// in each decision about a large fleet: they are pointers, and a name is looked up once where replicas say the same.
 pub struct Reports<'a> {
-    replicas: &'a [Replica],
-    by_name: Vec<HashMap<&'a str, &'a AdapterReport>>,
+    width: usize,
+    rows: HashMap<&'a str, usize>,
+    said: Vec<Option<&'a Said>>,
 }
 
 impl<'a> Reports<'a> {
@@ -32,61 +34,114 @@ impl<'a> Reports<'a> {
         Self::indexed(replicas, last)
     }
 
-    fn indexed(replicas: &'a [Replica], report: fn(&Contact) -> Option<&ReportedSet>) -> Self {
-        let index = |report: &'a ReportedSet| -> HashMap<&'a str, &'a AdapterReport> {
-            report.adapters.iter().map(|one| (one.name.as_str(), one)).collect()
-        };
-        let reports: Vec<_> = replicas.iter().map(|replica| report(&replica.contact)).collect();
-        let by_name = reports.into_iter().map(|report| report.map(index).unwrap_or_default()).collect();
-        Self { replicas, by_name }
+    fn indexed(replicas: &'a [Replica], report: fn(&Contact) -> Option<&Report>) -> Self {
+        let mut all = Self { width: replicas.len(), rows: HashMap::new(), said: Vec::new() };
+        let mut before: Vec<(&Said, usize)> = Vec::new();
+        for (index, replica) in replicas.iter().enumerate() {
+            let Some(report) = report(&replica.contact) else { continue };
+            let mut here = Vec::with_capacity(report.adapters.len());
+            for (at, said) in report.adapters.iter().enumerate() {
+                let row = match before.get(at) {
+                    Some((same, row)) if *same == said => *row,
+                    _ => all.row_of(&said.name),
+                };
+                all.said[row * all.width + index] = Some(said);
+                here.push((said, row));
+            }
+            before = here;
+        }
+        all
+    }
+
+    /// The place of `name` among the rows; a new one where it has none.
+    fn row_of(&mut self, name: &'a str) -> usize {
+        let next = self.rows.len();
+        let row = *self.rows.entry(name).or_insert(next);
+        if row == next {
+            self.said.resize(self.said.len() + self.width, None);
+        }
+        row
+    }
+
+    /// What each replica says of `name`, by its index; nothing at all where none of them knows it.
+    #[must_use]
+    pub fn row(&self, name: &str) -> &[Option<&'a Said>] {
+        let row = |row: &usize| &self.said[row * self.width..(row + 1) * self.width];
+        self.rows.get(name).map(row).unwrap_or_default()
     }
 
     /// What each replica says of `name`, with its index.
     pub fn of_name(&self, name: &str) -> impl Iterator<Item = (usize, &'a AdapterReport)> {
-        (0..self.by_name.len()).filter_map(move |index| self.get(index, name).map(|report| (index, report)))
+        self.row(name).iter().enumerate().filter_map(|(index, said)| said.map(|said| (index, &**said)))
     }
 
     /// What replica `index` says of `name`.
     #[must_use]
     pub fn get(&self, index: usize, name: &str) -> Option<&'a AdapterReport> {
-        self.by_name.get(index).and_then(|reports| reports.get(name)).copied()
+        self.row(name).get(index).copied().flatten().map(|said| &**said)
     }
 
     /// Whether any replica that answers still has `name`.
     #[must_use]
     pub fn mentions(&self, name: &str) -> bool {
-        self.by_name.iter().any(|reports| reports.contains_key(name))
+        self.rows.contains_key(name)
     }
 
     /// The reports of `adapter` as its spec is now, with the index of their replica.
-    pub fn current(
-        &self,
-        adapter: &'a ValidAdapter,
-    ) -> impl Iterator<Item = (usize, &'a AdapterReport)> + '_ {
-        (0..self.replicas.len())
-            .filter_map(|index| self.get(index, &adapter.served_name).map(|report| (index, report)))
-            .filter(|(_, report)| speaks_of(report, adapter))
+    pub fn current<'b>(
+        &'b self,
+        adapter: &'b ValidAdapter,
+    ) -> impl Iterator<Item = (usize, &'a AdapterReport)> + use<'a, 'b> {
+        let mut judged = Judged::of(adapter);
+        self.row(&adapter.served_name).iter().enumerate().filter_map(move |(index, said)| {
+            said.filter(|said| judged.speaks_of_it(said)).map(|said| (index, &**said))
+        })
     }
 
-    /// Bytes and demand of each adapter.
+    /// Bytes and demand of each of `adapters`.
     #[must_use]
-    pub fn measured(&self, adapters: &[&ValidAdapter]) -> BTreeMap<AdapterKey, Measured> {
-        let of = |adapter: &ValidAdapter| {
-            (0..self.replicas.len()).filter_map(|index| self.get(index, &adapter.served_name)).fold(
-                Measured::default(),
-                |sum, report| Measured {
-                    bytes: sum.bytes.max(report.bytes),
-                    demand: sum.demand.saturating_add(report.running).saturating_add(report.waiting),
-                },
-            )
+    pub fn measured(&self, adapters: &[&ValidAdapter]) -> Vec<Measured> {
+        let add = |sum: Measured, report: &AdapterReport| Measured {
+            bytes: sum.bytes.max(report.bytes),
+            demand: sum.demand.saturating_add(report.running).saturating_add(report.waiting),
         };
-        adapters.iter().map(|adapter| (adapter.key.clone(), of(adapter))).collect()
+        let of = |adapter: &&ValidAdapter| {
+            let said = self.row(&adapter.served_name).iter().flatten();
+            said.fold(Measured::default(), |sum, said| add(sum, said))
+        };
+        adapters.iter().map(of).collect()
+    }
+}
+
+/// Judges what replicas say of one adapter, once where they say the same.
+pub struct Judged<'a> {
+    adapter: &'a ValidAdapter,
+    last: Option<(&'a Said, bool)>,
+}
+
+impl<'a> Judged<'a> {
+    /// Nothing judged yet.
+    #[must_use]
+    pub const fn of(adapter: &'a ValidAdapter) -> Self {
+        Self { adapter, last: None }
+    }
+
+    /// Whether `said` is about the content that the adapter asks for.
+    pub fn speaks_of_it(&mut self, said: &'a Said) -> bool {
+        if let Some((same, verdict)) = self.last
+            && same == said
+        {
+            return verdict;
+        }
+        let verdict = speaks_of(said, self.adapter);
+        self.last = Some((said, verdict));
+        verdict
     }
 }
 
 /// What a replica said last.
 #[must_use]
-pub fn last(contact: &Contact) -> Option<&ReportedSet> {
+pub fn last(contact: &Contact) -> Option<&Report> {
     match contact {
         Contact::Reported(report) => Some(report),
         Contact::Unreachable { last, .. } => last.as_deref(),

@@ -5,9 +5,10 @@ use lorikeet_crds::condition::{Saying, Truth, conditions};
 use lorikeet_crds::deployment::{AdapterCount, DeploymentStatus, ModelStatus};
 use lorikeet_crds::{ConditionType, Deployment, Reason};
 
+use crate::decide::events::is_true;
 use crate::decide::scale::replicas;
 use crate::decide::validate::Refusal;
-use crate::fleet::{Contact, Fleet, Hindrance, Replica};
+use crate::fleet::{Contact, Fleet, Hindrance, Replica, Report};
 
 /// How a fleet is doing, counted.
 struct Tally {
@@ -62,7 +63,7 @@ fn tally(fleet: &Fleet, deployment: &Deployment) -> Tally {
     }
 }
 
-fn report(replica: &Replica) -> Option<&lorikeet_api::ReportedSet> {
+fn report(replica: &Replica) -> Option<&Report> {
     match &replica.contact {
         Contact::Reported(report) => Some(report),
         Contact::Pending | Contact::Unreachable { .. } => None,
@@ -97,8 +98,14 @@ fn sayings(fleet: &Fleet, deployment: &Deployment, tally: &Tally, adapters: Adap
     let model = model_saying(tally);
     let of_adapters = adapters_saying(adapters);
     let available = available_saying(fleet, tally);
+    // Somebody's annotation makes a new generation of the workload too: while its controller has not seen it, what was
+    // ready for this spec stays so as long as all replicas are.
+    let was_ready = deployment.status.as_ref().is_some_and(|before| {
+        before.observed_generation == deployment.metadata.generation
+            && is_true(&before.conditions, ConditionType::Ready)
+    });
     let rolled = fleet.workload.as_ref().is_some_and(|workload| {
-        workload.current && workload.updated == tally.wanted && workload.ready == tally.wanted
+        (workload.current || was_ready) && workload.updated == tally.wanted && workload.ready == tally.wanted
     });
     let replicas = if rolled {
         None

@@ -6,10 +6,11 @@ mod story;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use internment::ArcIntern;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use lorikeet_api::{AdapterReport, AdapterState, BaseModel, DesiredAdapter, ReportedSet, Tier, TierBytes};
+use lorikeet_api::{AdapterReport, AdapterState, BaseModel, DesiredAdapter, Tier, TierBytes};
 use lorikeet_crds::condition::find;
 use lorikeet_crds::deployment::NamespacesFrom;
 use lorikeet_crds::{Adapter, AdapterStatus, ConditionType, Deployment, Reason};
@@ -17,7 +18,7 @@ use lorikeet_crds::{Adapter, AdapterStatus, ConditionType, Deployment, Reason};
 use super::{Decision, decide};
 use crate::decide::events::is_true;
 use crate::decide::validate::{key_of, validate};
-use crate::fleet::{AdapterFacts, Capacity, Contact, Fleet, FleetKey, Probe, Replica};
+use crate::fleet::{AdapterFacts, Capacity, Contact, Fleet, FleetKey, Probe, Replica, Report, Workload};
 
 const LIMIT: u32 = 16;
 
@@ -99,8 +100,9 @@ impl Scene {
     fn step(&mut self) -> Decision {
         let decision = self.decide();
         for adapter in &mut self.fleet.adapters {
-            let status = decision.adapters.get(&key_of(adapter)).cloned();
-            Arc::make_mut(adapter).status = status;
+            if let Some(status) = decision.adapters.get(&key_of(adapter)) {
+                Arc::make_mut(adapter).status = Some(status.clone());
+            }
         }
         self.fleet.adapters.retain(|adapter| !decision.released.contains(&key_of(adapter)));
         for replica in &mut self.fleet.replicas {
@@ -137,7 +139,7 @@ fn replica(name: &str) -> Replica {
 
 fn reported(adapters: Vec<AdapterReport>) -> Contact {
     let base = BaseModel { name: "base".to_owned(), digest: None, revision: None, ready: true };
-    Contact::Reported(Arc::new(ReportedSet {
+    Contact::Reported(Arc::new(Report {
         instance: "i".to_owned(),
         report: 1,
         version: None,
@@ -146,19 +148,19 @@ fn reported(adapters: Vec<AdapterReport>) -> Contact {
         resident: TierBytes::default(),
         host: TierBytes::default(),
         complete: true,
-        adapters,
+        adapters: adapters.into_iter().map(ArcIntern::new).collect(),
         removed: Vec::new(),
     }))
 }
 
 /// What a replica reports that was asked to hold `desired`: the content at a source is named after the source.
-fn held(before: &ReportedSet, desired: &DesiredAdapter) -> AdapterReport {
+fn held(before: &Report, desired: &DesiredAdapter) -> AdapterReport {
     let there = before.adapters.iter().find(|one| one.name == desired.name);
     let content = desired.digest.clone().unwrap_or_else(|| format!("sha256:of {}", desired.source));
     if desired.source.contains("gone") {
         // What was there goes on, where anything was.
         let failed = AdapterReport { state: AdapterState::Failed, digest: None, ..ready(desired, &content) };
-        return there.filter(|one| one.digest.is_some()).cloned().unwrap_or(failed);
+        return there.filter(|one| one.digest.is_some()).map_or(failed, |one| (**one).clone());
     }
     ready(desired, &content)
 }
@@ -186,7 +188,7 @@ fn rank(rank: u64) -> Probe {
 }
 
 fn wanted<'a>(decision: &'a Decision, replica: &str, name: &str) -> Option<&'a DesiredAdapter> {
-    decision.desired[replica].iter().find(|one| one.name == name)
+    decision.desired[replica].iter().find(|one| one.name == name).map(|one| &**one)
 }
 
 fn ready_reason(status: &AdapterStatus) -> &str {
@@ -206,6 +208,30 @@ fn no_replica_hears_of_an_adapter_whose_source_is_being_read() {
     assert!(decision.events.iter().all(|event| event.adapter.is_none()), "{:?}", decision.events);
     scene.probe("sql", rank(16));
     assert!(wanted(&scene.step(), "r0", "sql").is_some());
+}
+
+#[test]
+fn a_generation_that_the_workloads_controller_has_not_seen_makes_ready_of_this_spec_no_less() {
+    let mut scene = Scene::with_replicas(1);
+    scene.deployment().metadata.generation = Some(1);
+    let seen = Workload { replicas: 1, updated: 1, ready: 1, current: true, unschedulable: None };
+    scene.fleet.workload = Some(seen.clone());
+    let ready = |scene: &mut Scene| {
+        let status = scene.decide().status.unwrap();
+        let is_ready = is_true(&status.conditions, ConditionType::Ready);
+        scene.deployment().status = Some(status);
+        is_ready
+    };
+    let annotated = Workload { current: false, ..seen };
+    assert!(ready(&mut scene));
+    scene.fleet.workload = Some(annotated.clone());
+    assert!(ready(&mut scene), "somebody's annotation");
+    scene.deployment().metadata.generation = Some(2);
+    assert!(!ready(&mut scene), "another spec");
+    assert!(!ready(&mut scene), "still not seen");
+    scene.deployment().metadata.generation = Some(1);
+    scene.fleet.workload = Some(Workload { ready: 0, ..annotated });
+    assert!(!ready(&mut scene), "a replica less");
 }
 
 #[test]

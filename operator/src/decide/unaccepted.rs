@@ -7,11 +7,11 @@ use lorikeet_crds::adapter::{AdapterStatus, PlacementCount};
 use lorikeet_crds::condition::{Saying, Truth};
 use lorikeet_crds::{Adapter, ConditionType, Reason};
 
-use crate::decide::adapter_status::{placements, ready, stamped};
+use crate::decide::adapter_status::{ready, stamped};
 use crate::decide::place::Place;
+use crate::decide::placements::Placements;
 use crate::decide::reports::Reports;
 use crate::decide::validate::{Refusal, ValidAdapter};
-use crate::fleet::Replica;
 
 /// Why it is not accepted.
 #[derive(Clone, Copy, Debug)]
@@ -39,15 +39,15 @@ pub fn unaccepted_status(
     adapter: &Adapter,
     why: Why<'_>,
     still: Still<'_>,
-    replicas: &[Replica],
     reports: &Reports<'_>,
+    placements: &Placements<'_>,
     now: Timestamp,
 ) -> AdapterStatus {
     let before = adapter.status.clone().unwrap_or_default();
     let content = match still {
         Still::Nothing => AdapterStatus::default(),
         Still::AsBefore => before,
-        Still::Former(former, place) => content(before, former, place, replicas, reports),
+        Still::Former(former, place) => content(before, former, place, reports, placements),
     };
     let status = stamped(adapter, &sayings(adapter, why, content.digest.as_deref()), now);
     AdapterStatus {
@@ -61,8 +61,8 @@ fn content(
     before: AdapterStatus,
     former: &ValidAdapter,
     place: &Place,
-    replicas: &[Replica],
     reports: &Reports<'_>,
+    placements: &Placements<'_>,
 ) -> AdapterStatus {
     let current: Vec<(usize, &AdapterReport)> = reports.current(former).collect();
     let known = current.iter().map(|(_, report)| *report).find(|report| report.digest.is_some());
@@ -71,7 +71,7 @@ fn content(
             desired: place.replicas.len() as u32 + place.without_room,
             ready: ready(place, &current),
         },
-        placements: placements(former, replicas, reports),
+        placements: placements.of(former),
         ..before
     };
     match known {

@@ -1,5 +1,6 @@
 //! Validate: a fleet's specs become promises, or refusals with a reason. Pure; later steps take only what it returns.
 
+use std::collections::hash_map::{Entry, HashMap};
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
@@ -258,9 +259,10 @@ pub fn validate(fleet: &Fleet) -> Result<ValidFleet, Refusal> {
         heard: fleet.replicas.iter().any(|replica| last(&replica.contact).is_some()),
         ..ValidFleet::default()
     };
-    let mut owners = BTreeMap::from([(valid.served_name.clone(), "the base model".to_owned())]);
+    let base = valid.served_name.clone();
+    let mut owners = HashMap::from([(base.as_str(), None)]);
     let mut by_age: Vec<&Adapter> = fleet.adapters.iter().map(AsRef::as_ref).collect();
-    by_age.sort_by_key(|adapter| (adapter.metadata.creation_timestamp.clone(), key_of(adapter)));
+    by_age.sort_by_cached_key(|adapter| (adapter.metadata.creation_timestamp.clone(), key_of(adapter)));
     let formers = Formers::of(fleet);
     for adapter in by_age {
         let key = key_of(adapter);
@@ -317,21 +319,31 @@ pub fn served_name_of(adapter: &Adapter) -> String {
     adapter.spec.served_name.clone().unwrap_or_else(|| adapter.name_any())
 }
 
-/// Gives `adapter` its name, if it may have one here.
-fn named(
+/// Gives `adapter` its name, if it may have one here. `owners` are those of names; none, of the base model's.
+fn named<'a>(
     fleet: &Fleet,
     deployment: &Deployment,
-    adapter: &Adapter,
-    owners: &mut BTreeMap<String, String>,
+    adapter: &'a Adapter,
+    owners: &mut HashMap<&'a str, Option<&'a Adapter>>,
 ) -> Result<(), Refusal> {
-    let key = key_of(adapter);
-    allowed(fleet, &deployment.spec.adapters.allowed_namespaces, &key.0)?;
-    let name = served_name_of(adapter);
-    if let Some(owner) = owners.get(&name) {
-        return Err(Refusal::NameConflict { name, owner: owner.clone() });
+    let namespace = adapter.metadata.namespace.as_deref().unwrap_or_default();
+    allowed(fleet, &deployment.spec.adapters.allowed_namespaces, namespace)?;
+    let own = adapter.spec.served_name.as_ref().or(adapter.metadata.name.as_ref());
+    let name = own.map(String::as_str).unwrap_or_default();
+    match owners.entry(name) {
+        Entry::Vacant(free) => {
+            free.insert(Some(adapter));
+            Ok(())
+        }
+        Entry::Occupied(taken) => {
+            let said = |owner: &Adapter| {
+                let (namespace, name) = key_of(owner);
+                format!("Adapter {namespace}/{name}")
+            };
+            let owner = taken.get().map_or_else(|| "the base model".to_owned(), said);
+            Err(Refusal::NameConflict { name: name.to_owned(), owner })
+        }
     }
-    owners.insert(name, format!("Adapter {}/{}", key.0, key.1));
-    Ok(())
 }
 
 fn valid_adapter(fleet: &Fleet, adapter: &Adapter, mounts: &mut Mounts) -> Result<ValidAdapter, Refusal> {

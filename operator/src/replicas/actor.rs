@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use lorikeet_api::{AdapterReport, DesiredAdapter, DesiredChange, DesiredSet, ReportedSet, Version};
+use lorikeet_api::{DesiredChange, Version};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::fleet::{Contact, FleetKey};
+use crate::fleet::{Contact, DesiredList, FleetKey, Report, Said};
 use crate::replicas::Shared;
 use crate::replicas::change::change;
 use crate::replicas::client::{Client, ClientError, Endpoint};
@@ -22,12 +22,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub struct Actor {
     endpoint: Endpoint,
     contact: Arc<Mutex<Contact>>,
-    wanted: watch::Sender<Option<Arc<Vec<DesiredAdapter>>>>,
-    _tasks: [AbortOnDropHandle<()>; 2],
+    wanted: watch::Sender<Option<DesiredList>>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
-/// The newest report.
-type Held = Option<Arc<ReportedSet>>;
+/// The newest report, and how often names may have vanished from the reports until then.
+#[derive(Clone)]
+struct Held {
+    report: Arc<Report>,
+    losses: u64,
+}
 
 impl Actor {
     /// Starts to follow the replica at `endpoint`.
@@ -36,18 +40,18 @@ impl Actor {
         let contact = Arc::new(Mutex::new(Contact::Pending));
         let (wanted, wants) = watch::channel(None);
         let (held, holds) = watch::channel(None);
-        let poll = Poll {
-            fleet,
-            endpoint: endpoint.clone(),
-            contact: Arc::clone(&contact),
-            held,
-            shared: shared.clone(),
-        };
+        let poll = Poll { fleet, contact: Arc::clone(&contact), held, shared: shared.clone() };
         let push = Push { endpoint: endpoint.clone(), wants, holds, shared };
-        let tasks = [
-            AbortOnDropHandle::new(tokio::spawn(poll.run())),
-            AbortOnDropHandle::new(tokio::spawn(push.run())),
-        ];
+        let tasks = match Client::new(&endpoint) {
+            Ok(client) => [tokio::spawn(poll.run(client.clone())), tokio::spawn(push.run(client))]
+                .map(AbortOnDropHandle::new)
+                .into(),
+            // Another endpoint, with another authority, gets another actor.
+            Err(error) => {
+                poll.fail(&error, None);
+                Vec::new()
+            }
+        };
         Self { endpoint, contact, wanted, _tasks: tasks }
     }
 
@@ -64,11 +68,11 @@ impl Actor {
     }
 
     /// What it should hold, ordered by name.
-    pub fn want(&self, set: Vec<DesiredAdapter>) {
+    pub fn want(&self, list: DesiredList) {
         self.wanted.send_if_modified(|wanted| {
-            let differs = wanted.as_deref() != Some(&set);
+            let differs = wanted.as_ref() != Some(&list);
             if differs {
-                *wanted = Some(Arc::new(set));
+                *wanted = Some(list);
             }
             differs
         });
@@ -78,30 +82,31 @@ impl Actor {
 /// Follows the report.
 struct Poll {
     fleet: FleetKey,
-    endpoint: Endpoint,
     contact: Arc<Mutex<Contact>>,
-    held: watch::Sender<Held>,
+    held: watch::Sender<Option<Held>>,
     shared: Shared,
 }
 
 impl Poll {
-    async fn run(self) {
-        let client = match Client::new(&self.endpoint) {
-            Ok(client) => client,
-            // Another endpoint, with another authority, gets another actor.
-            Err(error) => return self.fail(&error, None),
-        };
-        let mut last: Option<Arc<ReportedSet>> = None;
+    async fn run(self, client: Client) {
+        let mut last: Option<Arc<Report>> = None;
+        let mut losses = 0;
         let mut pause = FIRST_PAUSE;
         loop {
-            match next(&client, last.as_deref()).await {
-                Ok(report) => {
+            let asked = last.as_ref().map(|last| (last.instance.as_str(), last.report));
+            match client.report(asked).await {
+                Ok(answer) => {
                     pause = FIRST_PAUSE;
+                    losses += u64::from(answer.complete || !answer.removed.is_empty());
+                    let report = match &last {
+                        Some(last) if !answer.complete => merged(last, answer),
+                        _ => answer,
+                    };
                     let report = Arc::new(report);
                     let changed = last.as_ref().is_none_or(|last| **last != *report) || !self.is_reported();
                     last = Some(Arc::clone(&report));
                     if changed {
-                        self.held.send_replace(Some(Arc::clone(&report)));
+                        self.held.send_replace(Some(Held { report: Arc::clone(&report), losses }));
                         self.say(Contact::Reported(report));
                     }
                 }
@@ -118,7 +123,7 @@ impl Poll {
         matches!(*self.contact.lock().unwrap_or_else(PoisonError::into_inner), Contact::Reported(_))
     }
 
-    fn fail(&self, error: &ClientError, last: Option<&Arc<ReportedSet>>) {
+    fn fail(&self, error: &ClientError, last: Option<&Arc<Report>>) {
         let error = error.to_string();
         let since = match &*self.contact.lock().unwrap_or_else(PoisonError::into_inner) {
             Contact::Unreachable { since, error: same, .. } if *same == error => return,
@@ -135,67 +140,72 @@ impl Poll {
     }
 }
 
-async fn next(client: &Client, last: Option<&ReportedSet>) -> Result<ReportedSet, ClientError> {
-    let answer = client.report(last.map(|last| (last.instance.as_str(), last.report))).await?;
-    Ok(match last {
-        Some(last) if !answer.complete => merged(last, answer),
-        _ => answer,
-    })
-}
-
 /// A report brought up to date by a partial one.
-fn merged(last: &ReportedSet, mut answer: ReportedSet) -> ReportedSet {
+fn merged(last: &Report, mut answer: Report) -> Report {
     let news = std::mem::take(&mut answer.adapters);
     let gone = std::mem::take(&mut answer.removed);
-    let is_old = |one: &&AdapterReport| {
-        news.binary_search_by(|new| new.name.cmp(&one.name)).is_err()
-            && gone.binary_search(&one.name).is_err()
-    };
-    let mut adapters: Vec<AdapterReport> = last.adapters.iter().filter(is_old).cloned().collect();
-    adapters.extend(news);
-    adapters.sort_by(|one, other| one.name.cmp(&other.name));
-    ReportedSet { adapters, complete: true, ..answer }
+    let mut changes: Vec<(&str, Option<&Said>)> =
+        news.iter().map(|one| (one.name.as_str(), Some(one))).collect();
+    changes.extend(gone.iter().map(|name| (name.as_str(), None)));
+    changes.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let mut rest = last.adapters.as_slice();
+    let mut adapters = Vec::with_capacity(rest.len() + news.len());
+    for (name, said) in changes {
+        let (before, from) = rest.split_at(rest.partition_point(|one| one.name.as_str() < name));
+        adapters.extend_from_slice(before);
+        adapters.extend(said.cloned());
+        rest = &from[usize::from(from.first().is_some_and(|one| one.name == name))..];
+    }
+    adapters.extend_from_slice(rest);
+    Report { adapters, complete: true, ..answer }
 }
 
 /// The last set that the replica accepted, and the process that did.
 struct Sent {
     instance: String,
     version: Version,
-    set: Arc<Vec<DesiredAdapter>>,
+    list: DesiredList,
+    /// Names that may have vanished until then were all there: since then they can only have become more.
+    whole_after: Option<u64>,
 }
 
 impl Sent {
     /// Whether the process that reports has it, or will say so in its next report.
-    fn is_known_to(&self, report: &ReportedSet) -> bool {
+    fn is_known_to(&self, report: &Report) -> bool {
         self.instance == report.instance && Some(self.version) >= report.version
     }
 
     /// Whether the replica has exactly this set by its version and yet lacks some of it: somebody took it away by hand.
-    fn is_lost_by(&self, report: &ReportedSet) -> bool {
-        let has = |name: &str| report.adapters.binary_search_by(|one| one.name.as_str().cmp(name)).is_ok();
-        report.version == Some(self.version) && !self.set.iter().all(|one| has(&one.name))
+    fn is_lost_by(&mut self, held: &Held) -> bool {
+        if held.report.version != Some(self.version) || self.whole_after == Some(held.losses) {
+            return false;
+        }
+        let mut there = held.report.adapters.iter().map(|one| one.name.as_str());
+        let has = |name: &str| there.find(|other| *other >= name) == Some(name);
+        let is_whole = self.list.iter().map(|one| one.name.as_str()).all(has);
+        self.whole_after = is_whole.then_some(held.losses);
+        !is_whole
     }
 }
 
 /// Brings the desired set to what is wanted.
 struct Push {
     endpoint: Endpoint,
-    wants: watch::Receiver<Option<Arc<Vec<DesiredAdapter>>>>,
-    holds: watch::Receiver<Held>,
+    wants: watch::Receiver<Option<DesiredList>>,
+    holds: watch::Receiver<Option<Held>>,
     shared: Shared,
 }
 
 impl Push {
-    async fn run(mut self) {
-        let Ok(client) = Client::new(&self.endpoint) else { return };
+    async fn run(mut self, client: Client) {
         let mut sent: Option<Sent> = None;
         let mut pause = FIRST_PAUSE;
         loop {
             let wanted = self.wants.borrow_and_update().clone();
             let held = self.holds.borrow_and_update().clone();
-            if let (Some(wanted), Some(report)) = (wanted, held) {
-                let known = sent.as_ref().filter(|sent| sent.is_known_to(&report));
-                let is_lost = known.is_some_and(|sent| sent.is_lost_by(&report));
+            if let (Some(wanted), Some(held)) = (wanted, held) {
+                let mut known = sent.as_mut().filter(|sent| sent.is_known_to(&held.report));
+                let is_lost = known.as_mut().is_some_and(|sent| sent.is_lost_by(&held));
                 if is_lost {
                     // It may be on its way back; and a replica that always forgets must not be asked all the time.
                     tokio::time::sleep(pause).await;
@@ -205,14 +215,14 @@ impl Push {
                     }
                 }
                 let known = known.filter(|_| !is_lost);
-                if known.is_none_or(|sent| sent.set != wanted) {
-                    let base = known.map(|sent| (sent.version, sent.set.as_slice()));
+                if known.as_ref().is_none_or(|sent| sent.list != wanted) {
+                    let base = known.map(|sent| (sent.version, &sent.list));
                     match self.write(&client, base, &wanted).await {
                         Ok((instance, version)) => {
                             if !is_lost {
                                 pause = FIRST_PAUSE;
                             }
-                            sent = Some(Sent { instance, version, set: wanted });
+                            sent = Some(Sent { instance, version, list: wanted, whole_after: None });
                         }
                         Err(error) => {
                             tracing::debug!(replica = %self.endpoint.address, %error, "desired set not accepted");
@@ -236,8 +246,8 @@ impl Push {
     async fn write(
         &self,
         client: &Client,
-        known: Option<(Version, &[DesiredAdapter])>,
-        wanted: &[DesiredAdapter],
+        known: Option<(Version, &DesiredList)>,
+        wanted: &DesiredList,
     ) -> Result<(String, Version), ClientError> {
         let _permit = self.shared.writes.acquire().await;
         let version = self.shared.versions.next();
@@ -246,8 +256,75 @@ impl Push {
                 let (set, remove) = change(old, wanted);
                 client.patch(&DesiredChange { base, version, set, remove }).await?
             }
-            None => client.put(&DesiredSet { version, adapters: wanted.to_vec() }).await?,
+            None => client.put(version, Arc::clone(wanted)).await?,
         };
         Ok((accepted.instance, accepted.version))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use internment::ArcIntern;
+    use lorikeet_api::{AdapterReport, AdapterState, BaseModel, DesiredAdapter, Tier, TierBytes};
+
+    use super::*;
+
+    fn said(name: &str, rank: u32) -> Said {
+        ArcIntern::new(AdapterReport {
+            name: name.to_owned(),
+            source: String::new(),
+            state: AdapterState::Ready,
+            tier: Tier::Resident,
+            digest: None,
+            revision: None,
+            credentials: None,
+            rank,
+            bytes: 0,
+            target_modules: Vec::new(),
+            running: 0,
+            waiting: 0,
+            error: None,
+        })
+    }
+
+    fn report(adapters: Vec<Said>, removed: &[&str]) -> Report {
+        Report {
+            instance: "i".to_owned(),
+            report: 1,
+            version: Some(Version { epoch: 1, sequence: 1 }),
+            base: BaseModel { name: "base".to_owned(), digest: None, revision: None, ready: true },
+            draining: false,
+            resident: TierBytes::default(),
+            host: TierBytes::default(),
+            complete: false,
+            adapters,
+            removed: removed.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_partial_report_changes_what_it_names() {
+        let last = report(vec![said("b", 1), said("d", 1), said("f", 1)], &[]);
+        let news = report(vec![said("a", 2), said("d", 2), said("g", 2)], &["b", "c"]);
+        let now = merged(&last, news);
+        assert_eq!(now.adapters, [said("a", 2), said("d", 2), said("f", 1), said("g", 2)]);
+        assert!(now.complete && now.removed.is_empty());
+    }
+
+    #[test]
+    fn names_that_vanish_are_missed_and_those_that_came_are_not_counted_again() {
+        let list = |names: &[&str]| -> DesiredList {
+            let one = |name: &&str| DesiredAdapter { name: (*name).to_owned(), ..DesiredAdapter::default() };
+            names.iter().map(|name| ArcIntern::new(one(name))).collect()
+        };
+        let version = Version { epoch: 1, sequence: 1 };
+        let mut sent = Sent { instance: "i".to_owned(), version, list: list(&["a", "c"]), whole_after: None };
+        let mut held = |names: &[&str], losses| {
+            let report = Arc::new(report(names.iter().map(|name| said(name, 1)).collect(), &[]));
+            sent.is_lost_by(&Held { report, losses })
+        };
+        assert!(held(&["a", "b"], 0));
+        assert!(!held(&["a", "b", "c"], 0));
+        assert!(held(&["b", "c"], 1));
     }
 }

@@ -4,17 +4,31 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lorikeet_api::{ADAPTERS_PATH, Accepted, AdminError, DesiredChange, DesiredSet, ReportedSet};
-use serde::Serialize;
+use futures::{TryStreamExt as _, stream};
+use internment::ArcIntern;
+use lorikeet_api::{ADAPTERS_PATH, Accepted, AdminError, DesiredAdapter, DesiredChange, Version};
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
+use tokio::io::AsyncReadExt as _;
+use tokio_util::io::{StreamReader, SyncIoBridge};
 
-/// A write that takes longer has failed; the state it left is read from the next report.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::fleet::{DesiredList, Report};
+
+/// An answer that does not begin in that time will not come; what a write left is read from the next report.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// What an answer of many adapters may take beside that, and what each adapter that is sent adds.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(30);
+const ADAPTER_TIMEOUT: Duration = Duration::from_millis(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a replica holds a report back while nothing changes.
 const POLL_SECONDS: u64 = 20;
 /// The largest answer that is read: 100,000 adapters' reports.
-const MAX_ANSWER: usize = 64 << 20;
+const MAX_ANSWER: u64 = 64 << 20;
+/// An answer up to that size is read at once; a larger one is taken apart while it arrives.
+const SMALL_ANSWER: u64 = 64 << 10;
+/// Adapters of a whole set that are sent at once.
+const PIECE: usize = 256;
 
 /// Where a replica's admin face is, and what opens it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,67 +113,128 @@ impl Client {
     ///
     /// # Errors
     /// Any [`ClientError`].
-    pub async fn report(&self, after: Option<(&str, u64)>) -> Result<ReportedSet, ClientError> {
+    pub async fn report(&self, after: Option<(&str, u64)>) -> Result<Report, ClientError> {
         let mut url = self.url.clone();
-        let mut timeout = WRITE_TIMEOUT;
+        let mut patience = ANSWER_TIMEOUT;
         if let Some((instance, after)) = after {
             url.query_pairs_mut()
                 .append_pair("instance", instance)
                 .append_pair("after", &after.to_string())
                 .append_pair("wait_seconds", &POLL_SECONDS.to_string());
-            timeout += Duration::from_secs(POLL_SECONDS);
+            patience += Duration::from_secs(POLL_SECONDS);
         }
-        answer(self.http.get(url).timeout(timeout).bearer_auth(&self.token)).await
+        let request = self.http.get(url).timeout(patience + REPORT_TIMEOUT).bearer_auth(&self.token);
+        let response = tokio::time::timeout(patience, request.send())
+            .await
+            .map_err(|_| ClientError::Unreachable("it does not answer in time".to_owned()))?;
+        read(accepted(response.map_err(unreachable)?).await?).await
     }
 
-    /// Replaces the whole desired set.
+    /// Replaces the whole desired set. It is sent in pieces: of ten thousand adapters it is megabytes, and 64 replicas may
+    /// be written to at once.
     ///
     /// # Errors
     /// [`ClientError::Conflict`] when the replica has a newer version; any other.
-    pub async fn put(&self, set: &DesiredSet) -> Result<Accepted, ClientError> {
-        self.write(reqwest::Method::PUT, set).await
+    pub async fn put(&self, version: Version, adapters: DesiredList) -> Result<Accepted, ClientError> {
+        let limit = ANSWER_TIMEOUT + ADAPTER_TIMEOUT * u32::try_from(adapters.len()).unwrap_or(u32::MAX);
+        let body = reqwest::Body::wrap_stream(stream::iter(pieces(version, adapters)));
+        let json = HeaderValue::from_static("application/json");
+        self.write(self.http.put(self.url.clone()).header(CONTENT_TYPE, json).body(body).timeout(limit)).await
     }
 
     /// Changes the desired set.
     ///
     /// # Errors
     /// [`ClientError::Conflict`] when the replica has another version than `change.base`; any other.
-    pub async fn patch(&self, change: &DesiredChange) -> Result<Accepted, ClientError> {
-        self.write(reqwest::Method::PATCH, change).await
+    pub async fn patch(
+        &self,
+        change: &DesiredChange<ArcIntern<DesiredAdapter>>,
+    ) -> Result<Accepted, ClientError> {
+        let limit = ANSWER_TIMEOUT + ADAPTER_TIMEOUT * u32::try_from(change.set.len()).unwrap_or(u32::MAX);
+        self.write(self.http.request(Method::PATCH, self.url.clone()).json(change).timeout(limit)).await
     }
 
-    async fn write(&self, method: reqwest::Method, body: &impl Serialize) -> Result<Accepted, ClientError> {
-        let request =
-            self.http.request(method, self.url.clone()).timeout(WRITE_TIMEOUT).bearer_auth(&self.token);
-        answer(request.json(body)).await
+    async fn write(&self, request: RequestBuilder) -> Result<Accepted, ClientError> {
+        let response = request.bearer_auth(&self.token).send().await.map_err(unreachable)?;
+        read(accepted(response).await?).await
     }
 }
 
-async fn answer<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> Result<T, ClientError> {
-    let unreachable = |error: reqwest::Error| ClientError::Unreachable(chain(&error.without_url()));
-    let mut response = request.send().await.map_err(unreachable)?;
-    let status = response.status();
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
-        if body.len() + chunk.len() > MAX_ANSWER {
-            return Err(ClientError::Unreachable(format!("the answer is over {MAX_ANSWER} bytes")));
+/// A `DesiredSet` as JSON, piece by piece.
+fn pieces(version: Version, adapters: DesiredList) -> impl Iterator<Item = serde_json::Result<Vec<u8>>> {
+    let count = adapters.len();
+    let head = serde_json::to_string(&version);
+    let head = head.map(|version| format!("{{\"version\":{version},\"adapters\":[").into_bytes());
+    let piece = move |from: usize| {
+        let mut piece = Vec::new();
+        for (at, one) in adapters.iter().enumerate().skip(from).take(PIECE) {
+            if at > 0 {
+                piece.push(b',');
+            }
+            serde_json::to_writer(&mut piece, one)?;
         }
-        body.extend_from_slice(&chunk);
-    }
-    if status == reqwest::StatusCode::CONFLICT {
+        Ok(piece)
+    };
+    std::iter::once(head).chain((0..count).step_by(PIECE).map(piece)).chain([Ok(b"]}".to_vec())])
+}
+
+/// The answer, where it is a good one.
+async fn accepted(response: Response) -> Result<Response, ClientError> {
+    let status = response.status();
+    if status == StatusCode::CONFLICT {
         return Err(ClientError::Conflict);
     }
-    if !status.is_success() {
-        let message = serde_json::from_slice::<AdminError>(&body)
-            .map_or_else(|_| "no reason given".to_owned(), |error| error.error.message);
-        return Err(ClientError::Refused { status: status.as_u16(), message });
+    if status.is_success() {
+        return Ok(response);
     }
-    serde_json::from_slice(&body)
-        .map_err(|error| ClientError::Unreachable(format!("the answer is not of this API: {error}")))
+    let error: Result<AdminError, ClientError> = read(response).await;
+    let message = error.map_or_else(|_| "no reason given".to_owned(), |error| error.error.message);
+    Err(ClientError::Refused { status: status.as_u16(), message })
+}
+
+/// Reads an answer; a large one while it arrives, so that its text is never there as a whole.
+async fn read<T: DeserializeOwned + Send + 'static>(response: Response) -> Result<T, ClientError> {
+    let strange = |error: serde_json::Error| {
+        ClientError::Unreachable(format!("the answer is not of this API: {}", chain(&error)))
+    };
+    if response.content_length().is_some_and(|length| length <= SMALL_ANSWER) {
+        let body = response.bytes().await.map_err(unreachable)?;
+        return serde_json::from_slice(&body).map_err(strange);
+    }
+    let pieces = response.bytes_stream().map_err(|error| std::io::Error::other(error.without_url()));
+    let arriving = SyncIoBridge::new(StreamReader::new(Box::pin(pieces)).take(MAX_ANSWER));
+    let reading = move || serde_json::from_reader(std::io::BufReader::new(arriving)).map_err(strange);
+    let broken = |_| ClientError::Unreachable("the answer was not read".to_owned());
+    tokio::task::spawn_blocking(reading).await.map_err(broken)?
+}
+
+fn unreachable(error: reqwest::Error) -> ClientError {
+    ClientError::Unreachable(chain(&error.without_url()))
 }
 
 /// An error with its causes: the first alone often says only that sending failed.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use lorikeet_api::DesiredSet;
+
+    use super::*;
+
+    #[test]
+    fn the_pieces_of_a_set_are_the_set() {
+        for count in [0, 1, PIECE, 2 * PIECE + 1] {
+            let one = |at: usize| DesiredAdapter { name: format!("a{at}"), ..DesiredAdapter::default() };
+            let set = DesiredSet {
+                version: Version { epoch: 3, sequence: 7 },
+                adapters: (0..count).map(one).collect(),
+            };
+            let list = set.adapters.iter().cloned().map(ArcIntern::new).collect();
+            let body: Result<Vec<_>, _> = pieces(set.version, list).collect();
+            assert_eq!(serde_json::from_slice::<DesiredSet>(&body.unwrap().concat()).unwrap(), set);
+        }
+    }
 }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::build::arguments::{Places, Reach, arguments};
 use crate::build::workload::{gpus, surges};
-use crate::decide::desired::desired;
+use crate::decide::desired::desired_anywhere;
 use crate::decide::scale::replicas;
 use crate::decide::validate::ValidFleet;
 use crate::fleet::{Capacity, Contact, FleetKey, Hindrance, Replica, Workload};
@@ -294,7 +294,7 @@ impl Running {
 
     /// What a replica serves that starts before it is told more.
     fn write_registry(&mut self, folder: &Path, valid: &ValidFleet) -> io::Result<()> {
-        let adapters = desired(valid, &BTreeMap::new(), None);
+        let adapters = desired_anywhere(valid);
         let text = serde_json::json!({ "adapters": adapters }).to_string();
         // The first one is written in any case: replicas are started with it.
         if self.registry != text && (self.registry.is_empty() || valid.may_register()) {

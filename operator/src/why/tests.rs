@@ -10,7 +10,7 @@ use lorikeet_crds::deployment::NamespacesFrom;
 use lorikeet_crds::{AdapterStatus, Deployment};
 
 use super::*;
-use crate::fleet::{Capacity, FleetKey};
+use crate::fleet::{Capacity, FleetKey, Said};
 
 const OLD: &str = "sha256:old";
 
@@ -55,7 +55,7 @@ fn reported(adapters: Vec<AdapterReport>) -> Contact {
         resident: TierBytes::default(),
         host: TierBytes::default(),
         complete: true,
-        adapters,
+        adapters: adapters.into_iter().map(Said::new).collect(),
         removed: Vec::new(),
     }))
 }

@@ -33,23 +33,25 @@ pub struct DesiredSet {
 }
 
 /// A change of the desired set: with ten thousand adapters a whole set is megabytes, a change is a line.
+///
+/// `A` is one adapter: who writes to many replicas may choose a form that shares what is the same.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DesiredChange {
+pub struct DesiredChange<A = DesiredAdapter> {
     /// The version that the replica must have: the change was computed against it.
     pub base: Version,
     /// The version that it has then; newer than `base`.
     pub version: Version,
     /// Adapters that are new or differ, whole.
-    #[serde(default)]
-    pub set: Vec<DesiredAdapter>,
+    #[serde(default = "Vec::new")]
+    pub set: Vec<A>,
     /// Names that are no longer desired.
     #[serde(default)]
     pub remove: Vec<String>,
 }
 
 /// One adapter of the desired set.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DesiredAdapter {
     /// The name that requests use as `model`.

@@ -6,8 +6,10 @@ use crate::desired::Version;
 use crate::error::ErrorCode;
 
 /// Everything that a replica reports. A writer compares it with what it wants and never assumes that a write took.
+///
+/// `A` is one adapter's report: who reads those of many replicas may choose a form that shares what is the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ReportedSet {
+pub struct ReportedSet<A = AdapterReport> {
     /// Made anew by each process: a changed value means that the replica restarted and forgot.
     pub instance: String,
     /// Grows with every change of this report; hand it back as `after` to wait for the next.
@@ -27,7 +29,7 @@ pub struct ReportedSet {
     /// True: `adapters` are all there are. False: only those that changed since the report that was asked after.
     pub complete: bool,
     /// Ordered by name.
-    pub adapters: Vec<AdapterReport>,
+    pub adapters: Vec<A>,
     /// Names that are gone since the report that was asked after; empty in a complete report.
     #[serde(default)]
     pub removed: Vec<String>,
@@ -101,7 +103,7 @@ pub enum AdapterState {
 }
 
 /// One adapter as a replica holds it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AdapterReport {
     /// The name that requests use.
     pub name: String,
@@ -141,7 +143,7 @@ pub struct AdapterReport {
 }
 
 /// Why an adapter is not served as desired.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Failure {
     /// For programs.
     pub code: ErrorCode,

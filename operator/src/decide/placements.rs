@@ -1,0 +1,122 @@
+//! Placements: what each replica says of one Adapter, as its status lists it. Pure. Of most Adapters of a Deployment the
+//! replicas say the same: such a list is made once in a decision, and kept once by all statuses that have it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use internment::ArcIntern;
+use lorikeet_api::{AdapterState, Tier};
+use lorikeet_crds::adapter::ReplicaPlacement;
+
+use crate::decide::reports::{Judged, Reports};
+use crate::decide::validate::ValidAdapter;
+use crate::fleet::{Contact, Replica};
+
+/// How many replicas a status lists: those in error first.
+pub const LISTED: usize = 50;
+
+/// The lists of a decision.
+pub struct Placements<'a> {
+    replicas: &'a [Replica],
+    reports: &'a Reports<'a>,
+    made: RefCell<HashMap<Runs<'a>, ArcIntern<Vec<ReplicaPlacement>>>>,
+}
+
+/// What is listed of each replica, and of how many in a row.
+type Runs<'a> = Vec<(Line<'a>, usize)>;
+
+/// What is listed of one replica.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Line<'a> {
+    /// Nothing.
+    None,
+    /// It does not answer.
+    Silent,
+    /// What it says.
+    Says { outdated: bool, state: AdapterState, tier: Tier, error: Option<&'a str> },
+}
+
+impl<'a> Placements<'a> {
+    /// None yet, of `replicas` and what they say now.
+    #[must_use]
+    pub fn new(replicas: &'a [Replica], reports: &'a Reports<'a>) -> Self {
+        Self { replicas, reports, made: RefCell::default() }
+    }
+
+    /// What each replica says of `adapter`, those in error first, then by name.
+    #[must_use]
+    pub fn of(&self, adapter: &ValidAdapter) -> ArcIntern<Vec<ReplicaPlacement>> {
+        let mut judged = Judged::of(adapter);
+        let row = self.reports.row(&adapter.served_name);
+        let mut line = |(index, replica): (usize, &Replica)| match &replica.contact {
+            // One that goes may be silent.
+            Contact::Unreachable { .. } if replica.leaving => Line::None,
+            Contact::Unreachable { .. } => Line::Silent,
+            Contact::Pending | Contact::Reported(_) => {
+                row.get(index).copied().flatten().map_or(Line::None, |said| Line::Says {
+                    outdated: !judged.speaks_of_it(said),
+                    state: said.state,
+                    tier: said.tier,
+                    error: said.error.as_ref().map(|failure| failure.message.as_str()),
+                })
+            }
+        };
+        let mut lines: Runs<'a> = Vec::new();
+        for line in self.replicas.iter().enumerate().map(&mut line) {
+            match lines.last_mut() {
+                Some((same, count)) if *same == line => *count += 1,
+                _ => lines.push((line, 1)),
+            }
+        }
+        let mut made = self.made.borrow_mut();
+        if let Some(list) = made.get(&lines) {
+            return list.clone();
+        }
+        let list = ArcIntern::new(listed(self.replicas, &lines));
+        made.insert(lines, list.clone());
+        list
+    }
+}
+
+fn listed(replicas: &[Replica], runs: &[(Line<'_>, usize)]) -> Vec<ReplicaPlacement> {
+    let lines = runs.iter().flat_map(|(line, count)| std::iter::repeat_n(*line, *count));
+    let mut all: Vec<ReplicaPlacement> =
+        replicas.iter().zip(lines).filter_map(|(replica, line)| placement(replica, line)).collect();
+    all.sort_by(|one, other| (one.error.is_none(), &one.pod).cmp(&(other.error.is_none(), &other.pod)));
+    all.truncate(LISTED);
+    all
+}
+
+fn placement(replica: &Replica, line: Line<'_>) -> Option<ReplicaPlacement> {
+    let pod = replica.name.clone();
+    let Line::Says { outdated, state, tier, error } = line else {
+        let Contact::Unreachable { error, .. } = &replica.contact else { return None };
+        let state = "Unreachable".to_owned();
+        return (line == Line::Silent).then(|| ReplicaPlacement {
+            pod,
+            tier: None,
+            state,
+            error: Some(error.clone()),
+        });
+    };
+    let state = match state {
+        _ if outdated => "Outdated",
+        AdapterState::Registered => "Registered",
+        AdapterState::Loading => "Loading",
+        AdapterState::Ready => "Ready",
+        AdapterState::Failed => "Failed",
+        AdapterState::Draining => "Draining",
+    };
+    let tier = match tier {
+        Tier::Resident => "Resident",
+        Tier::Host => "Host",
+        Tier::Disk => "Disk",
+        Tier::Remote => "Remote",
+    };
+    Some(ReplicaPlacement {
+        pod,
+        tier: Some(tier.to_owned()),
+        state: state.to_owned(),
+        error: error.map(str::to_owned),
+    })
+}
