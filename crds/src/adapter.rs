@@ -151,7 +151,8 @@ pub struct AdapterStatus {
     /// Where it is, replica by replica: those in error first, at most 50.
     // Fifty rows that are the same for most Adapters of a Deployment: kept once, while any of them says so.
     #[serde(default, skip_serializing_if = "is_empty")]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["pod".to_owned()]))]
+    // Replaced whole: merged by pod, the record of who wrote what would be longer than the status, in each Adapter.
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     #[schemars(with = "Vec<ReplicaPlacement>", length(max = 50))]
     pub placements: ArcIntern<Vec<ReplicaPlacement>>,
 }

@@ -6,6 +6,10 @@ use clap::Parser as _;
 use lorikeet_operator::args::{Cli, Command};
 use lorikeet_operator::{cluster, telemetry, up, why};
 
+/// glibc's allocator keeps an arena for each thread, and gives little of them back; musl's, in an image without glibc, is slow.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => telemetry::start(&args.log).map_err(|error| error.to_string()).and_then(|()| {

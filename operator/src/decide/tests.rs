@@ -214,7 +214,7 @@ fn no_replica_hears_of_an_adapter_whose_source_is_being_read() {
 fn a_generation_that_the_workloads_controller_has_not_seen_makes_ready_of_this_spec_no_less() {
     let mut scene = Scene::with_replicas(1);
     scene.deployment().metadata.generation = Some(1);
-    let seen = Workload { replicas: 1, updated: 1, ready: 1, current: true, unschedulable: None };
+    let seen = Workload { replicas: 1, updated: 1, ready: 1, current: true, hindrance: None };
     scene.fleet.workload = Some(seen.clone());
     let ready = |scene: &mut Scene| {
         let status = scene.decide().status.unwrap();

@@ -147,7 +147,7 @@ fn merged(last: &Report, mut answer: Report) -> Report {
     let mut changes: Vec<(&str, Option<&Said>)> =
         news.iter().map(|one| (one.name.as_str(), Some(one))).collect();
     changes.extend(gone.iter().map(|name| (name.as_str(), None)));
-    changes.sort_by(|(one, _), (other, _)| one.cmp(other));
+    changes.sort_by_key(|(name, _)| *name);
     let mut rest = last.adapters.as_slice();
     let mut adapters = Vec::with_capacity(rest.len() + news.len());
     for (name, said) in changes {

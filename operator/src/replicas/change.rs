@@ -20,7 +20,8 @@ pub fn change(
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
             (Some(before), Some(after)) if before == after => {
-                (old.next(), new.next());
+                old.next();
+                new.next();
                 continue;
             }
             (Some(before), Some(after)) => before.name.cmp(&after.name),
