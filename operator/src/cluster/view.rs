@@ -7,17 +7,15 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::api::ListParams;
+use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config, Resource, ResourceExt as _};
+use kube::{Api, Client, Config, ResourceExt as _};
 use lorikeet_api::{
     AdapterReport, AdapterState, BaseModel, ErrorCode, Failure, ReportedSet, Tier, TierBytes,
 };
 use lorikeet_crds::adapter::ReplicaPlacement;
 use lorikeet_crds::{Adapter, Deployment};
-use serde::de::DeserializeOwned;
 
 use crate::args::WhyArgs;
 use crate::build::LABEL;
@@ -84,22 +82,24 @@ fn unread(what: impl Into<String>) -> impl FnOnce(kube::Error) -> ViewError {
     |error| ViewError::Api { what, error }
 }
 
-async fn list<K>(api: Api<K>, what: &str, params: &ListParams) -> Result<Vec<K>, ViewError>
-where
-    K: Clone + DeserializeOwned + std::fmt::Debug,
-{
-    Ok(api.list(params).await.map_err(unread(what))?.items)
+/// The Adapters that `api` lists. One that cannot be read is left out: it is told so in its own status.
+async fn readable(api: Api<DynamicObject>) -> kube::Result<Vec<Adapter>> {
+    let all = api.list(&ListParams::default()).await?.items;
+    Ok(all.into_iter().filter_map(|one| one.try_parse().ok()).collect())
 }
 
 /// All Adapters, where they may be listed: others share the fleet. Else those of the namespaces that are asked about.
 async fn adapters(client: &Client, named: &str, namespace: &str) -> Result<Vec<Arc<Adapter>>, ViewError> {
-    let found = match Api::<Adapter>::all(client.clone()).list(&ListParams::default()).await {
-        Ok(all) => all.items,
+    let kind = ApiResource::erase::<Adapter>(&());
+    let found = match readable(Api::all_with(client.clone(), &kind)).await {
+        Ok(all) => all,
         Err(error) if is_forbidden(&error) => {
-            let mut found = of_namespace::<Adapter>(client, namespace, "Adapters").await?;
+            let of = |namespace: &str| readable(Api::namespaced_with(client.clone(), namespace, &kind));
+            let what = format!("Adapters of namespace {namespace}");
+            let mut found = of(namespace).await.map_err(unread(what))?;
             if let Some((other, _)) = named.split_once('/').filter(|(other, _)| *other != namespace) {
                 // It may be part of a name that requests use.
-                found.extend(of_namespace::<Adapter>(client, other, "Adapters").await.unwrap_or_default());
+                found.extend(of(other).await.unwrap_or_default());
             }
             found
         }
@@ -108,17 +108,6 @@ async fn adapters(client: &Client, named: &str, namespace: &str) -> Result<Vec<A
     let mut found: Vec<Arc<Adapter>> = found.into_iter().map(Arc::new).collect();
     found.sort_by_key(|one| key_of(one));
     Ok(found)
-}
-
-async fn of_namespace<K>(client: &Client, namespace: &str, what: &str) -> Result<Vec<K>, ViewError>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + DeserializeOwned
-        + std::fmt::Debug,
-{
-    let what = format!("{what} of namespace {namespace}");
-    list(Api::namespaced(client.clone(), namespace), &what, &ListParams::default()).await
 }
 
 fn fleet_of(adapter: &Adapter) -> FleetKey {
@@ -140,7 +129,8 @@ async fn facts(client: &Client, key: FleetKey, adapters: Vec<Arc<Adapter>>) -> R
     let deployment = api.get_opt(&key.name).await.map_err(unread(what))?;
     let pods = ListParams::default().labels(&format!("{LABEL}={}", key.name));
     let what = format!("pods of namespace {}", key.namespace);
-    let pods: Vec<Pod> = list(Api::namespaced(client.clone(), &key.namespace), &what, &pods).await?;
+    let pods =
+        Api::<Pod>::namespaced(client.clone(), &key.namespace).list(&pods).await.map_err(unread(what))?;
     let mut replicas: Vec<Replica> = pods.iter().filter_map(|pod| replica(pod, &adapters)).collect();
     replicas.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(Fleet {
