@@ -44,7 +44,10 @@ impl Mounts {
             namespace: from.to_owned(),
         };
         match (from == pods, secret(source), claim(&source.source)) {
-            (true, ..) | (false, None, None) => self.take(source),
+            (true, ..) => self.take(source),
+            // What the pods have mounted is of their namespace alone.
+            (false, None, None) if source.source.starts_with("file://") => Err(elsewhere("source", "folder")),
+            (false, None, None) => self.take(source),
             (false, Some(_), _) => Err(elsewhere("secretRef", "Secret")),
             (false, None, Some(_)) => Err(elsewhere("source", "PersistentVolumeClaim")),
         }
@@ -163,6 +166,8 @@ mod tests {
         );
         let claim = refused(&mut mounts, &source("pvc://loras/x", None));
         assert!(claim.starts_with("source: ") && claim.contains("into models"), "{claim}");
+        let folder = refused(&mut mounts, &source("file:///models/private/x", None));
+        assert!(folder.starts_with("source: ") && folder.contains("of namespace team"), "{folder}");
         assert!(mounts.take_of(&source("hf://a/x", None), "team", "models").is_ok());
         assert_eq!(mounts, Mounts::default());
     }
