@@ -2,6 +2,7 @@
 //! room for all.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use kube::api::{DeleteParams, ListParams};
 use lorikeet_crds::{Adapter, Reason};
@@ -98,6 +99,8 @@ async fn where_there_is_not_room_for_all_the_pinned_and_the_important_ones_stay(
     stage.kubectl.apply(&[ranked("a-low", 9)]);
     stage.until_adapter_ready("a-low").await;
     stage.until_adapter_says("b-mid", Reason::InsufficientMemory).await;
+    // The replica has forgotten what `b-mid` takes. That does not make it fit.
+    stage.until_quiet(Duration::from_secs(3)).await;
     stage.kubectl.apply(&[with(base, "/spec/adapters/gpuMemory", json!("8Mi"))]);
     stage.until_adapter_ready("b-mid").await;
     let all = stage.api::<Adapter>().list(&ListParams::default()).await.expect("a list");

@@ -110,7 +110,9 @@ async fn ten_thousand_adapters_over_sixty_four_replicas() {
     // As users run it.
     stage.options().registry_seconds = 2;
     stage.start_operator().await;
-    stage.kubectl.apply(&[deployment(&stage.namespace, "base", REPLICAS as u32)]);
+    // Room for all of them.
+    let base = deployment(&stage.namespace, "base", REPLICAS as u32);
+    stage.kubectl.apply(&[with(base, "/spec/adapters/gpuMemory", json!("16Gi"))]);
     stage.until_deployment_ready("base").await;
     let fakes = stage.kubelet.until_running(REPLICAS).await;
     say(&format!(

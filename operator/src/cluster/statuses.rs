@@ -20,6 +20,9 @@ use crate::decide::{Decision, Occurrence};
 
 /// Statuses that are written before the fleet is looked at again: those written last should not be old.
 const AT_ONCE: usize = 512;
+/// Of those that are no transition, so many beside transitions: ten thousand Adapters that load say little of worth by each
+/// count of replicas between none and all, and where one of them changes all the time the others are not kept waiting.
+const BESIDE_TRANSITIONS: usize = 32;
 
 /// Statuses to be written.
 #[derive(Default)]
@@ -60,8 +63,10 @@ impl Batch {
             }
         }
         writes.sort_by_key(|write| write.event.is_none());
-        let is_cut = writes.len() > AT_ONCE;
-        writes.truncate(AT_ONCE);
+        let transitions = writes.partition_point(|write| write.event.is_some());
+        let most = if transitions == 0 { AT_ONCE } else { AT_ONCE.min(transitions + BESIDE_TRANSITIONS) };
+        let is_cut = writes.len() > most;
+        writes.truncate(most);
         Self { writes, is_cut }
     }
 
@@ -200,9 +205,12 @@ mod tests {
             warning: false,
             message: "All is as the spec asks".to_owned(),
         });
+        let without_events = Decision { events: Vec::new(), ..decision.clone() };
         let batch = Batch::of(None, &adapters, decision);
-        assert!(batch.is_cut && batch.writes.len() == AT_ONCE);
+        assert!(batch.is_cut && batch.writes.len() == 1 + BESIDE_TRANSITIONS);
         assert!(matches!(&batch.writes[0].of, Of::Adapter(one, _) if key_of(one) == last));
         assert!(batch.writes[0].event.is_some() && batch.writes[1].event.is_none());
+        let batch = Batch::of(None, &adapters, without_events);
+        assert!(batch.is_cut && batch.writes.len() == AT_ONCE);
     }
 }

@@ -64,17 +64,41 @@ pub fn served_status(
         .find(|report| report.digest.is_some() && report.error.is_none());
     let failure = current.iter().find_map(|(_, report)| told(report));
     let sayings = sayings(valid, place, count, known, failure.as_ref(), paused);
-    let before = adapter.status.clone().unwrap_or_default();
+    let content = match known {
+        Some(report) => content(report),
+        None if failure.is_none() => content_before(adapter),
+        None => AdapterStatus::default(),
+    };
+    let stamped = stamped(adapter, &sayings, now);
     AdapterStatus {
-        digest: known.and_then(|report| report.digest.clone()).or_else(|| kept(&before.digest, &current)),
-        revision: known.and_then(|report| report.revision.clone()),
-        rank: known.map(|report| report.rank).filter(|rank| *rank > 0),
-        bytes: known.map(|report| report.bytes).filter(|bytes| *bytes > 0),
-        target_modules: known.map(|report| report.target_modules.clone()).unwrap_or_default(),
+        observed_generation: stamped.observed_generation,
+        conditions: stamped.conditions,
         replicas: count,
         placements: placements.of(valid),
-        ..stamped(adapter, &sayings, now)
+        ..content
     }
+}
+
+/// What a replica says of the content that it has.
+pub(super) fn content(report: &AdapterReport) -> AdapterStatus {
+    AdapterStatus {
+        digest: report.digest.clone(),
+        revision: report.revision.clone(),
+        rank: Some(report.rank).filter(|rank| *rank > 0),
+        bytes: Some(report.bytes).filter(|bytes| *bytes > 0),
+        target_modules: report.target_modules.clone(),
+        ..AdapterStatus::default()
+    }
+}
+
+/// What was known of the content stays while no replica says anything of it: it is of the content, not of a replica. Of
+/// another generation only what is still served.
+fn content_before(adapter: &Adapter) -> AdapterStatus {
+    let before = adapter.status.clone().unwrap_or_default();
+    let is_same = before.observed_generation == adapter.metadata.generation;
+    let digest = before.digest.clone();
+    let rest = if is_same { before } else { AdapterStatus::default() };
+    AdapterStatus { digest, ..rest }
 }
 
 /// What a replica says is wrong, and what it serves meanwhile.
@@ -99,11 +123,6 @@ pub(super) fn ready(place: &Place, current: &[(usize, &AdapterReport)]) -> u32 {
         placed.peek() == Some(&&index)
     };
     current.iter().filter(|(index, report)| is_placed(*index) && is_resident(report)).count() as u32
-}
-
-/// While no replica says anything, the digest that was known stays: it is of the content, not of a replica.
-fn kept(before: &Option<String>, current: &[(usize, &AdapterReport)]) -> Option<String> {
-    if current.is_empty() { before.clone() } else { None }
 }
 
 /// A status that has its conditions alone.

@@ -19,8 +19,9 @@ pub fn transition(
     if old.is_some_and(|old| old.status == new.status && old.reason == new.reason) {
         return None;
     }
-    // Reading a source takes a moment: what comes of it is news.
-    if new.reason == Reason::Progressing.as_str() {
+    // Reading a source takes a moment, and so does the first load: what comes of it is news.
+    let is_first_load = old.is_none() && new.reason == Reason::Loading.as_str();
+    if is_first_load || new.reason == Reason::Progressing.as_str() {
         return None;
     }
     let reason =

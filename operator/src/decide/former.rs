@@ -106,6 +106,7 @@ impl<'a> Formers<'a> {
             spread: spread(&placement.replicas).unwrap_or(Spread::Auto),
             pinned: placement.pinned,
             priority: placement.priority,
+            bytes: adapter.status.as_ref().and_then(|status| status.bytes).unwrap_or(0),
         }
     }
 

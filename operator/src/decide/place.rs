@@ -9,7 +9,7 @@ const DEMAND_PER_REPLICA: u32 = 8;
 /// What placement knows of an adapter beside its spec.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Measured {
-    /// Bytes that it takes on a replica; 0 until a replica has reported them.
+    /// Bytes that it takes on a replica; 0 until one has loaded it.
     pub bytes: u64,
     /// Requests that run on it or wait for it, over all replicas.
     pub demand: u32,
@@ -108,6 +108,7 @@ mod tests {
             spread,
             pinned: false,
             priority: 0,
+            bytes: 0,
         }
     }
 

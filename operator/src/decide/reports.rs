@@ -98,7 +98,8 @@ impl<'a> Reports<'a> {
         })
     }
 
-    /// Bytes and demand of each of `adapters`.
+    /// Bytes and demand of each of `adapters`. Replicas that do not have it, or that restarted, say no bytes: then those
+    /// count that it took before, or one without room would be taken for one that needs none, and be placed again.
     #[must_use]
     pub fn measured(&self, adapters: &[&ValidAdapter]) -> Vec<Measured> {
         let add = |sum: Measured, report: &AdapterReport| Measured {
@@ -107,7 +108,9 @@ impl<'a> Reports<'a> {
         };
         let of = |adapter: &&ValidAdapter| {
             let said = self.row(&adapter.served_name).iter().flatten();
-            said.fold(Measured::default(), |sum, said| add(sum, said))
+            let measured = said.fold(Measured::default(), |sum, said| add(sum, said));
+            let bytes = if measured.bytes > 0 { measured.bytes } else { adapter.bytes };
+            Measured { bytes, ..measured }
         };
         adapters.iter().map(of).collect()
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use internment::ArcIntern;
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use lorikeet_api::{AdapterReport, AdapterState, BaseModel, DesiredAdapter, Tier, TierBytes};
@@ -18,7 +19,9 @@ use lorikeet_crds::{Adapter, AdapterStatus, ConditionType, Deployment, Reason};
 use super::{Decision, decide};
 use crate::decide::events::is_true;
 use crate::decide::validate::{key_of, validate};
-use crate::fleet::{AdapterFacts, Capacity, Contact, Fleet, FleetKey, Probe, Replica, Report, Workload};
+use crate::fleet::{
+    AdapterFacts, Capacity, Contact, Fleet, FleetKey, Probe, Replica, Report, Said, Workload,
+};
 
 const LIMIT: u32 = 16;
 
@@ -329,6 +332,38 @@ fn a_replica_that_was_not_heard_is_asked_for_nothing() {
     scene.fleet.replicas[0].contact = heard;
     assert!(wanted(&scene.step(), "r0", "sql").is_some());
     assert!(validate(&scene.fleet).unwrap().may_register());
+}
+
+#[test]
+fn an_adapter_without_room_has_none_though_the_replicas_forget_what_it_takes() {
+    let mut scene = Scene::with_replicas(1).adapter("a").adapter("b");
+    scene.deployment().spec.adapters.gpu_memory = Quantity("15".to_owned());
+    let forget = |scene: &mut Scene| {
+        let forgotten = |one: &Said| AdapterReport {
+            state: AdapterState::Registered,
+            tier: Tier::Remote,
+            digest: None,
+            rank: 0,
+            bytes: 0,
+            ..(**one).clone()
+        };
+        let Contact::Reported(report) = &scene.fleet.replicas[0].contact else { return };
+        let is_kept = |one: &Said| matches!(one.tier, Tier::Resident);
+        let all = report.adapters.iter();
+        let after = all.map(|one| if is_kept(one) { (**one).clone() } else { forgotten(one) }).collect();
+        scene.fleet.replicas[0].contact = reported(after);
+    };
+    for _ in 0..4 {
+        scene.step();
+        forget(&mut scene);
+    }
+    assert_eq!(ready_reason(scene.status("b")), Reason::InsufficientMemory.as_str());
+    assert_eq!(scene.status("b").bytes, Some(10));
+    let again = scene.decide();
+    assert!(again.adapters.is_empty(), "{:?}", again.adapters);
+    // Of another content nothing is known.
+    scene.set_source("b", "hf://acme/smaller");
+    assert_eq!(wanted(&scene.decide(), "r0", "b").map(|one| one.resident), Some(true));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use lorikeet_crds::adapter::{AdapterStatus, PlacementCount};
 use lorikeet_crds::condition::{Saying, Truth};
 use lorikeet_crds::{Adapter, ConditionType, Reason};
 
-use crate::decide::adapter_status::{ready, stamped};
+use crate::decide::adapter_status::{self, ready, stamped};
 use crate::decide::place::Place;
 use crate::decide::placements::Placements;
 use crate::decide::reports::Reports;
@@ -76,12 +76,9 @@ fn content(
     };
     match known {
         Some(report) => AdapterStatus {
-            digest: report.digest.clone(),
-            revision: report.revision.clone(),
-            rank: Some(report.rank).filter(|rank| *rank > 0),
-            bytes: Some(report.bytes).filter(|bytes| *bytes > 0),
-            target_modules: report.target_modules.clone(),
-            ..replicas
+            replicas: replicas.replicas,
+            placements: replicas.placements,
+            ..adapter_status::content(report)
         },
         // It is of the content, not of a replica: it stays while none of them says anything.
         None => AdapterStatus { digest: former.digest.clone().or(replicas.digest), ..replicas },

@@ -102,6 +102,8 @@ pub struct ValidAdapter {
     pub pinned: bool,
     /// Who goes first.
     pub priority: i32,
+    /// Bytes that it took when it was loaded last, as its status says; 0 where that is not known of this spec.
+    pub bytes: u64,
 }
 
 /// On how many replicas an adapter is kept resident.
@@ -358,8 +360,15 @@ fn valid_adapter(fleet: &Fleet, adapter: &Adapter, mounts: &mut Mounts) -> Resul
         spread: spread(&adapter.spec.placement.replicas)?,
         pinned: adapter.spec.placement.pinned,
         priority: adapter.spec.placement.priority,
+        bytes: known_bytes(adapter),
         key,
     })
+}
+
+/// A status of another generation may speak of another content.
+fn known_bytes(adapter: &Adapter) -> u64 {
+    let status = adapter.status.as_ref().filter(|one| one.observed_generation == adapter.metadata.generation);
+    status.and_then(|status| status.bytes).unwrap_or(0)
 }
 
 fn allowed(fleet: &Fleet, rule: &AllowedNamespaces, namespace: &str) -> Result<(), Refusal> {
