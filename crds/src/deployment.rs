@@ -41,7 +41,9 @@ use crate::source::SourceSpec;
     printcolumn(json_path = ".spec.model.source", name = "Model", type_ = "string", priority = 1),
     printcolumn(json_path = ".status.url", name = "URL", type_ = "string"),
     printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date"),
-    validation = Rule::new("size(self.metadata.name) <= 50").message("metadata.name: at most 50 characters, as children are named after it")
+    validation = Rule::new("size(self.metadata.name) <= 50").message("metadata.name: at most 50 characters, as children are named after it"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("metadata.name: expected lower-case letters, digits and -, first a letter, last a letter or digit, as its Service is named so")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(cel)]

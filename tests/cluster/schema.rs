@@ -88,6 +88,9 @@ fn deployment_cases() -> Vec<Case> {
     vec![
         ("/metadata/name", long(50), ""),
         ("/metadata/name", long(51), "metadata.name: at most 50 characters"),
+        ("/metadata/name", json!("llama-3-1-8b"), ""),
+        ("/metadata/name", json!("llama-3.1-8b"), "metadata.name: expected lower-case letters"),
+        ("/metadata/name", json!("7b-chat"), "metadata.name: expected lower-case letters"),
         ("/spec/nodePool/nodeSelector", json!({}), "nodeSelector: expected at least one label"),
         ("/spec/replicas", one(0), ""),
         ("/spec/replicas", one(-1), more),

@@ -90,6 +90,9 @@ impl Rules {
     /// The field is where the rule stands; a message that begins with a field's name says it more exactly, or again.
     fn said_once(&self, field: &str, message: &str) -> Fault {
         let Some((named, rest)) = message.split_once(": ") else { return Fault::new(field, message) };
+        if field == "spec" && named.starts_with("metadata.") {
+            return Fault::new(named, rest);
+        }
         if field == named || field.ends_with(&format!(".{named}")) {
             return Fault::new(field, rest);
         }
@@ -348,6 +351,25 @@ mod tests {
         for (change, expected) in cases {
             let error = admit(&adapter(change), None).unwrap_err();
             assert!(error.contains(expected), "{expected:?} not in {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_deployment_has_a_name_that_a_service_can_have() {
+        let named = |name: &str| {
+            let given = json!({
+                "apiVersion": "lorikeet.dev/v1alpha1", "kind": "Deployment", "metadata": {"name": name},
+                "spec": {"model": {"source": "file:///x"}}
+            });
+            let admitted: Result<Deployment, Vec<Fault>> = Rules::of::<Deployment>().admit(&given, None);
+            admitted.map(drop).map_err(|faults| faults[0].to_string())
+        };
+        for good in ["x", "mistral-7b", "a--b"] {
+            assert_eq!(named(good), Ok(()), "{good}");
+        }
+        for bad in ["llama-3.1-8b", "7b-chat"] {
+            let said = named(bad).unwrap_err();
+            assert!(said.starts_with("metadata.name: expected lower-case letters, digits and -, first a letter"), "{said}");
         }
     }
 
