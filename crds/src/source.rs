@@ -4,22 +4,22 @@ use k8s_openapi::api::core::v1::LocalObjectReference;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-/// Schemes that a source may have. One URI holds exactly one of them.
-pub const SCHEMES: [&str; 8] = ["hf", "s3", "gs", "oci", "https", "http", "pvc", "file"];
+/// Schemes that a source may have, as replicas read them. One URI holds exactly one of them.
+pub const SCHEMES: [&str; 6] = ["hf", "s3", "https", "http", "pvc", "file"];
 
 /// A source and what pins it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.revision) || self.source.startsWith('hf://') || self.source.startsWith('oci://')")
-    .message("revision: only hf:// and oci:// sources have revisions").field_path(".revision"))]
+#[x_kube(validation = Rule::new("!has(self.revision) || self.source.startsWith('hf://')")
+    .message("revision: only hf:// sources have revisions").field_path(".revision"))]
 pub struct SourceSpec {
     /// The place: `hf://OWNER/NAME`, `s3://BUCKET/KEY`, `https://HOST/PATH`, `pvc://CLAIM/PATH` or `file:///PATH` (a path
-    /// of the image, or with `up` of the machine). `gs://BUCKET/KEY` and `oci://REGISTRY/NAME:TAG` are kept for later:
-    /// replicas do not read them yet. A claim is mounted read-only into the pods of its namespace, up to 32 of them; a new
-    /// one replaces the pods, one by one, and waits until the claim is there. Example: `hf://mistralai/Mistral-7B-v0.1`.
+    /// of the image, or with `up` of the machine). A claim is mounted read-only into the pods of its namespace, up to 32 of
+    /// them; a new one replaces the pods, one by one, and waits until the claim is there. Example:
+    /// `hf://mistralai/Mistral-7B-v0.1`.
     #[schemars(length(min = 6, max = 2048))]
-    #[x_kube(validation = Rule::new("self.matches('^(hf|s3|gs|oci|https|http|pvc|file)://[^\\\\s@\\\\\\\\]+$')")
-        .message("source: expected one of hf://, s3://, gs://, oci://, https://, http://, pvc://CLAIM/PATH, file:///PATH without spaces, user names or backslashes"),
+    #[x_kube(validation = Rule::new("self.matches('^(hf|s3|https|http|pvc|file)://[^\\\\s@\\\\\\\\]+$')")
+        .message("source: expected one of hf://, s3://, https://, http://, pvc://CLAIM/PATH, file:///PATH without spaces, user names or backslashes"),
         validation = Rule::new("!self.matches('(^|/)\\\\.\\\\.(/|$)')").message("source: '..' is not allowed in a path"))]
     pub source: String,
     /// The revision to take of an hf:// source: a branch, a tag or a commit. It is resolved to an immutable one, which the
@@ -42,4 +42,15 @@ pub struct SourceSpec {
     /// source. Default: none. Example: `{name: hf-token}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalObjectReference>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rule_of_a_source_names_every_scheme_and_no_other() {
+        let schema = serde_json::to_string(&schemars::schema_for!(SourceSpec)).unwrap();
+        assert!(schema.contains(&format!("^({})://", SCHEMES.join("|"))), "{schema}");
+    }
 }

@@ -25,8 +25,8 @@ fn source_cases() -> Vec<Case> {
     let scheme = "source: expected one of hf://";
     vec![
         ("source", json!("s3://bucket/key"), taken),
-        ("source", json!("gs://bucket/key"), taken),
-        ("source", json!("oci://registry.example/name:tag"), taken),
+        ("source", json!("gs://bucket/key"), scheme),
+        ("source", json!("oci://registry.example/name:tag"), scheme),
         ("source", json!("https://example.com/adapter/"), taken),
         ("source", json!("pvc://claim/path"), taken),
         ("source", json!("file:///models/base"), taken),
@@ -140,13 +140,13 @@ fn deployment_cases() -> Vec<Case> {
 
 /// Cases of one field that only a whole object shows.
 fn together() -> Vec<(Value, &'static str)> {
-    let revision = "revision: only hf:// and oci:// sources have revisions";
+    let revision = "revision: only hf:// sources have revisions";
     let of = |source: &str| {
         let adapter = with(adapter(NAMESPACE, "x", "base"), "/spec/source", json!(source));
         with(adapter, "/spec/revision", json!("v1"))
     };
     let mut cases = vec![
-        (of("oci://registry.example/name"), ""),
+        (of("hf://acme/name"), ""),
         (of("s3://bucket/key"), revision),
         (of("https://example.com/x"), revision),
     ];

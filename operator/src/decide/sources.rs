@@ -2,6 +2,22 @@
 //!
 //! What is sent to a replica is what it reports back, so that a report is known to speak of it.
 
+use lorikeet_crds::source::SCHEMES;
+
+use crate::decide::validate::Refusal;
+
+/// Whether replicas read sources of that kind.
+///
+/// # Errors
+/// They do not: what they read, and what `field` says.
+pub fn check(field: &'static str, source: &str) -> Result<(), Refusal> {
+    if source.split_once("://").is_some_and(|(scheme, _)| SCHEMES.contains(&scheme)) {
+        return Ok(());
+    }
+    let expected = "one of hf://, s3://, https://, http://, pvc:// and file://, which replicas read";
+    Err(Refusal::InvalidSpec { field, expected, got: shown(source).to_owned() })
+}
+
 /// `source` at `revision` for replicas that find `pvc://CLAIM/PATH` as `CLAIM/PATH` below the folder `claims`.
 #[must_use]
 pub fn carried(source: &str, revision: Option<&str>, claims: &str) -> String {
@@ -34,6 +50,18 @@ pub fn shown(source: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_that_no_replica_reads_is_refused_with_what_they_read() {
+        for scheme in SCHEMES {
+            assert_eq!(check("source", &format!("{scheme}://a/b")), Ok(()));
+        }
+        for source in ["gs://bucket/key", "oci://registry/name:tag", "/models/x"] {
+            let refusal = check("model.source", source).unwrap_err().to_string();
+            let said = "model.source: expected one of hf://, s3://, https://, http://, pvc:// and file://";
+            assert!(refusal.starts_with(said) && refusal.contains(source), "{refusal}");
+        }
+    }
 
     #[test]
     fn a_source_is_carried_as_a_replica_reads_it() {

@@ -16,7 +16,7 @@ use crate::decide::labels;
 use crate::decide::mounts::{self, Mounts};
 use crate::decide::reports::last;
 use crate::decide::resources;
-use crate::decide::sources::carried;
+use crate::decide::sources::{self, carried};
 pub use crate::fleet::AdapterKey;
 use crate::fleet::{ConfigFault, Fleet, Probe};
 
@@ -248,6 +248,7 @@ pub fn validate(fleet: &Fleet) -> Result<ValidFleet, Refusal> {
         namespace: fleet.key.namespace.clone(),
         name: fleet.key.name.clone(),
     })?;
+    sources::check("model.source", &deployment.spec.model.source.source)?;
     deployment.spec.resources.as_ref().map_or(Ok(()), resources::check)?;
     let budget = &deployment.spec.adapters;
     let mut valid = ValidFleet {
@@ -351,6 +352,7 @@ fn named<'a>(
 fn valid_adapter(fleet: &Fleet, adapter: &Adapter, mounts: &mut Mounts) -> Result<ValidAdapter, Refusal> {
     let key = key_of(adapter);
     let source = &adapter.spec.source;
+    sources::check("source", &source.source)?;
     mounts.take_of(source, &key.0, &fleet.key.namespace)?;
     Ok(ValidAdapter {
         served_name: served_name_of(adapter),

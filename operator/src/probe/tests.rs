@@ -275,7 +275,7 @@ async fn what_is_accepted_leaving_secret_or_a_matter_of_the_replicas_is_not_read
         Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
     scene.adapter("hf://acme/sql").spec.source.secret_ref =
         Some(k8s_openapi::api::core::v1::LocalObjectReference { name: "token".to_owned() });
-    for source in ["s3://bucket/key", "gs://bucket/key", "oci://registry/x:1", "pvc://claim/x", "file:///x"] {
+    for source in ["s3://bucket/key", "pvc://claim/x", "file:///x"] {
         scene.adapter(source);
     }
     assert_eq!(scene.probes.of(&scene.fleet), BTreeMap::new());

@@ -159,8 +159,6 @@ mod tests {
     fn what_needs_a_secret_or_another_reader_is_not_read() {
         for source in [
             "s3://bucket/key",
-            "gs://bucket/key",
-            "oci://registry/name:tag",
             "/models/sql",
             "https://user@host/x",
             "https://host/x#y",
