@@ -39,7 +39,7 @@ words! {
         Loaded,
         /// Deployment: every replica has loaded the model.
         ModelLoaded,
-        /// Deployment: every accepted adapter is Ready.
+        /// Deployment: every Adapter that may name it, and stays, is Ready. It does not count for the Deployment's Ready.
         AdaptersReady,
         /// Deployment: at least one replica serves.
         Available,

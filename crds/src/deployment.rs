@@ -355,13 +355,13 @@ pub struct ModelStatus {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AdapterCount {
-    /// Adapters that name the Deployment and are allowed to.
+    /// Adapters that name the Deployment, are allowed to, and are not being deleted.
     #[serde(default)]
     pub total: u32,
     /// Those that are loaded wherever they should be.
     #[serde(default)]
     pub ready: u32,
-    /// Those that were refused.
+    /// Those that will not be served as they ask before somebody changes something.
     #[serde(default)]
     pub failed: u32,
 }

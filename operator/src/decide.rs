@@ -17,7 +17,7 @@ use crate::decide::reports::{Reports, last};
 use crate::decide::status::deployment_status;
 use crate::decide::unaccepted::{Still, Why, unaccepted_status};
 use crate::decide::validate::{
-    AdapterKey, Refusal, ValidAdapter, ValidFleet, key_of, served_name_of, validate,
+    AdapterKey, Refusal, ValidAdapter, ValidFleet, key_of, may_name, served_name_of, validate,
 };
 use crate::fleet::{Contact, DesiredList, Fleet, Replica};
 
@@ -130,7 +130,10 @@ fn of_valid(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>, now: Times
             };
             unaccepted_status(adapter, why, still, reports, &placements, now)
         };
-        say(&mut decision, &mut count, adapter, key, status);
+        if counts(fleet, adapter) {
+            add(&mut count, &status);
+        }
+        say(&mut decision, adapter, key, status);
     }
     finish(decision, fleet, None, count, now)
 }
@@ -155,22 +158,31 @@ fn of_refused(fleet: &Fleet, refusal: &Refusal, reports: &Reports<'_>, now: Time
                 unaccepted_status(adapter, why, still, reports, &placements, now)
             }
         };
-        say(&mut decision, &mut count, adapter, key, status);
+        if counts(fleet, adapter) {
+            add(&mut count, &status);
+        }
+        say(&mut decision, adapter, key, status);
     }
     finish(decision, fleet, Some(refusal), count, now)
 }
 
-/// Takes over the status of `adapter`, where it differs from the one that it has.
-fn say(
-    decision: &mut Decision,
-    count: &mut AdapterCount,
-    adapter: &Adapter,
-    key: AdapterKey,
-    status: AdapterStatus,
-) {
+/// Whether the Deployment counts `adapter` as one of its own: it may name it, and stays.
+fn counts(fleet: &Fleet, adapter: &Adapter) -> bool {
+    let namespace = adapter.metadata.namespace.as_deref().unwrap_or_default();
+    adapter.metadata.deletion_timestamp.is_none()
+        && fleet.deployment.as_ref().is_some_and(|deployment| {
+            may_name(fleet, &deployment.spec.adapters.allowed_namespaces, namespace)
+        })
+}
+
+fn add(count: &mut AdapterCount, status: &AdapterStatus) {
     count.total += 1;
     count.ready += u32::from(is_true(&status.conditions, ConditionType::Ready));
     count.failed += u32::from(is_true(&status.conditions, ConditionType::Stalled));
+}
+
+/// Takes over the status of `adapter`, where it differs from the one that it has.
+fn say(decision: &mut Decision, adapter: &Adapter, key: AdapterKey, status: AdapterStatus) {
     if adapter.status.as_ref() == Some(&status) {
         return;
     }

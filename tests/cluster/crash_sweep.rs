@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::end_state::{EndState, differences, end_state};
 use crate::manifests::{adapter, deployment, digest, with};
 use crate::proxy::Fault;
-use crate::stage::{Stage, is_ready_adapter, is_ready_deployment};
+use crate::stage::{Stage, is_ready_adapter, is_whole};
 use crate::until::{PATIENCE, until};
 
 /// Sweeps that run side by side: they wait more than they work.
@@ -63,7 +63,7 @@ async fn scenario(stage: &mut Stage) -> EndState {
     until_true(stage, "the Deployment is Ready", async |stage| {
         let base = stage.get::<lorikeet_crds::Deployment>("base").await;
         base.is_some_and(|base| {
-            is_ready_deployment(&base)
+            is_whole(&base)
                 && base.status.is_some_and(|status| status.adapters.total == 1 && status.ready_replicas == 2)
         })
     })

@@ -37,7 +37,7 @@ async fn scenario(stage: &Stage) {
         .await;
     stage.until_gone::<Adapter>("math").await;
     stage.until_adapter_ready("sql").await;
-    stage.until_deployment_ready("base").await;
+    stage.until_whole("base").await;
 }
 
 /// `name`'s end is that of the same scenario without faults, and its operator still runs.

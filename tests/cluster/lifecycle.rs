@@ -45,7 +45,7 @@ async fn what_is_applied_becomes_ready_and_the_status_says_what_the_replicas_rep
             .iter()
             .all(|place| place.state == "Ready" && place.tier.as_deref() == Some("Resident"))
     );
-    let deployment = stage.until_deployment_ready("base").await;
+    let deployment = stage.until_whole("base").await;
     let status = deployment.status.clone().unwrap_or_default();
     assert_eq!((status.replicas, status.ready_replicas), (2, 2));
     assert_eq!((status.adapters.total, status.adapters.ready, status.adapters.failed), (2, 2, 0));

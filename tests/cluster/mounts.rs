@@ -48,7 +48,7 @@ async fn what_adapters_name_is_mounted_and_an_absent_secret_holds_up_nothing() {
     let claim = at(&pod, "/models/loras").and_then(|volume| volume.persistent_volume_claim.clone());
     assert_eq!(claim.map(|claim| claim.claim_name).as_deref(), Some("loras"));
     stage.kubectl.run(&["delete", "lora", "odd", "--namespace", &namespace]);
-    stage.until_deployment_ready("base").await;
+    stage.until_whole("base").await;
     let after = stage.kubelet.until_running(1).await.remove(0);
     assert_ne!(before.name(), after.name(), "a new name replaces the pods");
     let heard: Vec<_> = after.heard().into_iter().flat_map(|heard| heard.set).collect();

@@ -236,6 +236,14 @@ impl Stage {
         })
     }
 
+    /// Waits until Deployment `name`'s newest spec is Ready, and all its Adapters are.
+    #[track_caller]
+    pub(crate) fn until_whole(&self, name: &str) -> impl Future<Output = Deployment> {
+        until(&format!("Deployment {name}: Ready with its Adapters"), PATIENCE, async move || {
+            self.get::<Deployment>(name).await.filter(is_whole)
+        })
+    }
+
     /// Waits until there is no object of kind `K` and that name.
     #[track_caller]
     pub(crate) fn until_gone<K>(&self, name: &str) -> impl Future<Output = ()>
@@ -293,6 +301,13 @@ pub(crate) fn is_ready_adapter(adapter: &Adapter) -> bool {
 pub(crate) fn is_ready_deployment(deployment: &Deployment) -> bool {
     let status = deployment.status.clone().unwrap_or_default();
     is_ready(&status.conditions, status.observed_generation, deployment.metadata.generation)
+}
+
+/// Whether the newest spec is Ready, and all Adapters that count for it.
+pub(crate) fn is_whole(deployment: &Deployment) -> bool {
+    let conditions = deployment.status.iter().flat_map(|status| &status.conditions);
+    let mut of_adapters = conditions.filter(|one| one.type_ == ConditionType::AdaptersReady.as_str());
+    is_ready_deployment(deployment) && of_adapters.any(|one| one.status == "True")
 }
 
 fn is_ready(conditions: &[Condition], observed: Option<i64>, generation: Option<i64>) -> bool {

@@ -63,7 +63,9 @@ async fn answers(cluster: &ClusterOfOne) -> BTreeMap<String, Ids> {
 async fn manifests_are_applied_edited_broken_mended_and_deleted_while_requests_run() {
     let mut cluster = miniature();
     cluster.start();
-    let deployment = cluster.until_ready("Deployment", "loraland", 1).await;
+    let is_whole =
+        |object: &serde_yaml::Value| is_ready(object, 1) && condition(object, "AdaptersReady").0 == "True";
+    let deployment = cluster.until("Deployment", "loraland", "is Ready with its Adapters", is_whole).await;
     assert_eq!(deployment["status"]["adapters"]["ready"].as_u64(), Some(25), "{deployment:?}");
     assert_eq!(deployment["status"]["url"].as_str(), Some(cluster.client(0).url()));
     assert_is_kubectls(&cluster.object("Adapter", "viggo").expect("it is there"), "Adapter");

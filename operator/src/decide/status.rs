@@ -116,9 +116,10 @@ fn sayings(fleet: &Fleet, deployment: &Deployment, tally: &Tally, adapters: Adap
     let hindered = fleet.workload.as_ref().and_then(|workload| workload.hindrance.as_ref()).map(hindered);
     let unreachable =
         (!tally.unreachable.is_empty()).then(|| (Reason::ReplicaUnreachable, few(&tally.unreachable)));
-    let of = |saying: &Saying| (saying.truth != Truth::True).then(|| (saying.reason, saying.message.clone()));
-    // Where no replica is wanted, none can have loaded anything.
-    let loaded = || of(&model).or_else(|| of(&of_adapters)).filter(|_| tally.wanted > 0 || tally.exist > 0);
+    // Where no replica is wanted, none can have loaded anything. Adapters are their own: one team's typo must not make the
+    // base that all teams share look broken.
+    let is_loading = model.truth != Truth::True && (tally.wanted > 0 || tally.exist > 0);
+    let loaded = || is_loading.then(|| (model.reason, model.message.clone()));
     let lacking = hindered.or(unreachable).or(replicas).or_else(loaded);
     let mut all = vec![accepted_saying(fleet), model, of_adapters, available];
     all.extend(kstatus(lacking, deployment.spec.paused, Reason::SecretNotFound));
@@ -165,7 +166,7 @@ fn model_saying(tally: &Tally) -> Saying {
 
 fn adapters_saying(adapters: AdapterCount) -> Saying {
     let all = adapters.ready == adapters.total;
-    let failed = if adapters.failed > 0 { format!(", {} refused", adapters.failed) } else { String::new() };
+    let failed = if adapters.failed > 0 { format!(", {} failed", adapters.failed) } else { String::new() };
     Saying {
         condition: ConditionType::AdaptersReady,
         truth: all.into(),

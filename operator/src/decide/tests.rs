@@ -250,6 +250,29 @@ fn no_replica_hears_of_a_refused_adapter_and_an_event_says_why() {
 }
 
 #[test]
+fn a_deployment_counts_the_adapters_that_may_name_it_and_stay_and_is_ready_without_them() {
+    let mut scene = Scene::with_replicas(1).adapter("sql").adapter("typo").adapter("gone");
+    let all = Workload { replicas: 1, updated: 1, ready: 1, current: true, hindrance: None };
+    scene.fleet.workload = Some(all);
+    scene.create("elsewhere", "stranger", "stranger");
+    scene.probe("typo", rank(17));
+    let now = Time(Timestamp::from_second(999).unwrap());
+    scene.edit("gone", |adapter| adapter.metadata.deletion_timestamp = Some(now));
+    let mut scene = scene.settle();
+    let status = scene.step().status.unwrap();
+    let count = status.adapters;
+    assert_eq!((count.total, count.ready, count.failed), (2, 1, 1));
+    let says = |condition| find(&status.conditions, condition).unwrap();
+    let ours = says(ConditionType::AdaptersReady);
+    assert_eq!(
+        (ours.status.as_str(), ours.message.as_str()),
+        ("False", "1 of 2 adapters are ready, 1 failed")
+    );
+    assert_eq!(says(ConditionType::Ready).status, "True");
+    assert_eq!(says(ConditionType::Reconciling).status, "False");
+}
+
+#[test]
 fn what_an_adapter_served_is_served_until_its_edit_is_accepted() {
     let mut scene = Scene::with_replicas(2).adapter("sql").settle();
     let digest = "sha256:of hf://acme/sql";

@@ -373,16 +373,20 @@ fn known_bytes(adapter: &Adapter) -> u64 {
     status.and_then(|status| status.bytes).unwrap_or(0)
 }
 
-fn allowed(fleet: &Fleet, rule: &AllowedNamespaces, namespace: &str) -> Result<(), Refusal> {
-    let may = namespace == fleet.key.namespace
+/// Whether Adapters of `namespace` may name the fleet's Deployment, by its rule.
+pub(super) fn may_name(fleet: &Fleet, rule: &AllowedNamespaces, namespace: &str) -> bool {
+    namespace == fleet.key.namespace
         || match rule.from {
             NamespacesFrom::Same => false,
             NamespacesFrom::All => true,
             NamespacesFrom::Selector => rule.selector.as_ref().is_some_and(|selector| {
                 fleet.namespaces.get(namespace).is_some_and(|set| labels::matches(selector, set))
             }),
-        };
-    if may {
+        }
+}
+
+fn allowed(fleet: &Fleet, rule: &AllowedNamespaces, namespace: &str) -> Result<(), Refusal> {
+    if may_name(fleet, rule, namespace) {
         return Ok(());
     }
     Err(Refusal::NamespaceNotAllowed {

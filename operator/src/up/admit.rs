@@ -369,7 +369,10 @@ mod tests {
         }
         for bad in ["llama-3.1-8b", "7b-chat"] {
             let said = named(bad).unwrap_err();
-            assert!(said.starts_with("metadata.name: expected lower-case letters, digits and -, first a letter"), "{said}");
+            assert!(
+                said.starts_with("metadata.name: expected lower-case letters, digits and -, first a letter"),
+                "{said}"
+            );
         }
     }
 

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use lorikeet_crds::condition::find;
-use lorikeet_crds::{Adapter, ConditionType, Deployment, Reason};
+use lorikeet_crds::{Adapter, ConditionType, Deployment};
 use serde::Serialize;
 use tokio::net::TcpListener;
 
@@ -364,13 +363,7 @@ impl Carrier {
         Standing {
             available: deployments().next().is_some()
                 && deployments().all(|of| is_true(of, ConditionType::Available)),
-            // A Deployment that lacks nothing but an Adapter is as settled as that Adapter.
-            settled: adapters().all(settled)
-                && deployments().all(|of| {
-                    settled(of)
-                        || find(of, ConditionType::Ready)
-                            .is_some_and(|one| one.reason == Reason::AdaptersNotReady.as_str())
-                }),
+            settled: adapters().all(settled) && deployments().all(settled),
         }
     }
 
