@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod http;
 pub mod metrics;
 pub mod probe;
+pub mod quantity;
 pub mod replicas;
 pub mod telemetry;
 pub mod up;

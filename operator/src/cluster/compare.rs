@@ -7,6 +7,8 @@
 use lorikeet_crds::FIELD_MANAGER;
 use serde_json::{Map, Value};
 
+use crate::quantity;
+
 /// Whether applying `desired` over `live` would change something that is ours. Both are whole objects.
 #[must_use]
 pub fn differs(desired: &Value, live: &Value) -> bool {
@@ -129,30 +131,8 @@ fn is_empty(value: &Value) -> bool {
 
 /// The server writes quantities its own way: 1000m is 1.
 fn same_quantity(one: &Value, other: &Value) -> bool {
-    let number = |value: &Value| value.as_str().and_then(quantity).or_else(|| value.as_f64());
+    let number = |value: &Value| value.as_str().and_then(quantity::parse).or_else(|| value.as_f64());
     number(one).zip(number(other)).is_some_and(|(one, other)| (one - other).abs() <= 1e-9 * one.abs())
-}
-
-fn quantity(text: &str) -> Option<f64> {
-    const UNITS: [(&str, f64); 14] = [
-        ("Ki", 1024.0),
-        ("Mi", 1_048_576.0),
-        ("Gi", 1_073_741_824.0),
-        ("Ti", 1_099_511_627_776.0),
-        ("Pi", 1_125_899_906_842_624.0),
-        ("n", 1e-9),
-        ("u", 1e-6),
-        ("m", 1e-3),
-        ("k", 1e3),
-        ("M", 1e6),
-        ("G", 1e9),
-        ("T", 1e12),
-        ("P", 1e15),
-        ("", 1.0),
-    ];
-    let (number, unit) =
-        UNITS.iter().find_map(|(suffix, unit)| text.strip_suffix(suffix).map(|number| (number, *unit)))?;
-    number.parse::<f64>().ok().map(|number| number * unit)
 }
 
 #[cfg(test)]
@@ -273,7 +253,9 @@ mod tests {
 
     #[test]
     fn quantities_are_numbers() {
-        for (one, other, expected) in [("1000m", "1", true), ("1.5Gi", "1536Mi", true), ("1", "2", false)] {
+        for (one, other, expected) in
+            [("1000m", "1", true), ("1.5Gi", "1536Mi", true), ("1Ei", "1024Pi", true), ("1", "2", false)]
+        {
             assert_eq!(same_quantity(&json!(one), &json!(other)), expected, "{one} {other}");
         }
         assert!(!same_quantity(&json!("lots"), &json!("lots of")));

@@ -19,6 +19,7 @@ use crate::decide::resources;
 use crate::decide::sources::{self, carried};
 pub use crate::fleet::AdapterKey;
 use crate::fleet::{ConfigFault, Fleet, Probe};
+use crate::quantity;
 
 /// A fleet whose Deployment holds what its type promises. The default is of a Deployment that does not exist.
 #[derive(Clone, Debug, Default)]
@@ -420,48 +421,14 @@ fn invalid_spread(got: String) -> Refusal {
 
 /// The bytes of a quantity such as `8Gi`, `1.5G` or `1e9`.
 fn bytes(field: &'static str, quantity: &Quantity) -> Result<u64, Refusal> {
-    const SUFFIXES: [(&str, u64); 11] = [
-        ("Ki", 1 << 10),
-        ("Mi", 1 << 20),
-        ("Gi", 1 << 30),
-        ("Ti", 1 << 40),
-        ("Pi", 1 << 50),
-        ("k", 1_000),
-        ("M", 1_000_000),
-        ("G", 1_000_000_000),
-        ("T", 1_000_000_000_000),
-        ("P", 1_000_000_000_000_000),
-        ("", 1),
-    ];
     let invalid =
         || Refusal::InvalidSpec { field, expected: "a quantity of bytes, as 8Gi", got: quantity.0.clone() };
-    let (number, unit) = SUFFIXES
-        .iter()
-        .find_map(|(suffix, unit)| quantity.0.strip_suffix(suffix).map(|number| (number, *unit)))
-        .ok_or_else(invalid)?;
-    if let Ok(whole) = number.parse::<u64>() {
-        return whole.checked_mul(unit).ok_or_else(invalid);
-    }
-    let value = number.parse::<f64>().map_err(|_| invalid())? * unit as f64;
-    // 2^63: far over any memory, and exactly a float.
-    if (0.0..9_223_372_036_854_775_808.0).contains(&value) { Ok(value as u64) } else { Err(invalid()) }
+    quantity::bytes(&quantity.0).ok_or_else(invalid)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantities_are_bytes() {
-        for (text, expected) in
-            [("8Gi", 8 << 30), ("1.5G", 1_500_000_000), ("1e9", 1_000_000_000), ("12", 12), ("0", 0)]
-        {
-            assert_eq!(bytes("x", &Quantity(text.to_owned())), Ok(expected), "{text}");
-        }
-        for text in ["", "-1", "8GiB", "1e40", "NaN", "lots"] {
-            assert!(bytes("x", &Quantity(text.to_owned())).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn a_spread_is_all_auto_or_a_count() {
