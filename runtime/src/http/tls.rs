@@ -45,6 +45,8 @@ pub struct Certificate {
 struct Shared {
     cert: PathBuf,
     key: PathBuf,
+    /// As the files were when they were read first.
+    first: Stamp,
     now: RwLock<TlsAcceptor>,
 }
 
@@ -57,8 +59,10 @@ impl Certificate {
     /// # Errors
     /// [`TlsError`].
     pub fn read(cert: &Path, key: &Path) -> Result<Self, TlsError> {
+        // The times first: a change in between is then seen at the first look.
+        let first = stamp(cert, key);
         let now = RwLock::new(acceptor(cert, key)?);
-        Ok(Self { shared: Arc::new(Shared { cert: cert.to_owned(), key: key.to_owned(), now }) })
+        Ok(Self { shared: Arc::new(Shared { cert: cert.to_owned(), key: key.to_owned(), first, now }) })
     }
 
     /// What accepts the next connection.
@@ -67,9 +71,9 @@ impl Certificate {
         self.shared.now.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Looks at the files for ever and takes over what changed. A pair that turns bad is reported and the old one stays.
+    /// Looks at the files for ever and takes over what changed since they were read. A pair that turns bad is reported and the old one stays.
     pub async fn watch(self) {
-        let mut seen = self.stamp();
+        let mut seen = self.shared.first;
         let mut timer = tokio::time::interval(LOOK);
         loop {
             timer.tick().await;
@@ -80,7 +84,7 @@ impl Certificate {
     /// Takes the files over where they are not as they were `seen`. Of a pair that is written one file after the other
     /// the first look may be too early: the second file's time brings another.
     fn refresh(&self, seen: Stamp) -> Stamp {
-        let stamp = self.stamp();
+        let stamp = stamp(&self.shared.cert, &self.shared.key);
         if stamp != seen {
             match acceptor(&self.shared.cert, &self.shared.key) {
                 Ok(new) => {
@@ -92,13 +96,13 @@ impl Certificate {
         }
         stamp
     }
+}
 
-    fn stamp(&self) -> Stamp {
-        [&self.shared.cert, &self.shared.key].map(|path| {
-            let metadata = std::fs::metadata(path).ok()?;
-            Some((metadata.modified().ok()?, metadata.len()))
-        })
-    }
+fn stamp(cert: &Path, key: &Path) -> Stamp {
+    [cert, key].map(|path| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    })
 }
 
 /// TLS 1.2 and 1.3 with this certificate chain and key.
@@ -162,7 +166,7 @@ mod tests {
         std::fs::write(&key, one.signing_key.serialize_pem()).unwrap();
         let certificate = Certificate::read(&cert, &key).unwrap();
         let config = |certificate: &Certificate| Arc::as_ptr(certificate.acceptor().config());
-        let (first, seen) = (config(&certificate), certificate.stamp());
+        let (first, seen) = (config(&certificate), certificate.shared.first);
         assert_eq!(certificate.refresh(seen), seen);
         assert_eq!(config(&certificate), first, "nothing changed");
         std::fs::write(&cert, two.cert.pem() + "\n").unwrap();
@@ -171,5 +175,24 @@ mod tests {
         std::fs::write(&key, two.signing_key.serialize_pem() + "\n").unwrap();
         certificate.refresh(seen);
         assert_ne!(config(&certificate), first);
+    }
+
+    #[tokio::test]
+    async fn what_changed_before_it_is_watched_is_taken_over_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let [cert, key] = ["tls.crt", "tls.key"].map(|name| folder.path().join(name));
+        let write = |end: &str| {
+            let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+            std::fs::write(&cert, pair.cert.pem() + end).unwrap();
+            std::fs::write(&key, pair.signing_key.serialize_pem() + end).unwrap();
+        };
+        write("");
+        let certificate = Certificate::read(&cert, &key).unwrap();
+        let config = || Arc::as_ptr(certificate.acceptor().config());
+        let first = config();
+        // A model is being loaded meanwhile.
+        write("\n");
+        let _ = tokio::time::timeout(Duration::ZERO, certificate.clone().watch()).await;
+        assert_ne!(config(), first);
     }
 }
