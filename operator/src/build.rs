@@ -56,18 +56,12 @@ pub struct Children {
     pub registry: Vec<ConfigMap>,
 }
 
-/// The children of `deployment`. `admin` is the digest of the admin Secret: pods are replaced when it is rotated.
+/// The children of `deployment`.
 #[must_use]
-pub fn build(
-    fleet: &Fleet,
-    deployment: &Deployment,
-    valid: &ValidFleet,
-    settings: &Settings,
-    admin: &str,
-) -> Children {
+pub fn build(fleet: &Fleet, deployment: &Deployment, valid: &ValidFleet, settings: &Settings) -> Children {
     let scope = Scope::of(&fleet.key, deployment);
     Children {
-        workload: workload::workload(&scope, fleet, deployment, valid, settings, admin),
+        workload: workload::workload(&scope, fleet, deployment, valid, settings),
         services: [services::public(&scope), services::replicas(&scope)],
         disruption: access::disruption(&scope),
         account: access::account(&scope),

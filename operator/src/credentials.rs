@@ -69,11 +69,11 @@ pub fn make(host: &str, days: u32, now: Timestamp) -> Result<Credentials, rcgen:
     })
 }
 
-/// Which generation of credentials these are: another for others, and tells nothing of them.
+/// A digest of `parts` in their order: another for others.
 #[must_use]
-pub fn generation(authority: &str, token: &str) -> String {
-    let digest = Sha256::new().chain_update(authority).chain_update([0]).chain_update(token).finalize();
-    hex(&digest)[..16].to_owned()
+pub fn digest<const N: usize>(parts: [&str; N]) -> String {
+    let whole = parts.iter().fold(Sha256::new(), |whole, part| whole.chain_update(part).chain_update([0]));
+    hex(&whole.finalize())
 }
 
 fn valid(params: &mut CertificateParams, now: Timestamp, expires: Timestamp) {
@@ -99,10 +99,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_making_is_another_generation_and_tells_nothing() {
+    fn each_making_is_another_and_tells_nothing() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let [one, other] = [(); 2].map(|()| make("x-replicas.ns.svc", 365, now).unwrap());
-        assert_ne!(generation(&one.authority, &one.token), generation(&other.authority, &other.token));
+        assert_ne!(one.authority, other.authority);
+        assert_ne!(one.token, other.token);
+        assert_ne!(digest([&one.authority, &one.token]), digest([&one.token, &one.authority]));
         assert_eq!(one.token.len(), 64);
         assert_eq!(one.expires.as_second(), 1_800_000_000 + 365 * 86_400);
         for part in [&one.authority, &one.certificate, &one.key] {

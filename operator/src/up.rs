@@ -37,7 +37,7 @@ use crate::args::UpArgs;
 use crate::credentials;
 use crate::fleet::FleetKey;
 use crate::probe::{ProbeConfig, Probes};
-use crate::replicas::client::Access;
+use crate::replicas::client::{Access, Pass};
 use crate::up::carrier::Carrier;
 use crate::up::files::Stamps;
 use crate::up::fleets::{HOST, Machine};
@@ -156,7 +156,10 @@ fn machine(
         claims: config.claims.display().to_string(),
         reach: config.probe.reach(),
         threads: config.threads,
-        access: Arc::new(Access { authority: made.authority.clone(), token: made.token.clone() }),
+        access: Arc::new(Access {
+            newest: Pass { authority: made.authority.clone(), token: made.token.clone() },
+            former: None,
+        }),
         changed,
     };
     let run = machine.run_folder();

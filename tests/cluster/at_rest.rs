@@ -11,8 +11,9 @@ use serde_json::json;
 use crate::account::{self, Scope};
 use crate::audit::{Event, Permission};
 use crate::control_plane::base64;
+use crate::fake::Fake;
 use crate::manifests::{adapter, deployment, digest, with};
-use crate::stage::Stage;
+use crate::stage::{Stage, is_ready_adapter};
 use crate::until::{PATIENCE, until};
 
 /// Each replica answers that many polls while nothing may be written.
@@ -70,9 +71,10 @@ async fn everything(stage: &mut Stage) {
     stage.kubectl.apply(&[with(adapter(&namespace, "sql", "base"), "/spec/digest", json!(digest('d')))]);
     stage.kubectl.apply(&[with(base, "/spec/replicas", json!(1))]);
     stage.kubelet.until_running(1).await;
-    // The Secret is made anew, and the pods with it.
+    // The Secret is made anew; the replica hears of it when its files are brought up to date.
     stage.api::<Secret>().delete("base-admin", &DeleteParams::default()).await.expect("it is there");
-    until("the Secret is back", PATIENCE, async || stage.get::<Secret>("base-admin").await).await;
+    let back = until("the Secret is back", PATIENCE, async || token(stage).await).await;
+    stage.kubelet.until_mounted("base-admin", &back).await;
     stage.until_deployment_ready("base").await;
     stage.until_adapter_ready("sql").await;
     renewed(stage).await;
@@ -111,26 +113,68 @@ async fn everything(stage: &mut Stage) {
     stage.start_operator().await;
 }
 
-/// The Secret is due: it is renewed, and the replicas are replaced by some that answer to the new one.
+/// The token of the admin Secret.
+async fn token(stage: &Stage) -> Option<Vec<u8>> {
+    stage.get::<Secret>("base-admin").await?.data?.remove("token").map(|token| token.0)
+}
+
+/// The Secret is due: it is renewed. Its replica stays, answers all the while and is told of changes, both before and
+/// after the kubelet brings its files up to date.
 async fn renewed(stage: &Stage) {
-    let old = stage.kubelet.until_running(1).await.remove(0);
-    let token = async || stage.get::<Secret>("base-admin").await?.data?.get("token").cloned();
-    let before = token().await;
-    let due = json!({"data": {"expires": base64(&jiff::Timestamp::now().to_string())}});
-    stage
-        .api::<Secret>()
-        .patch("base-admin", &PatchParams::default(), &Patch::Merge(&due))
-        .await
-        .expect("it is there");
-    until("the Secret is renewed", PATIENCE, async || {
-        token().await.filter(|now| Some(now) != before.as_ref())
+    let replica = stage.kubelet.until_running(1).await.remove(0);
+    replica.script(|script| {
+        script.longest_poll = Some(Duration::from_millis(100));
+        script.closes = true;
+    });
+    stage.until_adapter_ready("sql").await;
+    stage.until_quiet(Duration::from_secs(2)).await;
+    stage.kubelet.hold_mounts(true);
+    let (before, written) = (token(stage).await, stage.writes().len());
+    let hours =
+        |count| base64(&(jiff::Timestamp::now() + jiff::SignedDuration::from_hours(count)).to_string());
+    let due = json!({"data": {"made": hours(-9), "expires": hours(1)}});
+    let secrets = stage.api::<Secret>();
+    secrets.patch("base-admin", &PatchParams::default(), &Patch::Merge(&due)).await.expect("it is there");
+    let now = until("the Secret is renewed", PATIENCE, async || {
+        token(stage).await.filter(|now| Some(now) != before.as_ref())
     })
     .await;
-    until("the replica is replaced, and serves", PATIENCE, async || {
-        let now = stage.kubelet.fakes();
-        (now.len() == 1 && now[0].name() != old.name() && now[0].serves("sql")).then_some(())
-    })
-    .await;
+    untroubled(stage, &replica, written, &["update secrets"]).await;
+    let written = swapped(stage, &replica, 'e').await;
+    stage.kubelet.hold_mounts(false);
+    stage.kubelet.until_mounted("base-admin", &now).await;
+    untroubled(stage, &replica, written, &[]).await;
+    swapped(stage, &replica, 'f').await;
+}
+
+/// `replica`, the only one, answers many polls, and after the first `written` writes there are none but `expected`: no
+/// status says that it did not answer, no pod is replaced.
+async fn untroubled(stage: &Stage, replica: &Fake, written: usize, expected: &[&str]) {
+    let polled = replica.polls();
+    until("it answers on", PATIENCE, async || (replica.polls() >= polled + POLLS).then_some(())).await;
+    stage.until_quiet(Duration::from_secs(2)).await;
+    for write in stage.writes().split_off(written) {
+        let is_expected = write
+            .permissions()
+            .iter()
+            .any(|(_, resource, verb)| expected.contains(&format!("{verb} {resource}").as_str()));
+        assert!(is_expected, "written: {write}");
+    }
+    let now = stage.kubelet.fakes();
+    assert!(now.len() == 1 && now[0].name() == replica.name(), "the replica was replaced");
+}
+
+/// Adapter `sql` has another content, which `replica` loads. How many writes there are then.
+async fn swapped(stage: &Stage, replica: &Fake, content: char) -> usize {
+    let wanted = Some(digest(content));
+    let sql = adapter(&stage.namespace, "sql", "base");
+    stage.kubectl.apply(&[with(sql, "/spec/digest", json!(wanted))]);
+    let is_ready = |adapter: &Adapter| {
+        is_ready_adapter(adapter) && adapter.status.as_ref().is_some_and(|status| status.digest == wanted)
+    };
+    stage.until_adapter("sql", "another content, Ready", is_ready).await;
+    assert!(replica.report().adapters.iter().any(|one| one.name == "sql" && one.digest == wanted));
+    stage.until_quiet(Duration::from_secs(2)).await
 }
 
 /// Objects that cannot be read: they are read by name, to be told so.

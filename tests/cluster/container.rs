@@ -22,7 +22,8 @@ const PROBE: Duration = Duration::from_millis(100);
 /// Runs one pod until the task is dropped.
 pub(crate) async fn run(shared: Arc<Shared>, pod: Pod) {
     bind(&shared, &pod).await;
-    let Some(access) = access(&shared, &pod).await else { return };
+    let mut mounts = shared.mounts.subscribe();
+    let Some((secret, access)) = access(&shared, &pod).await else { return };
     let folder = tempfile::tempdir().expect("a folder for the pod");
     mount(&shared, &pod, folder.path(), &access).await;
     // Held while the address is chosen, given up for the container.
@@ -42,6 +43,11 @@ pub(crate) async fn run(shared: Arc<Shared>, pod: Pod) {
             if ready {
                 pod.shared.faces().insert(pod.name.clone(), face.clone());
             }
+        }
+        if mounts.has_changed().unwrap_or(false)
+            && let Some(access) = mounts.borrow_and_update().get(&secret)
+        {
+            write(&folder.path().join("admin"), access);
         }
         tokio::time::sleep(PROBE).await;
     }
@@ -65,16 +71,20 @@ async fn mount(shared: &Shared, pod: &Pod, folder: &Path, access: &Access) {
     for name in ["admin", "registry", "cache"] {
         std::fs::create_dir_all(folder.join(name)).expect("a folder of the pod");
     }
-    let admin = folder.join("admin");
-    std::fs::write(admin.join("tls.crt"), &access.certificate).expect("tls.crt");
-    std::fs::write(admin.join("tls.key"), &access.key).expect("tls.key");
-    std::fs::write(admin.join("token"), &access.token).expect("token");
+    write(&folder.join("admin"), access);
     for map in registry_maps(pod) {
         let found = shared.api::<ConfigMap>().get_opt(&map).await.expect("the API server answers");
         for (file, text) in found.and_then(|map| map.data).into_iter().flatten() {
             std::fs::write(folder.join("registry").join(file), text).expect("a shard of the registry");
         }
     }
+}
+
+/// The files of the admin Secret.
+fn write(folder: &Path, access: &Access) {
+    std::fs::write(folder.join("tls.crt"), &access.certificate).expect("tls.crt");
+    std::fs::write(folder.join("tls.key"), &access.key).expect("tls.key");
+    std::fs::write(folder.join("token"), &access.token).expect("token");
 }
 
 /// The ConfigMaps that the pod's volumes project.

@@ -4,6 +4,7 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 
+use crate::control_plane::base64;
 use crate::end_state::{Kind, api, neutral};
 use crate::manifests::{adapter, deployment};
 use crate::stage::Stage;
@@ -88,6 +89,45 @@ async fn every_child_that_is_changed_or_deleted_becomes_what_it_was() {
     }
     stage.until_deployment_ready("base").await;
     stage.until_adapter_ready("sql").await;
+}
+
+/// Somebody edits what opens the replicas: it is made anew, and they answer again as soon as they have that.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_secret_that_is_damaged_is_made_anew_and_the_replicas_stay() {
+    let stage = Stage::with_operator("damage").await;
+    let namespace = stage.namespace.clone();
+    stage.kubectl.apply(&[deployment(&namespace, "base", 1)]);
+    stage.until_deployment_ready("base").await;
+    let replica = stage.kubelet.until_running(1).await.remove(0);
+    let damages = [
+        ("token", json!(base64("edited"))),
+        ("ca.crt", json!(base64("no certificate"))),
+        ("tls.key", Value::Null),
+        ("former-ca.crt", json!(base64("somebody's own"))),
+        ("digest", Value::Null),
+    ];
+    for (key, value) in damages {
+        let data =
+            async || read(&stage, SECRET, "base-admin").await.map(|secret| secret.data["data"].clone());
+        let before = data().await.expect("it is there");
+        let change = json!({"data": {key: value}});
+        let secrets = api(&stage.client, SECRET, &namespace);
+        secrets.patch("base-admin", &PatchParams::default(), &Patch::Merge(&change)).await.expect("a change");
+        let token = until(&format!("the Secret is made anew after {change}"), PATIENCE, async || {
+            let now = data().await?;
+            let is_new = ["ca.crt", "tls.crt", "tls.key", "token"].iter().all(|part| {
+                now[part].is_string() && now[part] != before[part] && now[part] != change["data"][part]
+            });
+            serde_json::from_value::<k8s_openapi::ByteString>(now["token"].clone()).ok().filter(|_| is_new)
+        })
+        .await;
+        stage.kubelet.until_mounted("base-admin", &token.0).await;
+        let name = format!("after-{}", key.replace('.', "-"));
+        stage.kubectl.apply(&[adapter(&namespace, &name, "base")]);
+        stage.until_adapter_ready(&name).await;
+    }
+    let now = stage.kubelet.fakes();
+    assert!(now.len() == 1 && now[0].name() == replica.name(), "the replica was replaced");
 }
 
 #[tokio::test(flavor = "multi_thread")]

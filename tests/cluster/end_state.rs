@@ -88,12 +88,11 @@ pub(crate) fn neutral(kind: Kind, object: &DynamicObject, namespace: &str) -> Va
 
 /// Removes what differs from run to run, wherever it is.
 fn strip(value: &mut Value) {
-    const RANDOM: [&str; 9] = [
+    const RANDOM: [&str; 8] = [
         "lastTransitionTime",
         "lastUpdateTime",
         "clusterIP",
         "clusterIPs",
-        "lorikeet.dev/admin-secret",
         "pod",
         "observedGeneration",
         "uid",

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub(crate) use self::face::Access;
+use self::face::Guard;
 use self::holding::Holding;
 
 /// The port that the operator's pods say for the admin face.
@@ -36,6 +37,8 @@ pub(crate) struct Script {
     pub(crate) base_loads: bool,
     /// A long poll is answered after that time at the latest, whatever the caller allows.
     pub(crate) longest_poll: Option<Duration>,
+    /// Each answer ends its connection: the next one begins with a handshake.
+    pub(crate) closes: bool,
 }
 
 /// A write that it heard.
@@ -52,6 +55,7 @@ pub(crate) struct Heard {
 pub(crate) struct Fake {
     name: String,
     address: SocketAddr,
+    guard: Mutex<Guard>,
     script: Mutex<Script>,
     holding: Mutex<Holding>,
     heard: Mutex<Vec<Heard>>,
@@ -75,6 +79,7 @@ impl Fake {
             name: name.to_owned(),
             address: listener.local_addr().expect("a bound address"),
             holding: Mutex::new(Holding::new(instance(name, 0))),
+            guard: Mutex::new(Guard::of(&access)),
             script: Mutex::new(script),
             heard: Mutex::default(),
             firsts: Mutex::default(),
@@ -82,7 +87,7 @@ impl Fake {
             polls: AtomicUsize::new(0),
             restarts: AtomicU32::new(0),
         });
-        let served = tokio::spawn(face::serve(listener, std::sync::Arc::clone(&fake), access));
+        let served = tokio::spawn(face::serve(listener, std::sync::Arc::clone(&fake)));
         (fake, tokio_util::task::AbortOnDropHandle::new(served))
     }
 
@@ -94,6 +99,11 @@ impl Fake {
     /// Where it listens: the pod's address.
     pub(crate) fn ip(&self) -> IpAddr {
         self.address.ip()
+    }
+
+    /// The files of its admin Secret are these now, and it reads them.
+    pub(crate) fn remount(&self, access: &Access) {
+        lock(&self.guard).take_over(access);
     }
 
     /// Changes how it behaves.

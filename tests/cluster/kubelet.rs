@@ -1,6 +1,6 @@
 //! Stands for the kubelets of one namespace, and for the scheduler where there is none: binds pods, starts a replica for
-//! each when its admin Secret is there (a scripted one, or the real binary: `container`), keeps the pod's status true, and
-//! lets a pod go when it is deleted.
+//! each when its admin Secret is there (a scripted one, or the real binary: `container`), keeps the pod's status true,
+//! brings the files of its admin Secret up to date a while after that changed, and lets a pod go when it is deleted.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,6 +16,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use lorikeet_tests::client::Client as Face;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::container;
@@ -27,10 +28,13 @@ pub(crate) const NODE: &str = "node-of-the-test";
 /// Before a step that failed is tried again.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// So long after a Secret changed its files in the pods do. A kubelet takes a minute or more.
+const REFRESH: Duration = Duration::from_secs(1);
+
 /// The replicas of one namespace; they end with it.
 pub(crate) struct Kubelet {
     shared: Arc<Shared>,
-    _task: AbortOnDropHandle<()>,
+    _tasks: [AbortOnDropHandle<()>; 2],
 }
 
 /// What all pods of a namespace share.
@@ -43,6 +47,10 @@ pub(crate) struct Shared {
     faces: Mutex<BTreeMap<String, Face>>,
     /// Who chooses the nodes.
     binder: Binder,
+    /// What pods find now in the admin Secrets that changed after they started, by the Secret's name.
+    pub(crate) mounts: watch::Sender<BTreeMap<String, Access>>,
+    /// While it is set, the files in the pods stay as they are.
+    holds: watch::Sender<bool>,
 }
 
 /// Who chooses the node of a pod.
@@ -83,9 +91,29 @@ impl Kubelet {
             fakes: Mutex::default(),
             faces: Mutex::default(),
             binder,
+            mounts: watch::channel(BTreeMap::new()).0,
+            holds: watch::channel(false).0,
         });
-        let task = tokio::spawn(follow(Arc::clone(&shared), run));
-        Self { shared, _task: AbortOnDropHandle::new(task) }
+        let tasks = [
+            tokio::spawn(follow(Arc::clone(&shared), run)),
+            tokio::spawn(follow_secrets(Arc::clone(&shared))),
+        ];
+        Self { shared, _tasks: tasks.map(AbortOnDropHandle::new) }
+    }
+
+    /// The files of Secrets in running pods stay as they are, until it is taken back.
+    pub(crate) fn hold_mounts(&self, hold: bool) {
+        self.shared.holds.send_replace(hold);
+    }
+
+    /// Waits until the running pods have `token` among their files.
+    pub(crate) async fn until_mounted(&self, secret: &str, token: &[u8]) {
+        let mut mounts = self.shared.mounts.subscribe();
+        let has = |all: &BTreeMap<String, Access>| {
+            all.get(secret).is_some_and(|access| access.token.as_bytes() == token)
+        };
+        let mounted = tokio::time::timeout(PATIENCE, mounts.wait_for(has)).await;
+        assert!(mounted.is_ok(), "the files of {secret} are not brought up to date");
     }
 
     /// How replicas behave that start from now on.
@@ -164,6 +192,34 @@ async fn follow(shared: Arc<Shared>, run: Run) {
     }
 }
 
+/// Brings the files of admin Secrets up to date.
+async fn follow_secrets(shared: Arc<Shared>) {
+    let mut events = std::pin::pin!(watcher::watcher(shared.api::<Secret>(), watcher::Config::default()));
+    let mut refreshes = tokio::task::JoinSet::new();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::Apply(secret) | Event::InitApply(secret)) => {
+                refreshes.spawn(refresh(Arc::clone(&shared), secret.name_any()));
+            }
+            Ok(_) => {}
+            // The watcher tries again by itself.
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+        while refreshes.try_join_next().is_some() {}
+    }
+}
+
+/// What `secret` is by then comes into the pods.
+async fn refresh(shared: Arc<Shared>, secret: String) {
+    tokio::time::sleep(REFRESH).await;
+    // It ends with the namespace's kubelet.
+    let _ = shared.holds.subscribe().wait_for(|holds| !holds).await;
+    let found = shared.api::<Secret>().get_opt(&secret).await.ok().flatten();
+    if let Some(access) = found.and_then(read) {
+        shared.mounts.send_modify(|all| drop(all.insert(secret, access)));
+    }
+}
+
 /// The pod's containers have ended: the API server may forget it.
 async fn release(shared: Arc<Shared>, pod: Pod) {
     let conditions = Preconditions { uid: pod.uid(), resource_version: None };
@@ -188,7 +244,8 @@ impl Drop for Registered {
 async fn run(shared: Arc<Shared>, pod: Pod) {
     let name = pod.name_any();
     bind(&shared, &pod).await;
-    let Some(access) = access(&shared, &pod).await else { return };
+    let mut mounts = shared.mounts.subscribe();
+    let Some((secret, access)) = access(&shared, &pod).await else { return };
     let script = shared.script.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let (fake, _served) = Fake::start(&name, script, access).await;
     let mut changes = fake.watch();
@@ -205,8 +262,13 @@ async fn run(shared: Arc<Shared>, pod: Pod) {
             }
             told = Some(now);
         }
-        if changes.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            _ = mounts.changed() => {
+                if let Some(access) = mounts.borrow_and_update().get(&secret) {
+                    fake.remount(access);
+                }
+            }
         }
     }
 }
@@ -244,21 +306,25 @@ fn admin_secret(pod: &Pod) -> Option<String> {
     volume.secret.as_ref()?.secret_name.clone()
 }
 
-/// What the kubelet mounts: it waits for a Secret that is not there yet. Nothing, when the pod mounts none.
-pub(crate) async fn access(shared: &Shared, pod: &Pod) -> Option<Access> {
+/// What the kubelet mounts, and of which Secret: it waits for one that is not there yet. Nothing, when the pod mounts none.
+pub(crate) async fn access(shared: &Shared, pod: &Pod) -> Option<(String, Access)> {
     let secret = admin_secret(pod)?;
     let api: Api<Secret> = shared.api();
     loop {
-        if let Ok(found) = api.get(&secret).await {
-            let data = found.data.unwrap_or_default();
-            let field = |key: &str| data.get(key).map(|value| value.0.clone());
-            let token = field("token").and_then(|token| String::from_utf8(token).ok());
-            if let (Some(certificate), Some(key), Some(token)) = (field("tls.crt"), field("tls.key"), token) {
-                return Some(Access { certificate, key, token: token.trim().to_owned() });
-            }
+        if let Some(access) = api.get(&secret).await.ok().and_then(read) {
+            return Some((secret, access));
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// What a replica needs of an admin Secret.
+fn read(secret: Secret) -> Option<Access> {
+    let mut data = secret.data?;
+    let mut field = |key: &str| data.remove(key).map(|value| value.0);
+    let (certificate, key) = (field("tls.crt")?, field("tls.key")?);
+    let token = String::from_utf8(field("token")?).ok()?;
+    Some(Access { certificate, key, token: token.trim().to_owned() })
 }
 
 /// Writes the status of pod `name`: its address, and whether it is ready and how often its container restarted.

@@ -1,7 +1,5 @@
 //! The pods: an `apps/v1` Deployment that passes Pod Security `restricted` and never waits for GPUs that it holds itself.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::apps::v1::{
     Deployment as Workload, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
 };
@@ -49,7 +47,6 @@ pub fn workload(
     deployment: &Deployment,
     valid: &ValidFleet,
     settings: &Settings,
-    admin: &str,
 ) -> Workload {
     let spec = &deployment.spec;
     Workload {
@@ -60,14 +57,7 @@ pub fn workload(
             progress_deadline_seconds: Some(START_SECONDS),
             strategy: Some(strategy(spec.rollout.strategy, fleet.capacity, gpus(&spec.node_pool))),
             template: PodTemplateSpec {
-                metadata: Some(ObjectMeta {
-                    labels: Some(scope.labels()),
-                    annotations: Some(BTreeMap::from([(
-                        "lorikeet.dev/admin-secret".to_owned(),
-                        admin.to_owned(),
-                    )])),
-                    ..ObjectMeta::default()
-                }),
+                metadata: Some(ObjectMeta { labels: Some(scope.labels()), ..ObjectMeta::default() }),
                 spec: Some(pod(scope, deployment, valid, settings)),
             },
             ..DeploymentSpec::default()

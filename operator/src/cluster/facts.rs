@@ -6,9 +6,6 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 
 use crate::fleet::Hindrance;
 
-/// The annotation of a pod's template that says which generation of the admin Secret it was made with.
-pub const ADMIN_ANNOTATION: &str = "lorikeet.dev/admin-secret";
-
 /// A pod of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodFacts {
@@ -20,8 +17,6 @@ pub struct PodFacts {
     pub finished: bool,
     /// Where its admin face is: the pod's address and the port that its spec names `admin`.
     pub address: Option<SocketAddr>,
-    /// Which generation of the admin Secret it was made with.
-    pub admin: Option<String>,
     /// What keeps it from running. Said in words that stay the same from one attempt to the next.
     pub hindrance: Option<Hindrance>,
 }
@@ -37,7 +32,6 @@ impl PodFacts {
             leaving: pod.metadata.deletion_timestamp.is_some(),
             finished: matches!(phase, Some("Succeeded" | "Failed")),
             address: address(pod),
-            admin: pod.metadata.annotations.as_ref().and_then(|all| all.get(ADMIN_ANNOTATION)).cloned(),
             hindrance: status.and_then(|status| unschedulable(status).or_else(|| failing(status))),
         }
     }
@@ -116,7 +110,7 @@ mod tests {
 
     fn pod(changes: serde_json::Value) -> Pod {
         let mut pod = json!({
-            "metadata": {"name": "x", "uid": "u", "annotations": {ADMIN_ANNOTATION: "g1"}},
+            "metadata": {"name": "x", "uid": "u"},
             "spec": {"containers": [{"name": "runtime", "ports": [{"name": "http", "containerPort": 1}, {"name": "admin", "containerPort": 8081}]}]},
             "status": {"podIP": "127.0.0.9", "phase": "Running", "containerStatuses": [{
                 "name": "runtime", "restartCount": 0, "containerID": "c0", "image": "", "imageID": "", "ready": true
@@ -132,7 +126,6 @@ mod tests {
     fn the_admin_face_is_at_the_port_that_is_named_so() {
         let facts = PodFacts::of(&pod(json!({})));
         assert_eq!(facts.address, "127.0.0.9:8081".parse().ok());
-        assert_eq!(facts.admin.as_deref(), Some("g1"));
         let none = PodFacts::of(&pod(json!({"/spec/containers/0/ports/1/name": "other"})));
         assert_eq!(none.address, None);
     }

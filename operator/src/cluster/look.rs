@@ -24,7 +24,7 @@ use crate::cluster::finalizer::{self, Outlives, has, lacking, withhold};
 use crate::cluster::herald::{Herald, shortened};
 use crate::cluster::kinds::{Child, ChildKind, each};
 use crate::cluster::queue::Ended;
-use crate::cluster::secret::{Admin, ensure, host};
+use crate::cluster::secret::{Admin, Keeping, ensure, host};
 use crate::cluster::statuses::Batch;
 use crate::cluster::watch::lock;
 use crate::cluster::world::{Sight, World};
@@ -139,7 +139,8 @@ impl Look<'_> {
         // They have another version now, or none; the watch will tell.
         held.iter().chain(&decision.released).for_each(|key| drop(decision.adapters.remove(key)));
         let before = self.failures.len();
-        let is_pending = self.apply(fleet, decision.valid.take(), admin.as_ref()).await;
+        let valid = decision.valid.take().filter(|_| admin.is_some());
+        let is_pending = self.apply(fleet, valid).await;
         if let Some(deployment) = &self.sight.deployment {
             let outcome = match closed.or_else(|| self.lasting(before)) {
                 Some(why) => Outcome::Failed(why),
@@ -183,7 +184,9 @@ impl Look<'_> {
         }
         let days = self.looker.limits.certificate_days;
         let may_write = self.writable().is_some();
-        match ensure(&self.looker.client, self.fleet, &deployment, days, may_write, Timestamp::now()).await {
+        let known = self.lane.admin.as_ref().map(|(_, admin)| admin);
+        let keeping = Keeping { days, may_write, known };
+        match ensure(&self.looker.client, self.fleet, &deployment, keeping, Timestamp::now()).await {
             Ok(admin) => {
                 self.lane.admin = admin.clone().map(|admin| (Instant::now(), admin));
                 self.soon(Some(lasts));
@@ -210,7 +213,7 @@ impl Look<'_> {
                 host: host(self.fleet),
                 address: pod.address?,
                 incarnation: pod.incarnation.clone(),
-                access: admin?.access(pod.admin.as_deref()),
+                access: Arc::clone(&admin?.access),
             };
             Some((name.clone(), endpoint))
         };
@@ -317,14 +320,13 @@ impl Look<'_> {
     }
 
     /// Makes the children as they should be. Whether the replicas, or the way to them, were not.
-    async fn apply(&mut self, mut fleet: Fleet, valid: Option<ValidFleet>, admin: Option<&Admin>) -> bool {
-        let Some((deployment, admin)) = self.sight.deployment.clone().zip(admin) else { return true };
-        let Some(mut valid) = valid else { return true };
+    async fn apply(&mut self, mut fleet: Fleet, valid: Option<ValidFleet>) -> bool {
+        let Some((deployment, mut valid)) = self.sight.deployment.clone().zip(valid) else { return true };
         let gpus = workload::gpus(&deployment.spec.node_pool);
         let standing = capacity::standing(self.workload(), gpus);
         fleet.capacity.free_gpus = standing;
         if self.writable().is_none() {
-            return self.children(&fleet, &deployment, &valid, admin).is_ok_and(|all| self.differs(&all));
+            return self.children(&fleet, &deployment, &valid).is_ok_and(|all| self.differs(&all));
         }
         let wait = self
             .lane
@@ -345,7 +347,7 @@ impl Look<'_> {
             // Where it waits for replicas to be heard, their reports bring the next look.
             self.soon(Some(wait).filter(|wait| !wait.is_zero()));
         }
-        let children = match self.ordered(&mut fleet, &deployment, &valid, admin).await {
+        let children = match self.ordered(&mut fleet, &deployment, &valid).await {
             Ok(children) => children,
             Err(failure) => {
                 self.failures.push(failure);
@@ -375,9 +377,8 @@ impl Look<'_> {
         fleet: &mut Fleet,
         deployment: &Deployment,
         valid: &ValidFleet,
-        admin: &Admin,
     ) -> Result<Vec<Child>, Failure> {
-        let children = self.children(fleet, deployment, valid, admin)?;
+        let children = self.children(fleet, deployment, valid)?;
         let standing = fleet.capacity.free_gpus;
         if workload::gpus(&deployment.spec.node_pool) > 0 {
             fleet.capacity.free_gpus = self.free_gpus(&children, standing).await;
@@ -385,7 +386,7 @@ impl Look<'_> {
         if fleet.capacity.free_gpus == standing {
             return Ok(children);
         }
-        self.children(fleet, deployment, valid, admin)
+        self.children(fleet, deployment, valid)
     }
 
     fn children(
@@ -393,9 +394,8 @@ impl Look<'_> {
         fleet: &Fleet,
         deployment: &Deployment,
         valid: &ValidFleet,
-        admin: &Admin,
     ) -> Result<Vec<Child>, Failure> {
-        let children = build(fleet, deployment, valid, &self.looker.settings, &admin.generation);
+        let children = build(fleet, deployment, valid, &self.looker.settings);
         Ok(each(&children)?)
     }
 

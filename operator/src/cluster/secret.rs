@@ -1,8 +1,10 @@
 //! The admin Secret of a Deployment: made, read by its name, renewed before it expires. Secrets are never listed nor
 //! watched, and no other Secret is read: what a user's `secretRef` names is mounted into the pods, not read here.
 //!
-//! A renewal replaces authority and token. Replicas that were made with the former ones answer to those until they are
-//! replaced, so the former ones stay in the Secret until the next renewal.
+//! A renewal replaces authority, certificate and token. Running replicas have the Secret's files before them, which their
+//! kubelets bring up to date a while later: until then they answer to what was there before. So the former authority and
+//! token stay in the Secret, and open replicas too until the former certificate expires: nothing can be signed by that
+//! authority any more, as its key was never kept.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,31 +19,25 @@ use lorikeet_crds::Deployment;
 use crate::build::Scope;
 use crate::cluster::failure::{Failure, is_gone};
 use crate::cluster::ownership::{Owner, owner};
-use crate::credentials::{self, generation};
+use crate::credentials::{self, digest};
 use crate::fleet::FleetKey;
-use crate::replicas::client::Access;
+use crate::replicas::client::{Access, Pass};
+
+/// The digest of what opens the replicas, and what opened them: nobody but the operator edits that.
+const DIGEST: &str = "digest";
+/// What it is of.
+const WHOLE: [&str; 6] = ["ca.crt", "tls.crt", "tls.key", "token", "former-ca.crt", "former-token"];
 
 /// What the Secret says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
-    /// Which generation it is: pods bear it.
-    pub generation: String,
-    current: Arc<Access>,
-    former: Option<(String, Arc<Access>)>,
+    /// What opens the replicas.
+    pub access: Arc<Access>,
     made: Timestamp,
     expires: Timestamp,
 }
 
 impl Admin {
-    /// What opens a replica that was made with `generation`; the newest where it does not say.
-    #[must_use]
-    pub fn access(&self, generation: Option<&str>) -> Arc<Access> {
-        match &self.former {
-            Some((of, access)) if generation == Some(of) => Arc::clone(access),
-            _ => Arc::clone(&self.current),
-        }
-    }
-
     /// Less than a third of its time is left.
     #[must_use]
     pub fn is_due(&self, now: Timestamp) -> bool {
@@ -56,7 +52,19 @@ pub fn host(fleet: &FleetKey) -> String {
     format!("{}-replicas.{}.svc", fleet.name, fleet.namespace)
 }
 
-/// Reads the Secret of `fleet`; where `may_write` is set, makes it, or renews it when it is due.
+/// How the Secret is kept.
+#[derive(Clone, Copy)]
+pub struct Keeping<'a> {
+    /// For how long a certificate is valid.
+    pub days: u32,
+    /// It may be made and renewed.
+    pub may_write: bool,
+    /// What it said before: what replicas answer to still where somebody has damaged it.
+    pub known: Option<&'a Admin>,
+}
+
+/// Reads the Secret of `fleet`; where that is allowed, makes it, or renews it when it is due or damaged. One that was
+/// deleted is made without what opened the replicas before: whoever deletes it takes that back.
 ///
 /// # Errors
 /// Any [`Failure`] of the calls; [`Failure::NotOurs`].
@@ -64,10 +72,10 @@ pub async fn ensure(
     client: &Client,
     fleet: &FleetKey,
     deployment: &Deployment,
-    days: u32,
-    may_write: bool,
+    keeping: Keeping<'_>,
     now: Timestamp,
 ) -> Result<Option<Admin>, Failure> {
+    let Keeping { days, may_write, known } = keeping;
     let scope = Scope::of(fleet, deployment);
     let name = scope.name("-admin");
     let what = || format!("Secret {}/{name}", fleet.namespace);
@@ -79,7 +87,7 @@ pub async fn ensure(
         }
         let secret = secret(&scope, data(&credentials::make(&host(fleet), days, now)?, None, now));
         return match api.create(&writing(), &secret).await {
-            Ok(made) => Ok(read(&made)),
+            Ok(made) => Ok(read(&made, now)),
             Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(Failure::of(what(), error)),
         };
@@ -90,16 +98,18 @@ pub async fn ensure(
         Owner::Former => return Err(Failure::Conflict { what: what() }),
         Owner::Other => return Err(Failure::NotOurs { what: what() }),
     }
-    let admin = read(&there);
+    let admin = read(&there, now);
     if !may_write || admin.as_ref().is_some_and(|admin| !admin.is_due(now)) {
         return Ok(admin);
     }
-    let mut next = secret(&scope, data(&credentials::make(&host(fleet), days, now)?, admin.as_ref(), now));
+    let mut next =
+        secret(&scope, data(&credentials::make(&host(fleet), days, now)?, admin.as_ref().or(known), now));
     // Only over what was read.
     next.metadata.resource_version = there.metadata.resource_version;
-    tracing::info!(secret = what(), "renewing");
+    let why = if admin.is_some() { "it is due" } else { "it is not as it was written" };
+    tracing::info!(secret = what(), why, "renewing");
     let renewed = api.replace(&name, &writing(), &next).await;
-    renewed.map(|secret| read(&secret)).map_err(|error| Failure::of(what(), error))
+    renewed.map(|secret| read(&secret, now)).map_err(|error| Failure::of(what(), error))
 }
 
 fn writing() -> PostParams {
@@ -125,30 +135,34 @@ fn data(new: &credentials::Credentials, old: Option<&Admin>, now: Timestamp) -> 
         ("expires".to_owned(), new.expires.to_string()),
     ]);
     if let Some(old) = old {
-        all.insert("former-ca.crt".to_owned(), old.current.authority.clone());
-        all.insert("former-token".to_owned(), old.current.token.clone());
+        all.insert("former-ca.crt".to_owned(), old.access.newest.authority.clone());
+        all.insert("former-token".to_owned(), old.access.newest.token.clone());
+        all.insert("former-expires".to_owned(), old.expires.to_string());
     }
+    all.insert(DIGEST.to_owned(), digest(WHOLE.map(|key| all.get(key).map_or("", String::as_str))));
     all
 }
 
-/// What a Secret of ours says; nothing where somebody has damaged it.
-fn read(secret: &Secret) -> Option<Admin> {
+/// What a Secret of ours says; nothing where somebody has damaged it. What was there before counts until it expires.
+fn read(secret: &Secret, now: Timestamp) -> Option<Admin> {
     let text = |key: &str| {
         let bytes = &secret.data.as_ref()?.get(key)?.0;
         String::from_utf8(bytes.clone()).ok().filter(|text| !text.is_empty())
     };
-    let access = |authority: &str, token: &str| {
-        let access = Access { authority: text(authority)?, token: text(token)? };
-        Some((generation(&access.authority, &access.token), Arc::new(access)))
-    };
-    let (generation, current) = access("ca.crt", "token")?;
-    text("tls.crt").zip(text("tls.key"))?;
+    let pass = |authority: &str, token: &str| Some(Pass { authority: text(authority)?, token: text(token)? });
+    let time = |key: &str| text(key)?.parse::<Timestamp>().ok();
+    let whole = WHOLE.map(|key| text(key).unwrap_or_default());
+    if text(DIGEST)? != digest(whole.each_ref().map(String::as_str)) {
+        return None;
+    }
+    let lasts = time("former-expires").is_some_and(|expires| now < expires);
     Some(Admin {
-        generation,
-        current,
-        former: access("former-ca.crt", "former-token"),
-        made: text("made")?.parse().ok()?,
-        expires: text("expires")?.parse().ok()?,
+        access: Arc::new(Access {
+            newest: pass("ca.crt", "token")?,
+            former: pass("former-ca.crt", "former-token").filter(|_| lasts),
+        }),
+        made: time("made")?,
+        expires: time("expires")?,
     })
 }
 
@@ -169,23 +183,29 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_damage_is_noticed() {
         let secret = made(None, at(0));
-        let admin = read(&secret).unwrap();
+        let admin = read(&secret, at(0)).unwrap();
         assert!(!admin.is_due(at(59)));
         assert!(admin.is_due(at(61)));
-        for key in ["ca.crt", "tls.crt", "tls.key", "token", "made", "expires"] {
+        for key in ["ca.crt", "tls.crt", "tls.key", "token", "made", "expires", "digest"] {
             let mut damaged = secret.clone();
             damaged.data.as_mut().unwrap().remove(key);
-            assert_eq!(read(&damaged), None, "{key}");
+            assert_eq!(read(&damaged, at(0)), None, "{key} is gone");
+            damaged.data.as_mut().unwrap().insert(key.to_owned(), ByteString(b"edited".to_vec()));
+            assert_eq!(read(&damaged, at(0)), None, "{key} is another");
         }
     }
 
     #[test]
-    fn a_replica_of_the_former_generation_is_opened_by_what_it_was_made_with() {
-        let old = read(&made(None, at(0))).unwrap();
-        let new = read(&made(Some(&old), at(61))).unwrap();
-        assert_ne!(new.generation, old.generation);
-        assert_eq!(new.access(Some(&old.generation)), old.access(None));
-        assert_eq!(new.access(Some(&new.generation)), new.access(None));
-        assert_ne!(new.access(None), old.access(None));
+    fn what_was_there_before_a_renewal_opens_replicas_until_it_expires() {
+        let old = read(&made(None, at(0)), at(0)).unwrap();
+        assert_eq!(old.access.former, None);
+        let renewed = made(Some(&old), at(61));
+        let new = read(&renewed, at(61)).unwrap();
+        assert_ne!(new.access.newest, old.access.newest);
+        assert_eq!(new.access.former.as_ref(), Some(&old.access.newest));
+        assert_eq!(read(&renewed, at(90)).unwrap().access.former, None);
+        // A second renewal leaves nothing of the first generation.
+        let third = read(&made(Some(&new), at(70)), at(70)).unwrap();
+        assert_eq!(third.access.former.as_ref(), Some(&new.access.newest));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{TryStreamExt as _, stream};
@@ -43,18 +44,33 @@ pub struct Endpoint {
     pub access: Arc<Access>,
 }
 
-/// The authority and the token of a fleet's admin faces.
-#[derive(PartialEq, Eq)]
+/// What opens a fleet's admin faces.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Access {
+    /// What replicas are given now.
+    pub newest: Pass,
+    /// What replicas answer to whose files are still as they were before a renewal.
+    pub former: Option<Pass>,
+}
+
+/// One generation of it.
+#[derive(PartialEq, Eq)]
+pub struct Pass {
     /// The authority's certificate, PEM.
     pub authority: String,
     /// The bearer token.
     pub token: String,
 }
 
-impl std::fmt::Debug for Access {
+impl Access {
+    fn passes(&self) -> impl Iterator<Item = &Pass> {
+        std::iter::once(&self.newest).chain(&self.former)
+    }
+}
+
+impl std::fmt::Debug for Pass {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("Access(..)")
+        out.write_str("Pass(..)")
     }
 }
 
@@ -85,7 +101,10 @@ pub enum ClientError {
 pub struct Client {
     http: reqwest::Client,
     url: reqwest::Url,
-    token: String,
+    /// The newest first.
+    tokens: Arc<[String]>,
+    /// Which of them opened it last.
+    opens: Arc<AtomicUsize>,
 }
 
 impl Client {
@@ -94,9 +113,10 @@ impl Client {
     /// # Errors
     /// The authority's certificate cannot be read.
     pub fn new(endpoint: &Endpoint) -> Result<Self, ClientError> {
-        let authority = reqwest::Certificate::from_pem(endpoint.access.authority.as_bytes());
+        let authority = |pass: &Pass| reqwest::Certificate::from_pem(pass.authority.as_bytes());
+        let authorities: Result<Vec<_>, _> = endpoint.access.passes().map(authority).collect();
         let http = reqwest::Client::builder()
-            .tls_certs_only([authority.map_err(ClientError::Authority)?])
+            .tls_certs_only(authorities.map_err(ClientError::Authority)?)
             .https_only(true)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -106,7 +126,8 @@ impl Client {
             .map_err(ClientError::Authority)?;
         let url = format!("https://{}:{}{ADAPTERS_PATH}", endpoint.host, endpoint.address.port());
         let url = url.parse().map_err(|_| ClientError::Unreachable(format!("{url:?} is not an address")))?;
-        Ok(Self { http, url, token: endpoint.access.token.clone() })
+        let tokens = endpoint.access.passes().map(|pass| pass.token.clone()).collect();
+        Ok(Self { http, url, tokens, opens: Arc::default() })
     }
 
     /// The next report after `after` of process `instance`, or the same when nothing changes; complete without them.
@@ -123,11 +144,11 @@ impl Client {
                 .append_pair("wait_seconds", &POLL_SECONDS.to_string());
             patience += Duration::from_secs(POLL_SECONDS);
         }
-        let request = self.http.get(url).timeout(patience + REPORT_TIMEOUT).bearer_auth(&self.token);
-        let response = tokio::time::timeout(patience, request.send())
+        let asked = self.opened(|| self.http.get(url.clone()).timeout(patience + REPORT_TIMEOUT));
+        let response = tokio::time::timeout(patience, asked)
             .await
             .map_err(|_| ClientError::Unreachable("it does not answer in time".to_owned()))?;
-        read(accepted(response.map_err(unreachable)?).await?).await
+        read(accepted(response?).await?).await
     }
 
     /// Replaces the whole desired set. It is sent in pieces: of ten thousand adapters it is megabytes, and 64 replicas may
@@ -137,9 +158,12 @@ impl Client {
     /// [`ClientError::Conflict`] when the replica has a newer version; any other.
     pub async fn put(&self, version: Version, adapters: DesiredList) -> Result<Accepted, ClientError> {
         let limit = ANSWER_TIMEOUT + ADAPTER_TIMEOUT * u32::try_from(adapters.len()).unwrap_or(u32::MAX);
-        let body = reqwest::Body::wrap_stream(stream::iter(pieces(version, adapters)));
         let json = HeaderValue::from_static("application/json");
-        self.write(self.http.put(self.url.clone()).header(CONTENT_TYPE, json).body(body).timeout(limit)).await
+        let request = || {
+            let body = reqwest::Body::wrap_stream(stream::iter(pieces(version, Arc::clone(&adapters))));
+            self.http.put(self.url.clone()).header(CONTENT_TYPE, json.clone()).body(body).timeout(limit)
+        };
+        read(accepted(self.opened(request).await?).await?).await
     }
 
     /// Changes the desired set.
@@ -151,12 +175,24 @@ impl Client {
         change: &DesiredChange<ArcIntern<DesiredAdapter>>,
     ) -> Result<Accepted, ClientError> {
         let limit = ANSWER_TIMEOUT + ADAPTER_TIMEOUT * u32::try_from(change.set.len()).unwrap_or(u32::MAX);
-        self.write(self.http.request(Method::PATCH, self.url.clone()).json(change).timeout(limit)).await
+        let request = || self.http.request(Method::PATCH, self.url.clone()).json(change).timeout(limit);
+        read(accepted(self.opened(request).await?).await?).await
     }
 
-    async fn write(&self, request: RequestBuilder) -> Result<Accepted, ClientError> {
-        let response = request.bearer_auth(&self.token).send().await.map_err(unreachable)?;
-        read(accepted(response).await?).await
+    /// The answer to `request`, with the token that opened the replica last, or with another where it takes that one no
+    /// longer.
+    async fn opened(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, ClientError> {
+        let last = self.opens.load(Ordering::Relaxed);
+        let send = |which: usize| request().bearer_auth(&self.tokens[which]).send();
+        let mut response = send(last).await.map_err(unreachable)?;
+        for other in (0..self.tokens.len()).filter(|which| *which != last) {
+            if response.status() != StatusCode::UNAUTHORIZED {
+                break;
+            }
+            response = send(other).await.map_err(unreachable)?;
+            self.opens.store(other, Ordering::Relaxed);
+        }
+        Ok(response)
     }
 }
 

@@ -10,7 +10,7 @@ use lorikeet_crds::{Adapter, Deployment};
 
 use crate::args::WhyArgs;
 use crate::fleet::{Contact, Fleet, Replica};
-use crate::replicas::client::{Access, Client, Endpoint};
+use crate::replicas::client::{Access, Client, Endpoint, Pass};
 use crate::up::carrier::{Labels, NAMESPACES, labels_of, named_by};
 use crate::up::fleets::{HOST, Noted, capacity};
 use crate::up::state::Objects;
@@ -47,10 +47,11 @@ pub fn sight(state: &Path, asked: &WhyArgs) -> Result<Sight, LookError> {
     let all: Vec<&Adapter> = adapters.all().map(|(_, one)| one.as_ref()).collect();
     let key = named(all.iter().copied(), &asked.adapter, namespace)?;
     let fleet_key = adapters.get(&key).map(|adapter| named_by(&key, adapter)).unwrap_or_default();
-    let access = Arc::new(Access {
+    let newest = Pass {
         authority: std::fs::read_to_string(run.join("admin/ca.crt"))?,
         token: std::fs::read_to_string(run.join("admin/token"))?.trim().to_owned(),
-    });
+    };
+    let access = Arc::new(Access { newest, former: None });
     let noted =
         noted.get(&format!("{}/{}", fleet_key.namespace, fleet_key.name)).cloned().unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
@@ -24,10 +24,10 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::fake::holding::Rejected;
-use crate::fake::{Fake, Heard, lock};
+use crate::fake::{Fake, Heard, Script, lock};
 
 /// What a pod finds in its admin Secret.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Access {
     /// `tls.crt`, PEM.
     pub(crate) certificate: Vec<u8>,
@@ -38,33 +38,52 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    fn acceptor(&self) -> TlsAcceptor {
+    /// With this certificate and key; nothing where they are none, or do not belong together.
+    fn acceptor(&self) -> Option<TlsAcceptor> {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.certificate).collect();
-        let key = PrivateKeyDer::from_pem_slice(&self.key).expect("tls.key is a key in PEM");
+        let key = PrivateKeyDer::from_pem_slice(&self.key).ok()?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("TLS 1.2 and 1.3")
             .with_no_client_auth()
-            .with_single_cert(chain.expect("tls.crt is PEM"), key)
-            .expect("tls.crt and tls.key belong together");
-        TlsAcceptor::from(Arc::new(config))
+            .with_single_cert(chain.ok()?, key)
+            .ok()?;
+        Some(TlsAcceptor::from(Arc::new(config)))
+    }
+}
+
+/// What a replica took over of the files that it has.
+pub(crate) struct Guard {
+    acceptor: TlsAcceptor,
+    token: String,
+}
+
+impl Guard {
+    /// At its start.
+    pub(crate) fn of(access: &Access) -> Self {
+        let acceptor = access.acceptor().expect("tls.crt and tls.key are PEM, and belong together");
+        Self { acceptor, token: access.token.clone() }
+    }
+
+    /// Later: a certificate that is none is not taken over, as by the runtime.
+    pub(crate) fn take_over(&mut self, access: &Access) {
+        self.token.clone_from(&access.token);
+        self.acceptor = access.acceptor().unwrap_or_else(|| self.acceptor.clone());
     }
 }
 
 /// Serves `fake` until the task is dropped.
-pub(crate) async fn serve(listener: TcpListener, fake: Arc<Fake>, access: Access) {
-    let acceptor = access.acceptor();
-    let bearer: Arc<str> = format!("Bearer {}", access.token).into();
+pub(crate) async fn serve(listener: TcpListener, fake: Arc<Fake>) {
     let router = Router::new()
         .route(ADAPTERS_PATH, get(report).put(put).patch(patch))
         .route(&format!("{ADAPTERS_PATH}/{{name}}"), get(one))
         .fallback(any(|| async { StatusCode::NOT_FOUND }))
         .with_state(Arc::clone(&fake))
-        .layer(middleware::from_fn_with_state((fake, bearer), behave));
+        .layer(middleware::from_fn_with_state(Arc::clone(&fake), behave));
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        let (acceptor, router) = (acceptor.clone(), router.clone());
+        let (acceptor, router) = (lock(&fake.guard).acceptor.clone(), router.clone());
         connections.spawn(async move {
             let Ok(stream) = acceptor.accept(stream).await else { return };
             let service = TowerToHyperService::new(router);
@@ -75,17 +94,22 @@ pub(crate) async fn serve(listener: TcpListener, fake: Arc<Fake>, access: Access
     }
 }
 
-/// The token, and the script: hung, slow.
-async fn behave(
-    State((fake, bearer)): State<(Arc<Fake>, Arc<str>)>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if given != Some(&*bearer) {
-        return StatusCode::UNAUTHORIZED.into_response();
-    }
+/// The token, and the script: hung, slow, without patience.
+async fn behave(State(fake): State<Arc<Fake>>, request: Request, next: Next) -> Response {
     let script = fake.behaviour();
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let opens = given.and_then(|given| given.strip_prefix("Bearer ")) == Some(&lock(&fake.guard).token);
+    let mut response = match opens {
+        true => answered(&script, request, next).await,
+        false => StatusCode::UNAUTHORIZED.into_response(),
+    };
+    if script.closes {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn answered(script: &Script, request: Request, next: Next) -> Response {
     if script.hung {
         std::future::pending::<()>().await;
     }
