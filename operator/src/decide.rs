@@ -1,7 +1,8 @@
 //! The decision about one fleet: validate -> place -> desired sets and children -> status. Pure: the same facts give the
 //! same decision. Takes `now` as a fact; must not read a clock, a file, a client or memory of an earlier decision.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -17,7 +18,7 @@ use crate::decide::reports::{Reports, last};
 use crate::decide::status::deployment_status;
 use crate::decide::unaccepted::{Still, Why, unaccepted_status};
 use crate::decide::validate::{
-    AdapterKey, Refusal, ValidAdapter, ValidFleet, key_of, may_name, served_name_of, validate,
+    AdapterKey, Refusal, ValidAdapter, ValidFleet, continued, key_of, may_name, served_name_of, validate,
 };
 use crate::fleet::{Contact, DesiredList, Fleet, Replica};
 
@@ -138,19 +139,21 @@ fn of_valid(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>, now: Times
     finish(decision, fleet, None, count, now)
 }
 
-/// The Deployment is missing or refused: nothing is asked of its replicas, and nothing holds up a deletion for long.
+/// The Deployment is missing or refused. Its replicas are left alone: they serve what they did, but for what is deleted.
 fn of_refused(fleet: &Fleet, refusal: &Refusal, reports: &Reports<'_>, now: Timestamp) -> Decision {
     let mut decision = Decision::default();
-    let nobody = ValidFleet::default();
+    let valid = fleet.deployment.as_ref().map(|one| continued(fleet, one)).unwrap_or_default();
+    if has_strays(fleet, reports) {
+        decision.desired = desired_sets(fleet, &valid, &places(fleet, &valid, reports));
+    }
     let placements = Placements::new(&fleet.replicas, reports);
     let mut count = AdapterCount::default();
-    // Replicas of a Deployment that was made invalid are left alone: they serve what they did.
     let still = if fleet.deployment.is_some() { Still::AsBefore } else { Still::Nothing };
     for adapter in &fleet.adapters {
         let key = key_of(adapter);
         let status = match &adapter.metadata.deletion_timestamp {
             Some(since) => {
-                leave(&mut decision, fleet, &nobody, reports, adapter, since.0, now);
+                leave(&mut decision, fleet, &valid, reports, adapter, since.0, now);
                 leaving_status(adapter, now)
             }
             None => {
@@ -179,6 +182,13 @@ fn add(count: &mut AdapterCount, status: &AdapterStatus) {
     count.total += 1;
     count.ready += u32::from(is_true(&status.conditions, ConditionType::Ready));
     count.failed += u32::from(is_true(&status.conditions, ConditionType::Stalled));
+}
+
+/// Whether a replica has a name that no Adapter bears which stays.
+fn has_strays(fleet: &Fleet, reports: &Reports<'_>) -> bool {
+    let stays = |adapter: &&Arc<Adapter>| adapter.metadata.deletion_timestamp.is_none();
+    let names: HashSet<String> = fleet.adapters.iter().filter(stays).map(|one| served_name_of(one)).collect();
+    reports.names().any(|name| !names.contains(name))
 }
 
 /// Takes over the status of `adapter`, where it differs from the one that it has.

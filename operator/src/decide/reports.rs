@@ -81,6 +81,11 @@ impl<'a> Reports<'a> {
         self.row(name).get(index).copied().flatten().map(|said| &**said)
     }
 
+    /// The names that replicas which answer have.
+    pub fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.rows.keys().copied()
+    }
+
     /// Whether any replica that answers still has `name`.
     #[must_use]
     pub fn mentions(&self, name: &str) -> bool {

@@ -30,7 +30,14 @@ pub fn deployment_status(
 ) -> DeploymentStatus {
     let before = deployment.status.clone().unwrap_or_default();
     let tally = tally(fleet, deployment);
-    let sayings = refused.map_or_else(|| sayings(fleet, deployment, &tally, adapters), refusal_sayings);
+    let model_loaded = model_saying(&tally);
+    let [accepted, kstatus @ ..] = match refused {
+        Some(refusal) => refusal_sayings(refusal),
+        None => sayings(fleet, deployment, &tally, &model_loaded),
+    };
+    // What runs is as it is, whether the spec may be carried out or not.
+    let counted = [model_loaded, adapters_saying(adapters), available_saying(fleet, &tally)];
+    let sayings: Vec<Saying> = [accepted].into_iter().chain(counted).chain(kstatus).collect();
     DeploymentStatus {
         observed_generation: deployment.metadata.generation,
         conditions: conditions(&before.conditions, &sayings, deployment.metadata.generation, now),
@@ -79,14 +86,15 @@ fn model(replicas: &[Replica]) -> Option<ModelStatus> {
         .then(|| ModelStatus { revision: first.revision.clone(), digest: first.digest.clone() })
 }
 
-fn refusal_sayings(refusal: &Refusal) -> Vec<Saying> {
+/// Accepted, and kstatus, of a Deployment that is refused.
+fn refusal_sayings(refusal: &Refusal) -> [Saying; 4] {
     let saying = |condition, truth| Saying {
         condition,
         truth,
         reason: refusal.reason(),
         message: refusal.to_string(),
     };
-    vec![
+    [
         saying(ConditionType::Accepted, Truth::False),
         saying(ConditionType::Ready, Truth::False),
         saying(ConditionType::Reconciling, Truth::False),
@@ -94,10 +102,8 @@ fn refusal_sayings(refusal: &Refusal) -> Vec<Saying> {
     ]
 }
 
-fn sayings(fleet: &Fleet, deployment: &Deployment, tally: &Tally, adapters: AdapterCount) -> Vec<Saying> {
-    let model = model_saying(tally);
-    let of_adapters = adapters_saying(adapters);
-    let available = available_saying(fleet, tally);
+/// Accepted, and kstatus, of a Deployment that is valid.
+fn sayings(fleet: &Fleet, deployment: &Deployment, tally: &Tally, model: &Saying) -> [Saying; 4] {
     // Somebody's annotation makes a new generation of the workload too: while its controller has not seen it, what was
     // ready for this spec stays so as long as all replicas are.
     let was_ready = deployment.status.as_ref().is_some_and(|before| {
@@ -121,9 +127,8 @@ fn sayings(fleet: &Fleet, deployment: &Deployment, tally: &Tally, adapters: Adap
     let is_loading = model.truth != Truth::True && (tally.wanted > 0 || tally.exist > 0);
     let loaded = || is_loading.then(|| (model.reason, model.message.clone()));
     let lacking = hindered.or(unreachable).or(replicas).or_else(loaded);
-    let mut all = vec![accepted_saying(fleet), model, of_adapters, available];
-    all.extend(kstatus(lacking, deployment.spec.paused, Reason::SecretNotFound));
-    all
+    let [ready, reconciling, stalled] = kstatus(lacking, deployment.spec.paused, Reason::SecretNotFound);
+    [accepted_saying(fleet), ready, reconciling, stalled]
 }
 
 /// A few of many, and how many there are.

@@ -409,6 +409,44 @@ fn a_replica_that_restarted_is_asked_for_the_very_content() {
 }
 
 #[test]
+fn of_an_invalid_deployment_what_is_deleted_drains_and_the_rest_is_served_and_told() {
+    let mut scene = Scene::with_replicas(2).adapter("sql").adapter("chat");
+    scene.deployment().spec.rollout.drain_seconds = 60;
+    scene.fleet.workload =
+        Some(Workload { replicas: 2, updated: 2, ready: 2, current: true, hindrance: None });
+    let mut scene = scene.settle();
+    scene.deployment().spec.adapters.gpu_memory.0 = "lots".to_owned();
+    let status = scene.step().status.unwrap();
+    for (condition, expected) in [
+        (ConditionType::Accepted, "False"),
+        (ConditionType::ModelLoaded, "True"),
+        (ConditionType::Available, "True"),
+        (ConditionType::AdaptersReady, "False"),
+        (ConditionType::Stalled, "True"),
+    ] {
+        assert_eq!(find(&status.conditions, condition).unwrap().status, expected, "{condition:?}");
+    }
+    let now = Time(Timestamp::from_second(1000 + scene.second).unwrap());
+    scene.edit("sql", |adapter| adapter.metadata.deletion_timestamp = Some(now));
+    let held = scene.fleet.replicas[1].contact.clone();
+    let decision = scene.step();
+    assert!(decision.released.is_empty(), "its requests drain");
+    assert!(decision.again.is_some_and(|again| again.as_secs() == 60));
+    for replica in ["r0", "r1"] {
+        assert!(wanted(&decision, replica, "sql").is_none());
+        let kept = wanted(&decision, replica, "chat").unwrap();
+        assert_eq!((kept.source.as_str(), kept.resident), ("hf://acme/chat", true));
+    }
+    // One of them still drains.
+    let drained = std::mem::replace(&mut scene.fleet.replicas[1].contact, held);
+    assert!(scene.decide().released.is_empty());
+    scene.fleet.replicas[1].contact = drained;
+    let done = scene.step();
+    assert_eq!(done.released, [("here".to_owned(), "sql".to_owned())]);
+    assert!(scene.step().desired.is_empty(), "they are left alone again");
+}
+
+#[test]
 fn a_deployment_that_was_made_invalid_and_mended_takes_nothing_away() {
     let mut scene = Scene::with_replicas(1).adapter("sql").settle();
     scene.deployment().spec.adapters.gpu_memory.0 = "lots".to_owned();

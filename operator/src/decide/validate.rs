@@ -252,17 +252,42 @@ pub fn validate(fleet: &Fleet) -> Result<ValidFleet, Refusal> {
     sources::check("model.source", &deployment.spec.model.source.source)?;
     deployment.spec.resources.as_ref().map_or(Ok(()), resources::check)?;
     let budget = &deployment.spec.adapters;
-    let mut valid = ValidFleet {
-        served_name: deployment.spec.model.served_name.clone().unwrap_or_else(|| fleet.key.name.clone()),
+    let valid = ValidFleet {
         resident_bytes: bytes("adapters.gpuMemory", &budget.gpu_memory)?,
         host_bytes: bytes("adapters.hostMemory", &budget.host_memory)?,
-        max_rank: budget.max_rank,
+        mounts: Mounts::of_model(&deployment.spec.model.source)?,
+        ..undoubted(fleet, deployment)
+    };
+    Ok(with_adapters(valid, fleet, deployment, take))
+}
+
+/// What the replicas of a refused `deployment` go on serving: of each Adapter that may, what it served before.
+#[must_use]
+pub fn continued(fleet: &Fleet, deployment: &Deployment) -> ValidFleet {
+    // Its budgets may be what is wrong: each replica keeps its own.
+    let valid = ValidFleet { resident_bytes: u64::MAX, ..undoubted(fleet, deployment) };
+    with_adapters(valid, fleet, deployment, |valid, formers, fleet, _, adapter| {
+        continue_former(valid, formers, fleet, adapter);
+    })
+}
+
+/// What of `deployment` no validation can refuse.
+fn undoubted(fleet: &Fleet, deployment: &Deployment) -> ValidFleet {
+    ValidFleet {
+        served_name: deployment.spec.model.served_name.clone().unwrap_or_else(|| fleet.key.name.clone()),
+        max_rank: deployment.spec.adapters.max_rank,
         drain_seconds: deployment.spec.rollout.drain_seconds,
         paused: deployment.spec.paused,
-        mounts: Mounts::of_model(&deployment.spec.model.source)?,
         heard: fleet.replicas.iter().any(|replica| last(&replica.contact).is_some()),
         ..ValidFleet::default()
-    };
+    }
+}
+
+/// Takes over an Adapter that is allowed and has its name.
+type Take = fn(&mut ValidFleet, &Formers<'_>, &Fleet, &Deployment, &Adapter);
+
+/// `valid` with the fleet's Adapters, each that is allowed and has its name by `take`, the oldest first.
+fn with_adapters(mut valid: ValidFleet, fleet: &Fleet, deployment: &Deployment, take: Take) -> ValidFleet {
     let base = valid.served_name.clone();
     let mut owners = HashMap::from([(base.as_str(), None)]);
     let mut by_age: Vec<&Adapter> = fleet.adapters.iter().map(AsRef::as_ref).collect();
@@ -280,10 +305,10 @@ pub fn validate(fleet: &Fleet) -> Result<ValidFleet, Refusal> {
     }
     valid.adapters.sort_by(|one, other| one.key.cmp(&other.key));
     valid.former.sort_by(|one, other| one.key.cmp(&other.key));
-    Ok(valid)
+    valid
 }
 
-/// Takes over an Adapter that is allowed and has its name: as it is, or as it was before an edit that is not accepted.
+/// Takes over an Adapter as it is, or as it was before an edit that is not accepted.
 fn take(
     valid: &mut ValidFleet,
     formers: &Formers<'_>,
@@ -298,9 +323,15 @@ fn take(
         .and_then(|one| fit(read, adapter, deployment, valid).map(|accepted| accepted.then_some(one)));
     match judged {
         Ok(Some(one)) => return valid.adapters.push(one),
-        Ok(None) => drop(valid.pending.insert(key.clone())),
-        Err(refusal) => drop(valid.refused.insert(key.clone(), refusal)),
+        Ok(None) => drop(valid.pending.insert(key)),
+        Err(refusal) => drop(valid.refused.insert(key, refusal)),
     }
+    continue_former(valid, formers, fleet, adapter);
+}
+
+/// Takes over what an Adapter served before.
+fn continue_former(valid: &mut ValidFleet, formers: &Formers<'_>, fleet: &Fleet, adapter: &Adapter) {
+    let key = key_of(adapter);
     match formers.of_adapter(adapter, &key) {
         Former::Nothing => {}
         Former::Unheard => drop(valid.unheard.insert(key)),
