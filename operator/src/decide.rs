@@ -15,6 +15,7 @@ use crate::decide::events::{is_true, transition};
 use crate::decide::place::{Place, place};
 use crate::decide::placements::Placements;
 use crate::decide::reports::{Reports, last};
+use crate::decide::scale::replicas;
 use crate::decide::status::deployment_status;
 use crate::decide::unaccepted::{Still, Why, unaccepted_status};
 use crate::decide::validate::{
@@ -111,6 +112,7 @@ fn places(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>) -> BTreeMap<
 fn of_valid(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>, now: Timestamp) -> Decision {
     let places = places(fleet, valid, reports);
     let mut decision = Decision { desired: desired_sets(fleet, valid, &places), ..Decision::default() };
+    let idle = fleet.deployment.as_ref().is_some_and(|one| replicas(&one.spec) == 0);
     let placements = Placements::new(&fleet.replicas, reports);
     let mut count = AdapterCount::default();
     for adapter in &fleet.adapters {
@@ -120,7 +122,7 @@ fn of_valid(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>, now: Times
             leaving_status(adapter, now)
         } else if let Some(valid_adapter) = valid.accepted(&key) {
             let place = &places[&key];
-            let subject = Served { adapter, valid: valid_adapter, place, paused: valid.paused };
+            let subject = Served { adapter, valid: valid_adapter, place, paused: valid.paused, idle };
             served_status(&subject, reports, &placements, now)
         } else {
             let why = valid.refused.get(&key).map_or(Why::Reading, Why::Refused);

@@ -42,6 +42,8 @@ pub struct Served<'a> {
     pub place: &'a Place,
     /// Its Deployment is paused.
     pub paused: bool,
+    /// Its Deployment is asked to have no replica.
+    pub idle: bool,
 }
 
 /// The status of an Adapter that is served.
@@ -52,7 +54,7 @@ pub fn served_status(
     placements: &Placements<'_>,
     now: Timestamp,
 ) -> AdapterStatus {
-    let Served { adapter, valid, place, paused } = *subject;
+    let Served { adapter, valid, place, .. } = *subject;
     let current: Vec<(usize, &AdapterReport)> = reports.current(valid).collect();
     let count = PlacementCount {
         desired: place.replicas.len() as u32 + place.without_room,
@@ -63,7 +65,7 @@ pub fn served_status(
         .map(|(_, report)| *report)
         .find(|report| report.digest.is_some() && report.error.is_none());
     let failure = current.iter().find_map(|(_, report)| told(report));
-    let sayings = sayings(valid, place, count, known, failure.as_ref(), paused);
+    let sayings = sayings(subject, count, known, failure.as_ref());
     let content = match known {
         Some(report) => content(report),
         None if failure.is_none() => content_before(adapter),
@@ -136,13 +138,12 @@ pub(super) fn stamped(adapter: &Adapter, sayings: &[Saying], now: Timestamp) -> 
 }
 
 fn sayings(
-    valid: &ValidAdapter,
-    place: &Place,
+    subject: &Served<'_>,
     count: PlacementCount,
     known: Option<&AdapterReport>,
     failure: Option<&Failure>,
-    paused: bool,
-) -> Vec<Saying> {
+) -> [Saying; 6] {
+    let Served { valid, place, paused, idle, .. } = *subject;
     let accepted = Saying {
         condition: ConditionType::Accepted,
         truth: Truth::True,
@@ -150,15 +151,19 @@ fn sayings(
         message: "Valid".to_owned(),
     };
     let resolved = resolved_saying(valid, known, failure);
-    let loaded = loaded_saying(place, count);
+    let loaded = loaded_saying(place, count, idle);
     let failed = failure.map(|failure| (reason(failure.code), failure.message.clone()));
     let lacking =
         failed.or_else(|| (loaded.truth != Truth::True).then(|| (loaded.reason, loaded.message.clone())));
+    let hard = failure.map(|failure| failure.code).filter(|code| !is_passing(*code)).map(reason);
     let stalling =
-        failure.map(|failure| failure.code).filter(|code| !is_passing(*code)).map_or(Reason::Paused, reason);
-    let mut all = vec![accepted, resolved, loaded];
-    all.extend(super::status::kstatus(lacking, paused, stalling));
-    all
+        hard.unwrap_or(if place.without_room > 0 { Reason::InsufficientMemory } else { Reason::Paused });
+    let [ready, mut reconciling, stalled] = super::status::kstatus(lacking, paused, stalling);
+    if idle && count.desired == 0 {
+        // Nobody works on it, and nothing is wrong.
+        reconciling.truth = Truth::False;
+    }
+    [accepted, resolved, loaded, ready, reconciling, stalled]
 }
 
 fn resolved_saying(valid: &ValidAdapter, known: Option<&AdapterReport>, failure: Option<&Failure>) -> Saying {
@@ -175,8 +180,11 @@ fn resolved_saying(valid: &ValidAdapter, known: Option<&AdapterReport>, failure:
     Saying { condition: ConditionType::Resolved, truth, reason, message }
 }
 
-fn loaded_saying(place: &Place, count: PlacementCount) -> Saying {
-    let (reason, message) = if count.desired == 0 {
+fn loaded_saying(place: &Place, count: PlacementCount, idle: bool) -> Saying {
+    let (reason, message) = if count.desired == 0 && idle {
+        let message = "spec.replicas of the Deployment is 0: it is served again once that is more";
+        (Reason::NoReplicas, message.to_owned())
+    } else if count.desired == 0 {
         (Reason::NoReplicas, "the Deployment has no replica that answers".to_owned())
     } else if place.without_room > 0 {
         let message = format!(

@@ -194,6 +194,12 @@ fn wanted<'a>(decision: &'a Decision, replica: &str, name: &str) -> Option<&'a D
     decision.desired[replica].iter().find(|one| one.name == name).map(|one| &**one)
 }
 
+/// Ready, Reconciling, Stalled.
+fn kstatus(status: &AdapterStatus) -> [bool; 3] {
+    [ConditionType::Ready, ConditionType::Reconciling, ConditionType::Stalled]
+        .map(|one| is_true(&status.conditions, one))
+}
+
 fn ready_reason(status: &AdapterStatus) -> &str {
     &find(&status.conditions, ConditionType::Ready).unwrap().reason
 }
@@ -381,6 +387,7 @@ fn an_adapter_without_room_has_none_though_the_replicas_forget_what_it_takes() {
         forget(&mut scene);
     }
     assert_eq!(ready_reason(scene.status("b")), Reason::InsufficientMemory.as_str());
+    assert_eq!(kstatus(scene.status("b")), [false, false, true], "nothing changes before somebody acts");
     assert_eq!(scene.status("b").bytes, Some(10));
     let again = scene.decide();
     assert!(again.adapters.is_empty(), "{:?}", again.adapters);
@@ -406,6 +413,21 @@ fn a_replica_that_restarted_is_asked_for_the_very_content() {
     let decision = scene.step();
     let pin = wanted(&decision, "r0", "sql").unwrap().digest.clone();
     assert_eq!(pin.as_deref(), Some("sha256:of hf://acme/sql"));
+}
+
+#[test]
+fn an_adapter_of_a_deployment_that_is_scaled_to_none_says_so_and_is_not_worked_on() {
+    let mut scene = Scene::with_replicas(0).adapter("sql");
+    scene.deployment().spec.replicas = Some(0);
+    scene.step();
+    let status = scene.status("sql");
+    assert_eq!((kstatus(status), ready_reason(status)), ([false, false, false], "NoReplicas"));
+    let ready = find(&status.conditions, ConditionType::Ready).unwrap();
+    assert!(ready.message.starts_with("spec.replicas of the Deployment is 0"), "{}", ready.message);
+    // Until the first one answers it is worked on.
+    scene.deployment().spec.replicas = Some(1);
+    scene.step();
+    assert_eq!(kstatus(scene.status("sql")), [false, true, false]);
 }
 
 #[test]
