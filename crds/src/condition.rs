@@ -91,6 +91,8 @@ words! {
         SourceUnauthorized,
         /// The content is not what the digest pins.
         DigestMismatch,
+        /// Replicas serve different contents of one source, and no digest says which is meant.
+        ContentsDiffer,
         /// A size or count is over a limit.
         TooLarge,
         /// `adapter_config.json` has a fault.

@@ -1,5 +1,8 @@
 //! Status of an Adapter: from what the replicas report of it. Pure; never from what was asked of them.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use lorikeet_api::{AdapterReport, AdapterState, ErrorCode, Failure};
 use lorikeet_crds::adapter::{AdapterStatus, PlacementCount};
@@ -65,10 +68,14 @@ pub fn served_status(
         .map(|(_, report)| *report)
         .find(|report| report.digest.is_some() && report.error.is_none());
     let failure = current.iter().find_map(|(_, report)| told(report));
-    let sayings = sayings(subject, count, known, failure.as_ref());
+    let lack = match failure {
+        Some(failure) => Some(Lack::of_failure(&failure)),
+        None => differing(valid, &current),
+    };
+    let sayings = sayings(subject, count, known, lack.as_ref());
     let content = match known {
         Some(report) => content(report),
-        None if failure.is_none() => content_before(adapter),
+        None if lack.is_none() => content_before(adapter),
         None => AdapterStatus::default(),
     };
     let stamped = stamped(adapter, &sayings, now);
@@ -101,6 +108,49 @@ fn content_before(adapter: &Adapter) -> AdapterStatus {
     let digest = before.digest.clone();
     let rest = if is_same { before } else { AdapterStatus::default() };
     AdapterStatus { digest, ..rest }
+}
+
+/// What is wrong with the content, by what replicas say.
+struct Lack {
+    reason: Reason,
+    message: String,
+    /// It goes away by itself or by somebody else's work: the replicas try again.
+    passes: bool,
+    /// No content can be named.
+    is_unresolved: bool,
+}
+
+impl Lack {
+    fn of_failure(failure: &Failure) -> Self {
+        Self {
+            reason: reason(failure.code),
+            message: failure.message.clone(),
+            passes: is_passing(failure.code),
+            is_unresolved: false,
+        }
+    }
+}
+
+/// Whether replicas serve several contents of one source while no digest says which is meant: an answer depends on the
+/// replica that is asked.
+fn differing(valid: &ValidAdapter, current: &[(usize, &AdapterReport)]) -> Option<Lack> {
+    let mut contents: BTreeMap<&str, usize> = BTreeMap::new();
+    for digest in current.iter().filter_map(|(_, report)| report.digest.as_deref()) {
+        *contents.entry(digest).or_default() += 1;
+    }
+    if contents.len() < 2 || valid.digest.is_some() {
+        return None;
+    }
+    let mut contents: Vec<(&str, usize)> = contents.into_iter().collect();
+    contents.sort_by_key(|(_, replicas)| Reverse(*replicas));
+    let of = |(digest, replicas): &(&str, usize)| format!("{digest} on {replicas}");
+    let message = format!(
+        "replicas serve {} contents of {}: {}; set digest to the one that is meant",
+        contents.len(),
+        shown(&valid.source),
+        contents.iter().take(2).map(of).collect::<Vec<_>>().join(", "),
+    );
+    Some(Lack { reason: Reason::ContentsDiffer, message, passes: false, is_unresolved: true })
 }
 
 /// What a replica says is wrong, and what it serves meanwhile.
@@ -141,7 +191,7 @@ fn sayings(
     subject: &Served<'_>,
     count: PlacementCount,
     known: Option<&AdapterReport>,
-    failure: Option<&Failure>,
+    lack: Option<&Lack>,
 ) -> [Saying; 6] {
     let Served { valid, place, paused, idle, .. } = *subject;
     let accepted = Saying {
@@ -150,12 +200,12 @@ fn sayings(
         reason: Reason::Valid,
         message: "Valid".to_owned(),
     };
-    let resolved = resolved_saying(valid, known, failure);
+    let resolved = resolved_saying(valid, known, lack);
     let loaded = loaded_saying(place, count, idle);
-    let failed = failure.map(|failure| (reason(failure.code), failure.message.clone()));
+    let failed = lack.map(|lack| (lack.reason, lack.message.clone()));
     let lacking =
         failed.or_else(|| (loaded.truth != Truth::True).then(|| (loaded.reason, loaded.message.clone())));
-    let hard = failure.map(|failure| failure.code).filter(|code| !is_passing(*code)).map(reason);
+    let hard = lack.filter(|lack| !lack.passes).map(|lack| lack.reason);
     let stalling =
         hard.unwrap_or(if place.without_room > 0 { Reason::InsufficientMemory } else { Reason::Paused });
     let [ready, mut reconciling, stalled] = super::status::kstatus(lacking, paused, stalling);
@@ -166,13 +216,14 @@ fn sayings(
     [accepted, resolved, loaded, ready, reconciling, stalled]
 }
 
-fn resolved_saying(valid: &ValidAdapter, known: Option<&AdapterReport>, failure: Option<&Failure>) -> Saying {
-    let (truth, reason, message) = match (known, failure) {
+fn resolved_saying(valid: &ValidAdapter, known: Option<&AdapterReport>, lack: Option<&Lack>) -> Saying {
+    let (truth, reason, message) = match (known, lack) {
+        (_, Some(lack)) if lack.is_unresolved => (Truth::False, lack.reason, lack.message.clone()),
         (Some(report), _) => {
             let digest = report.digest.as_deref().unwrap_or_default();
             (Truth::True, Reason::AsDesired, format!("{} is {digest}", shown(&valid.source)))
         }
-        (None, Some(failure)) => (Truth::False, reason(failure.code), failure.message.clone()),
+        (None, Some(lack)) => (Truth::False, lack.reason, lack.message.clone()),
         (None, None) => {
             (Truth::Unknown, Reason::Loading, format!("no replica has read {} yet", shown(&valid.source)))
         }

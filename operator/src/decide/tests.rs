@@ -431,6 +431,25 @@ fn an_adapter_of_a_deployment_that_is_scaled_to_none_says_so_and_is_not_worked_o
 }
 
 #[test]
+fn replicas_that_serve_different_contents_of_one_source_are_told_of_until_a_digest_says_which() {
+    let mut scene = Scene::with_replicas(3).adapter("sql").settle();
+    let Contact::Reported(report) = &scene.fleet.replicas[1].contact else { panic!("it answers") };
+    let newer = AdapterReport { digest: Some("sha256:newer".to_owned()), ..(*report.adapters[0]).clone() };
+    scene.fleet.replicas[1].contact = reported(vec![newer]);
+    let status = scene.decide().adapters.remove(&("here".to_owned(), "sql".to_owned())).unwrap();
+    assert_eq!((kstatus(&status), ready_reason(&status)), ([false, false, true], "ContentsDiffer"));
+    let resolved = find(&status.conditions, ConditionType::Resolved).unwrap();
+    assert_eq!(resolved.status, "False");
+    assert_eq!(
+        resolved.message,
+        "replicas serve 2 contents of hf://acme/sql: sha256:of hf://acme/sql on 2, sha256:newer on 1; set digest to the \
+         one that is meant"
+    );
+    scene.edit("sql", |adapter| adapter.spec.source.digest = Some("sha256:newer".to_owned()));
+    assert_eq!(kstatus(scene.settle().status("sql")), [true, false, false]);
+}
+
+#[test]
 fn of_an_invalid_deployment_what_is_deleted_drains_and_the_rest_is_served_and_told() {
     let mut scene = Scene::with_replicas(2).adapter("sql").adapter("chat");
     scene.deployment().spec.rollout.drain_seconds = 60;
