@@ -82,7 +82,8 @@ pub struct DeploymentSpec {
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
     /// The runtime's resources, as a container has them; the GPUs of the node pool are added. Default: none asked for.
-    /// Example: `{requests: {cpu: 4, memory: 16Gi}, limits: {memory: 24Gi}}`.
+    /// `limits.memory` holds the model and `adapters.hostMemory`, without a GPU `adapters.gpuMemory` too: less than those two
+    /// is refused. Example: `{requests: {cpu: 4, memory: 40Gi}, limits: {memory: 40Gi}}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
 }
@@ -164,7 +165,7 @@ pub enum Accelerator {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AdapterBudget {
-    /// Bytes of the device for resident adapters (on the CPU: of memory). Default: `8Gi`.
+    /// Bytes of the device for resident adapters (on the CPU: of memory, beside `hostMemory`). Default: `8Gi`.
     #[serde(default = "gpu_memory")]
     pub gpu_memory: Quantity,
     /// Bytes of host memory for adapters that wait one copy away. Default: `16Gi`.

@@ -20,7 +20,7 @@ use crate::build::arguments::{Places, arguments};
 use crate::build::registry::{SHARDS, suffix};
 use crate::build::{ADMIN_PORT, PUBLIC_PORT, Scope, Settings};
 use crate::decide::mounts::Mounts;
-use crate::decide::scale::replicas;
+use crate::decide::scale::{gpus, replicas};
 use crate::decide::validate::ValidFleet;
 use crate::fleet::{Capacity, Fleet};
 
@@ -86,13 +86,6 @@ fn strategy(asked: RolloutStrategy, capacity: Capacity, gpus: u32) -> Deployment
             max_unavailable: Some(IntOrString::Int(unavailable)),
         }),
     }
-}
-
-/// GPUs of one replica.
-#[must_use]
-pub fn gpus(pool: &NodePool) -> u32 {
-    let default = i32::from(pool.accelerator.is_some());
-    pool.gpus.unwrap_or(default).max(0).unsigned_abs()
 }
 
 fn pod(scope: &Scope, deployment: &Deployment, valid: &ValidFleet, settings: &Settings) -> PodSpec {

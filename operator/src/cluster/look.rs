@@ -29,6 +29,7 @@ use crate::cluster::statuses::Batch;
 use crate::cluster::watch::lock;
 use crate::cluster::world::{Sight, World};
 use crate::decide::outcome::{Outcome, conclude};
+use crate::decide::scale::gpus;
 use crate::decide::validate::{AdapterKey, ValidFleet, key_of};
 use crate::decide::{Decision, decide};
 use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Hindrance, Replica, Workload};
@@ -322,7 +323,7 @@ impl Look<'_> {
     /// Makes the children as they should be. Whether the replicas, or the way to them, were not.
     async fn apply(&mut self, mut fleet: Fleet, valid: Option<ValidFleet>) -> bool {
         let Some((deployment, mut valid)) = self.sight.deployment.clone().zip(valid) else { return true };
-        let gpus = workload::gpus(&deployment.spec.node_pool);
+        let gpus = gpus(&deployment.spec.node_pool);
         let standing = capacity::standing(self.workload(), gpus);
         fleet.capacity.free_gpus = standing;
         if self.writable().is_none() {
@@ -380,7 +381,7 @@ impl Look<'_> {
     ) -> Result<Vec<Child>, Failure> {
         let children = self.children(fleet, deployment, valid)?;
         let standing = fleet.capacity.free_gpus;
-        if workload::gpus(&deployment.spec.node_pool) > 0 {
+        if gpus(&deployment.spec.node_pool) > 0 {
             fleet.capacity.free_gpus = self.free_gpus(&children, standing).await;
         }
         if fleet.capacity.free_gpus == standing {

@@ -1,11 +1,15 @@
-//! Resources that no API server would take in a pod are refused in a Deployment's spec, where the user can see it. Pure.
+//! Resources that no API server would take in a pod, or that end a replica once its adapters are in, are refused in a
+//! Deployment's spec, where the user can see it. Pure.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use lorikeet_crds::deployment::DeploymentSpec;
 
+use crate::decide::scale::gpus;
 use crate::decide::validate::Refusal;
+use crate::quantity;
 
 /// Checks the resources of a replica.
 ///
@@ -30,6 +34,21 @@ pub fn check(resources: &ResourceRequirements) -> Result<(), Refusal> {
     }
 }
 
+/// Checks that what adapters may take in memory is within what a replica may have: without a GPU both budgets are.
+///
+/// # Errors
+/// It is not: the replica would be ended when its adapters are loaded, and again each time after.
+pub fn check_memory(spec: &DeploymentSpec, resident: u64, host: u64) -> Result<(), Refusal> {
+    let limit = spec.resources.as_ref().and_then(|all| all.limits.as_ref()?.get("memory"));
+    let Some(limit) = limit.and_then(|limit| quantity::bytes(&limit.0)) else { return Ok(()) };
+    let (fields, bytes) = if gpus(&spec.node_pool) > 0 {
+        ("adapters.hostMemory", host)
+    } else {
+        ("adapters.gpuMemory and adapters.hostMemory", host.saturating_add(resident))
+    };
+    if bytes > limit { Err(Refusal::MemoryExceeded { fields, limit, bytes }) } else { Ok(()) }
+}
+
 type Quantities<'a> = BTreeMap<&'a str, (f64, &'a str)>;
 
 fn quantities<'a>(
@@ -39,7 +58,7 @@ fn quantities<'a>(
     let expected = "a quantity, as 500m, 2 or 8Gi";
     let one = |(name, quantity): (&'a String, &'a Quantity)| {
         let number =
-            crate::quantity::parse(&quantity.0).ok_or_else(|| invalid(field, expected, name, &quantity.0))?;
+            quantity::parse(&quantity.0).ok_or_else(|| invalid(field, expected, name, &quantity.0))?;
         Ok((name.as_str(), (number, quantity.0.as_str())))
     };
     given.into_iter().flatten().map(one).collect()
@@ -57,6 +76,26 @@ mod tests {
 
     fn of(resources: Value) -> Result<(), Refusal> {
         check(&serde_json::from_value(resources).unwrap())
+    }
+
+    #[test]
+    fn what_adapters_may_take_is_within_what_a_replica_may_have() {
+        let of = |limits: Value, gpus: i32, resident: u64, host: u64| {
+            let spec = json!({
+                "model": {"source": "hf://acme/base"}, "resources": {"limits": limits}, "nodePool": {"gpus": gpus}
+            });
+            let spec: DeploymentSpec = serde_json::from_value(spec).unwrap();
+            check_memory(&spec, resident << 30, host << 30).map_err(|refusal| refusal.to_string())
+        };
+        assert_eq!(of(json!({"memory": "24Gi"}), 0, 8, 16), Ok(()));
+        assert_eq!(of(json!({"memory": "16Gi"}), 1, 8, 16), Ok(()), "a GPU has memory of its own");
+        assert_eq!(of(json!({"cpu": "4"}), 0, 8, 16), Ok(()));
+        let both = of(json!({"memory": "4Gi"}), 0, 8, 16).unwrap_err();
+        let said = "adapters.gpuMemory and adapters.hostMemory: expected at most resources.limits.memory, 4294967296 bytes, \
+                    got 25769803776";
+        assert!(both.starts_with(said), "{both}");
+        let host = of(json!({"memory": "8Gi"}), 1, 8, 16).unwrap_err();
+        assert!(host.starts_with("adapters.hostMemory: expected at most resources.limits.memory"), "{host}");
     }
 
     #[test]

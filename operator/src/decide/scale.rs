@@ -1,7 +1,7 @@
-//! Scale: how many replicas a spec asks for. Pure. The number is other people's to write: a person's, or an autoscaler's by
+//! Scale: how many replicas a spec asks for, and of how many GPUs each. Pure. The number is other people's to write: a person's, or an autoscaler's by
 //! /scale.
 
-use lorikeet_crds::deployment::DeploymentSpec;
+use lorikeet_crds::deployment::{DeploymentSpec, NodePool};
 
 /// `spec.replicas`, within the bounds of `spec.autoscaling` where there are any.
 #[must_use]
@@ -9,6 +9,13 @@ pub fn replicas(spec: &DeploymentSpec) -> i32 {
     let Some(bounds) = &spec.autoscaling else { return spec.replicas.unwrap_or(1) };
     // `clamp` would panic on bounds that are the wrong way round, which the API server refuses.
     spec.replicas.unwrap_or(bounds.min_replicas).min(bounds.max_replicas).max(bounds.min_replicas)
+}
+
+/// GPUs of one replica.
+#[must_use]
+pub fn gpus(pool: &NodePool) -> u32 {
+    let default = i32::from(pool.accelerator.is_some());
+    pool.gpus.unwrap_or(default).max(0).unsigned_abs()
 }
 
 #[cfg(test)]

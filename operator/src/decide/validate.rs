@@ -159,6 +159,18 @@ pub enum Refusal {
         /// What it is.
         got: String,
     },
+    /// Adapters may take more memory than a replica may have.
+    #[error(
+        "{fields}: expected at most resources.limits.memory, {limit} bytes, got {bytes}; lower what adapters may take, or raise the limit, which has to hold the model too"
+    )]
+    MemoryExceeded {
+        /// The budgets.
+        fields: &'static str,
+        /// What the replica may have.
+        limit: u64,
+        /// What they are together.
+        bytes: u64,
+    },
     /// A Secret or a claim of another namespace cannot be mounted.
     #[error(
         "{field}: a pod of namespace {pods} cannot mount a {kind} of namespace {namespace}; put Adapter and {kind} into {pods}, or the files where none is needed"
@@ -230,7 +242,9 @@ impl Refusal {
             Self::DeploymentNotFound { .. } => Reason::DeploymentNotFound,
             Self::NamespaceNotAllowed { .. } => Reason::NamespaceNotAllowed,
             Self::NameConflict { .. } => Reason::NameConflict,
-            Self::InvalidSpec { .. } | Self::MountElsewhere { .. } => Reason::InvalidSpec,
+            Self::InvalidSpec { .. } | Self::MemoryExceeded { .. } | Self::MountElsewhere { .. } => {
+                Reason::InvalidSpec
+            }
             Self::TooManyMounts { .. } | Self::InvalidConfig(ConfigFault::TooLong { .. }) => Reason::TooLarge,
             Self::InvalidConfig(_) => Reason::InvalidConfig,
             Self::RankExceeded { .. } => Reason::RankExceeded,
@@ -258,6 +272,7 @@ pub fn validate(fleet: &Fleet) -> Result<ValidFleet, Refusal> {
         mounts: Mounts::of_model(&deployment.spec.model.source)?,
         ..undoubted(fleet, deployment)
     };
+    resources::check_memory(&deployment.spec, valid.resident_bytes, valid.host_bytes)?;
     Ok(with_adapters(valid, fleet, deployment, take))
 }
 

@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::build::arguments::{Places, Reach, arguments};
-use crate::build::workload::{gpus, surges};
+use crate::build::workload::surges;
 use crate::decide::desired::desired_anywhere;
+use crate::decide::scale::gpus;
 use crate::decide::scale::replicas;
 use crate::decide::validate::ValidFleet;
 use crate::fleet::{Capacity, Contact, FleetKey, Hindrance, Replica, Workload};

@@ -84,6 +84,9 @@ fn of_model() -> Vec<Row> {
 
 fn of_nodes() -> Vec<Row> {
     let quantity = || json!({"memory": "much"});
+    let small = |row: Row| {
+        row.beside("/adapters/gpuMemory", json!("256Mi")).beside("/adapters/hostMemory", json!("512Mi"))
+    };
     vec![
         at_once("/nodePool/accelerator", json!("nvidia-h100"), UNKNOWN, json!("nvidia-a100-80gb")),
         at_once("/nodePool/nodeSelector", json!({"pool": 7}), STRING, json!({"pool": "gpu"})),
@@ -94,7 +97,7 @@ fn of_nodes() -> Vec<Row> {
             json!([{"key": "pool", "operator": "Exists", "effect": "NoSchedule"}]),
         ),
         at_once("/nodePool/gpus", json!(2), LESS, json!(1)),
-        by_status("/resources/limits", quantity(), Reason::InvalidSpec, json!({"memory": "1Gi"})),
+        small(by_status("/resources/limits", quantity(), Reason::InvalidSpec, json!({"memory": "1Gi"}))),
         by_status("/resources/requests", quantity(), Reason::InvalidSpec, json!({"memory": "1Gi"})),
         by_status("/resources/claims", json!([{"name": "gpu"}]), Reason::InvalidSpec, json!([])),
     ]
@@ -104,7 +107,9 @@ fn of_adapters() -> Vec<Row> {
     let selector = |row: Row| row.beside("/adapters/allowedNamespaces/from", json!("Selector"));
     vec![
         by_status("/adapters/gpuMemory", json!("plenty"), Reason::InvalidSpec, json!("4Gi")),
-        by_status("/adapters/hostMemory", json!("plenty"), Reason::InvalidSpec, json!("4Gi")),
+        by_status("/adapters/hostMemory", json!("5Gi"), Reason::InvalidSpec, json!("4Gi"))
+            .beside("/adapters/gpuMemory", json!("4Gi"))
+            .beside("/resources/limits", json!({"memory": "8Gi"})),
         at_once("/adapters/maxRank", json!(0), MORE, json!(64)),
         at_once("/adapters/allowedNamespaces/from", json!("Some"), UNKNOWN, json!("All")),
         selector(at_once(
