@@ -148,12 +148,13 @@ pub struct AdapterStatus {
     /// How many replicas should keep it resident, and how many do.
     #[serde(default)]
     pub replicas: PlacementCount,
-    /// Where it is, replica by replica: those in error first, at most 50.
-    // Fifty rows that are the same for most Adapters of a Deployment: kept once, while any of them says so.
+    /// Where it is, replica by replica: those in error first, then those that load or drain, then those that have it; at most
+    /// 16. `replicas` counts all.
+    // Rows that are the same for most Adapters of a Deployment: kept once, while any of them says so.
     #[serde(default, skip_serializing_if = "is_empty")]
     // Replaced whole: merged by pod, the record of who wrote what would be longer than the status, in each Adapter.
     #[x_kube(merge_strategy = ListMerge::Atomic)]
-    #[schemars(with = "Vec<ReplicaPlacement>", length(max = 50))]
+    #[schemars(with = "Vec<ReplicaPlacement>", length(max = 16))]
     pub placements: ArcIntern<Vec<ReplicaPlacement>>,
 }
 

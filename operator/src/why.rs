@@ -277,7 +277,9 @@ fn reason(subject: &Subject<'_>, report: Option<&AdapterReport>) -> String {
 fn untold(subject: &Subject<'_>) -> String {
     let listed = adapter(subject.sight).and_then(|one| Some(one.status.as_ref()?.placements.len()));
     if subject.sight.written.is_some() && listed.is_some_and(|listed| listed >= LISTED) {
-        return format!("its status names {LISTED} replicas, those in error first, and not this one");
+        return format!(
+            "its status names the {LISTED} replicas that there is most to tell of, those in error first, and not this one"
+        );
     }
     let paused = if subject.valid.paused { "; spec.paused is true: set it to false" } else { "" };
     format!("it was not told of it yet{paused}")

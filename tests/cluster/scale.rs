@@ -5,8 +5,9 @@
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, stream};
-use kube::api::PostParams;
-use lorikeet_crds::{Adapter, Deployment};
+use kube::api::{ListParams, PostParams};
+use lorikeet_crds::condition::find;
+use lorikeet_crds::{Adapter, ConditionType, Deployment};
 use lorikeet_tests::args;
 use lorikeet_tests::say::say;
 use serde_json::json;
@@ -20,6 +21,8 @@ const REPLICAS: usize = 64;
 /// Writers of Adapters that run side by side: as a pipeline that applies a repository does.
 const WRITERS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(1800);
+/// A list of all is work for the API server: not too often.
+const BETWEEN_LISTS: Duration = Duration::from_secs(2);
 /// Single changes that are timed at full size.
 const PROBES: usize = 100;
 /// How long writes are counted for at rest.
@@ -85,7 +88,19 @@ async fn load(stage: &Stage, fakes: &[std::sync::Arc<Fake>], count: usize) {
         (status.adapters.ready as usize == count).then_some(())
     })
     .await;
+    // What the Deployment counts is said before every Adapter says so itself.
+    until("every Adapter says that it is Ready", PATIENCE, async || {
+        tokio::time::sleep(BETWEEN_LISTS).await;
+        let all = stage.api::<Adapter>().list(&ListParams::default()).await.expect("a list");
+        all.items.iter().all(is_ready).then_some(())
+    })
+    .await;
     say(&format!("scale: all Ready {:.1} s after the first was applied", begin.elapsed().as_secs_f64()));
+}
+
+fn is_ready(adapter: &Adapter) -> bool {
+    let conditions = adapter.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    find(conditions, ConditionType::Ready).is_some_and(|one| one.status == "True")
 }
 
 async fn create(stage: &Stage, object: serde_json::Value) {
@@ -120,6 +135,7 @@ async fn ten_thousand_adapters_over_sixty_four_replicas() {
         stage.operator().process().resident_bytes() >> 20
     ));
     load(&stage, &fakes, args::steps(10_000)).await;
+    say(&format!("scale: operator {} MiB", stage.operator().process().resident_bytes() >> 20));
     stage.until_quiet(Duration::from_secs(5)).await;
     let times = probe(&stage, &fakes).await;
     say(&format!(

@@ -12,8 +12,9 @@ use crate::decide::reports::{Judged, Reports};
 use crate::decide::validate::ValidAdapter;
 use crate::fleet::{Contact, Replica};
 
-/// How many replicas a status lists: those in error first.
-pub const LISTED: usize = 50;
+/// How many replicas a status lists, the most telling first. The API server takes most of its time for a status by the rows
+/// of this list, and a thousand Adapters turn Ready at once.
+pub const LISTED: usize = 16;
 
 /// The lists of a decision.
 pub struct Placements<'a> {
@@ -43,7 +44,8 @@ impl<'a> Placements<'a> {
         Self { replicas, reports, made: RefCell::default() }
     }
 
-    /// What each replica says of `adapter`, those in error first, then by name.
+    /// What each replica says of `adapter`: those in error first, then those where something is under way, then those that
+    /// have it, then the others; of these by name.
     #[must_use]
     pub fn of(&self, adapter: &ValidAdapter) -> ArcIntern<Vec<ReplicaPlacement>> {
         let mut judged = Judged::of(adapter);
@@ -82,9 +84,20 @@ fn listed(replicas: &[Replica], runs: &[(Line<'_>, usize)]) -> Vec<ReplicaPlacem
     let lines = runs.iter().flat_map(|(line, count)| std::iter::repeat_n(*line, *count));
     let mut all: Vec<ReplicaPlacement> =
         replicas.iter().zip(lines).filter_map(|(replica, line)| placement(replica, line)).collect();
-    all.sort_by(|one, other| (one.error.is_none(), &one.pod).cmp(&(other.error.is_none(), &other.pod)));
+    all.sort_by(|one, other| order(one).cmp(&order(other)));
     all.truncate(LISTED);
     all
+}
+
+/// What there is most to tell of comes first.
+fn order(placement: &ReplicaPlacement) -> (u8, &str) {
+    let class = match placement.state.as_str() {
+        _ if placement.error.is_some() => 0,
+        "Ready" => 2,
+        "Registered" => 3,
+        _ => 1,
+    };
+    (class, &placement.pod)
 }
 
 fn placement(replica: &Replica, line: Line<'_>) -> Option<ReplicaPlacement> {
@@ -119,4 +132,28 @@ fn placement(replica: &Replica, line: Line<'_>) -> Option<ReplicaPlacement> {
         state: state.to_owned(),
         error: error.map(str::to_owned),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_replicas_those_are_listed_that_there_is_most_to_tell_of() {
+        let row = |pod: usize, state: &str, error: Option<&str>| ReplicaPlacement {
+            pod: format!("p{pod:02}"),
+            tier: None,
+            state: state.to_owned(),
+            error: error.map(str::to_owned),
+        };
+        let mut rows: Vec<_> = (0..20).map(|pod| row(pod, "Registered", None)).collect();
+        rows.extend([
+            row(20, "Ready", None),
+            row(21, "Loading", None),
+            row(22, "Ready", Some("its source is away")),
+        ]);
+        rows.sort_by(|one, other| order(one).cmp(&order(other)));
+        let pods: Vec<&str> = rows.iter().map(|row| row.pod.as_str()).take(5).collect();
+        assert_eq!(pods, ["p22", "p21", "p20", "p00", "p01"]);
+    }
 }
