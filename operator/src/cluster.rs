@@ -23,6 +23,7 @@ pub mod look;
 pub mod malformed;
 pub mod ownership;
 pub mod queue;
+pub mod rollout;
 pub mod secret;
 pub mod statuses;
 pub mod table;

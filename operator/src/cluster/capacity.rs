@@ -1,5 +1,4 @@
-//! Free GPUs of a Deployment's nodes, for the order of a rollout. Asked only when a rollout begins, or waits for a node; else
-//! the answer that the last rollout got stands in the workload's own strategy, and nothing is written again.
+//! Free GPUs of a Deployment's nodes, for the order of a rollout.
 
 use std::collections::BTreeMap;
 
@@ -7,38 +6,9 @@ use k8s_openapi::api::core::v1::{Node, NodeSelectorTerm, Pod, PodSpec, Taint, To
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
-use serde_json::Value;
-
-use crate::cluster::compare::differs;
 
 const GPU: &str = "nvidia.com/gpu";
 const PAGE: u32 = 500;
-
-/// The answer that `workload` was written with: whether it surges.
-#[must_use]
-pub fn standing(workload: Option<&Value>, gpus: u32) -> Option<u32> {
-    let surge = workload?.pointer("/spec/strategy/rollingUpdate/maxSurge")?.as_i64()?;
-    Some(if surge > 0 { gpus } else { 0 })
-}
-
-/// Whether `workload` is in the middle of a rollout.
-#[must_use]
-pub fn is_rolling(workload: &Value) -> bool {
-    let number = |pointer: &str| workload.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
-    number("/status/observedGeneration") < number("/metadata/generation")
-        || number("/status/updatedReplicas") < number("/status/replicas")
-}
-
-/// Whether applying `desired` over `live` begins a rollout: something differs beside the number of replicas.
-#[must_use]
-pub fn begins(desired: &Value, live: &Value) -> bool {
-    let mut desired = desired.clone();
-    if let Some((replicas, there)) = desired.pointer_mut("/spec/replicas").zip(live.pointer("/spec/replicas"))
-    {
-        *replicas = there.clone();
-    }
-    differs(&desired, live)
-}
 
 /// GPUs that nodes fit for `pod` have and no pod has asked for; nothing where nodes or pods may not be read.
 pub async fn free_gpus(client: &Client, pod: &PodSpec) -> Option<u32> {
@@ -157,7 +127,7 @@ fn meets(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -208,18 +178,5 @@ mod tests {
             {"name": "a", "resources": {"limits": {GPU: "2"}, "requests": {GPU: "2"}}}, {"name": "b", "resources": {"limits": {GPU: "1"}}}, {"name": "c"}
         ]});
         assert_eq!(asked(&serde_json::from_value(pod).unwrap()), 3);
-    }
-
-    #[test]
-    fn at_rest_the_last_answer_stands() {
-        let workload = |surge: i64, updated: i64| {
-            json!({"metadata": {"generation": 2}, "spec": {"replicas": 2, "strategy": {"rollingUpdate": {"maxSurge": surge}}},
-                "status": {"observedGeneration": 2, "replicas": 2, "updatedReplicas": updated}})
-        };
-        assert_eq!(standing(Some(&workload(1, 2)), 1), Some(1));
-        assert_eq!(standing(Some(&workload(0, 2)), 1), Some(0));
-        assert_eq!(standing(None, 1), None);
-        assert!(is_rolling(&workload(0, 1)));
-        assert!(!is_rolling(&workload(0, 2)));
     }
 }

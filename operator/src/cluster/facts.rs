@@ -1,10 +1,11 @@
-//! What is kept of a pod: the few facts that a fleet needs. Pure.
+//! What is kept of a pod, and of the workload that makes it: the few facts that a fleet needs. Pure.
 
 use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
+use serde_json::Value;
 
-use crate::fleet::Hindrance;
+use crate::fleet::{Hindrance, Workload};
 
 /// A pod of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +48,29 @@ impl PodFacts {
     pub const fn waits_for_node(&self) -> bool {
         self.stays() && matches!(self.hindrance, Some(Hindrance::Unschedulable(_)))
     }
+}
+
+/// What the workload's controller says of it, and what keeps `pods`, those that stay, from running.
+pub fn workload_facts<'a>(workload: &Value, pods: impl Iterator<Item = &'a PodFacts>) -> Workload {
+    let number = |pointer: &str| workload.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    let count = |pointer: &str| i32::try_from(number(pointer)).unwrap_or(i32::MAX);
+    let mut hindrances = pods.filter_map(|pod| pod.hindrance.clone());
+    Workload {
+        replicas: count("/status/replicas"),
+        updated: count("/status/updatedReplicas"),
+        ready: count("/status/readyReplicas"),
+        current: number("/status/observedGeneration") >= number("/metadata/generation"),
+        hindrance: hindrances.next().or_else(|| unmade(workload)),
+    }
+}
+
+/// Why the workload's controller makes no pod. The name that the pod would have is another each time, and left out.
+fn unmade(workload: &Value) -> Option<Hindrance> {
+    let says = |one: &&Value| one["type"] == "ReplicaFailure" && one["status"] == "True";
+    let condition = workload.pointer("/status/conditions")?.as_array()?.iter().find(says)?;
+    let message = condition["message"].as_str().unwrap_or_default();
+    let why = message.split_once(" is forbidden: ").map_or(message, |(_, why)| why);
+    Some(Hindrance::Failing(format!("no pod can be made: {why}")))
 }
 
 fn unschedulable(status: &PodStatus) -> Option<Hindrance> {
@@ -175,5 +199,27 @@ mod tests {
         assert!(facts.waits_for_node());
         facts.leaving = true;
         assert!(!facts.waits_for_node());
+    }
+
+    #[test]
+    fn why_no_pod_can_be_made_is_said_without_the_name_that_it_would_have_had() {
+        let failure = |status: &str, name: &str| {
+            let message = format!("pods \"{name}\" is forbidden: exceeded quota: gpus");
+            let conditions = json!([{"type": "ReplicaFailure", "status": status, "message": message}]);
+            workload_facts(&json!({"status": {"replicas": 1, "conditions": conditions}}), std::iter::empty())
+        };
+        let said = failure("True", "x-1").hindrance;
+        assert_eq!(said, Some(Hindrance::Failing("no pod can be made: exceeded quota: gpus".to_owned())));
+        assert_eq!(said, failure("True", "x-2").hindrance);
+        assert_eq!(failure("False", "x-1").hindrance, None);
+    }
+
+    #[test]
+    fn what_a_pod_says_of_itself_goes_before_what_its_controller_says() {
+        let condition = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}]);
+        let waits = PodFacts::of(&pod(json!({"/status": {"conditions": condition}})));
+        let failure = json!([{"type": "ReplicaFailure", "status": "True", "message": "no"}]);
+        let facts = workload_facts(&json!({"status": {"conditions": failure}}), [&waits].into_iter());
+        assert_eq!(facts.hindrance, Some(Hindrance::Unschedulable("0/3 nodes".to_owned())));
     }
 }

@@ -18,12 +18,13 @@ use crate::cluster::apply::{Applying, Settled};
 use crate::cluster::capacity;
 use crate::cluster::compare::differs;
 use crate::cluster::config::Limits;
-use crate::cluster::facts::PodFacts;
+use crate::cluster::facts::{PodFacts, workload_facts};
 use crate::cluster::failure::Failure;
 use crate::cluster::finalizer::{self, Outlives, has, lacking, withhold};
 use crate::cluster::herald::{Herald, shortened};
 use crate::cluster::kinds::{Child, ChildKind, each};
 use crate::cluster::queue::Ended;
+use crate::cluster::rollout::{self, Order, Rollout};
 use crate::cluster::secret::{Admin, Keeping, ensure, host};
 use crate::cluster::statuses::Batch;
 use crate::cluster::watch::lock;
@@ -32,7 +33,7 @@ use crate::decide::outcome::{Outcome, conclude};
 use crate::decide::scale::gpus;
 use crate::decide::validate::{AdapterKey, ValidFleet, key_of};
 use crate::decide::{Decision, decide};
-use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Hindrance, Replica, Workload};
+use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Replica};
 use crate::metrics::Metrics;
 use crate::probe::Probes;
 use crate::replicas::Replicas;
@@ -44,10 +45,6 @@ const UNHEARD_AT_START: Duration = Duration::from_secs(10);
 /// Later, one that comes back or is new is waited for that long: most answer, or refuse, at once.
 const UNHEARD_LATER: Duration = Duration::from_millis(500);
 const UNHEARD_PAUSE: Duration = Duration::from_millis(20);
-/// How long free GPUs are not asked for again while the write that begins a rollout fails.
-const CAPACITY_LASTS: Duration = Duration::from_secs(10);
-/// How long a new replica may wait for a node before its rollout gives up its surge.
-const NODE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What every look shares.
 pub struct Looker {
@@ -78,8 +75,7 @@ pub struct Lane {
     heard: bool,
     unheard_since: Option<Instant>,
     registry_at: Option<Instant>,
-    capacity: Option<(Instant, Option<u32>)>,
-    waits_since: Option<Instant>,
+    rollout: Rollout,
     settled: Settled,
     said: Option<&'static str>,
 }
@@ -259,7 +255,7 @@ impl Look<'_> {
             capacity: Capacity::default(),
             claims: workload::CLAIMS.to_owned(),
             url: served.then(|| format!("http://{of}.{namespace}.svc:{PUBLIC_PORT}")),
-            workload: self.workload().map(|workload| self.workload_facts(workload)),
+            workload: self.workload().map(|workload| workload_facts(workload, self.pods_that_stay())),
         };
         fleet.probes = self.looker.probes.of(&fleet);
         fleet
@@ -272,21 +268,6 @@ impl Look<'_> {
 
     fn pods_that_stay(&self) -> impl Iterator<Item = &PodFacts> {
         self.sight.pods.iter().map(|(_, pod)| pod.as_ref()).filter(|pod| pod.stays())
-    }
-
-    fn workload_facts(&self, workload: &Value) -> Workload {
-        let number = |pointer: &str| workload.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
-        let count = |pointer: &str| i32::try_from(number(pointer)).unwrap_or(i32::MAX);
-        Workload {
-            replicas: count("/status/replicas"),
-            updated: count("/status/updatedReplicas"),
-            ready: count("/status/readyReplicas"),
-            current: number("/status/observedGeneration") >= number("/metadata/generation"),
-            hindrance: self
-                .pods_that_stay()
-                .find_map(|pod| pod.hindrance.clone())
-                .or_else(|| unmade(workload)),
-        }
     }
 
     fn outlives(&self) -> Outlives<'_> {
@@ -324,7 +305,7 @@ impl Look<'_> {
     async fn apply(&mut self, mut fleet: Fleet, valid: Option<ValidFleet>) -> bool {
         let Some((deployment, mut valid)) = self.sight.deployment.clone().zip(valid) else { return true };
         let gpus = gpus(&deployment.spec.node_pool);
-        let standing = capacity::standing(self.workload(), gpus);
+        let standing = rollout::standing(self.workload(), gpus);
         fleet.capacity.free_gpus = standing;
         if self.writable().is_none() {
             return self.children(&fleet, &deployment, &valid).is_ok_and(|all| self.differs(&all));
@@ -406,44 +387,28 @@ impl Look<'_> {
         self.workload().zip(desired).is_none_or(|(live, desired)| differs(&desired.object, live))
     }
 
-    /// The GPUs that a rollout may count on. The nodes are asked when it begins; then it keeps its order, as the GPUs that
-    /// its own new replicas took would seem to be missing. Only one that is stuck gives up its surge.
+    /// The GPUs that a rollout may count on.
     async fn free_gpus(&mut self, children: &[Child], standing: Option<u32>) -> Option<u32> {
-        let desired = children.iter().find(|child| child.kind == ChildKind::Workload);
-        let Some((live, desired)) = self.workload().zip(desired) else { return standing };
-        if capacity::is_rolling(live) {
-            return if self.is_stuck() { Some(0) } else { standing };
+        let desired = children.iter().find(|child| child.kind == ChildKind::Workload)?;
+        let waits = self.pods_that_stay().any(PodFacts::waits_for_node)
+            && !self.sight.pods.iter().any(|(_, pod)| pod.leaving);
+        let mut rollout = std::mem::take(&mut self.lane.rollout);
+        let order = self.workload().map(|live| rollout.order(live, &desired.object, waits, Instant::now()));
+        self.lane.rollout = rollout;
+        self.soon(self.lane.rollout.again(Instant::now()));
+        match order {
+            None | Some(Order::Standing) => standing,
+            Some(Order::Stuck) => Some(0),
+            Some(Order::Answered(free)) => free,
+            Some(Order::Ask) if !self.looker.sees_nodes => None,
+            Some(Order::Ask) => {
+                let pod = desired.object.pointer("/spec/template/spec")?.clone();
+                let pod = serde_json::from_value(pod).ok()?;
+                let free = capacity::free_gpus(&self.looker.client, &pod).await;
+                self.lane.rollout.answered(free, Instant::now());
+                free
+            }
         }
-        if !capacity::begins(&desired.object, live) {
-            // What was found for the last one says nothing of the next.
-            self.lane.capacity = None;
-            self.lane.waits_since = None;
-            return standing;
-        }
-        if !self.looker.sees_nodes {
-            return None;
-        }
-        if let Some((at, free)) = self.lane.capacity
-            && at.elapsed() < CAPACITY_LASTS
-        {
-            return free;
-        }
-        let pod = serde_json::from_value(desired.object.pointer("/spec/template/spec")?.clone()).ok()?;
-        let free = capacity::free_gpus(&self.looker.client, &pod).await;
-        self.lane.capacity = Some((Instant::now(), free));
-        free
-    }
-
-    /// Whether a replica has waited long for a node, and none of ours goes that would make room for it.
-    fn is_stuck(&mut self) -> bool {
-        let waits = self.pods_that_stay().any(PodFacts::waits_for_node);
-        if !waits || self.sight.pods.iter().any(|(_, pod)| pod.leaving) {
-            self.lane.waits_since = None;
-            return false;
-        }
-        let waited = self.lane.waits_since.get_or_insert_with(Instant::now).elapsed();
-        self.soon(Some(NODE_PATIENCE.saturating_sub(waited)).filter(|rest| !rest.is_zero()));
-        waited >= NODE_PATIENCE
     }
 
     /// Counts and logs what failed. What will not pass by itself is said once at the Deployment.
@@ -468,15 +433,6 @@ impl Look<'_> {
         };
         self.looker.herald.at_deployment(&event, &deployment.object_ref(&())).await;
     }
-}
-
-/// Why the workload's controller makes no pod. The name that the pod would have is another each time, and left out.
-fn unmade(workload: &Value) -> Option<Hindrance> {
-    let says = |one: &&Value| one["type"] == "ReplicaFailure" && one["status"] == "True";
-    let condition = workload.pointer("/status/conditions")?.as_array()?.iter().find(says)?;
-    let message = condition["message"].as_str().unwrap_or_default();
-    let why = message.split_once(" is forbidden: ").map_or(message, |(_, why)| why);
-    Some(Hindrance::Failing(format!("no pod can be made: {why}")))
 }
 
 fn decided(fleet: Fleet) -> (Fleet, Decision) {
