@@ -33,6 +33,7 @@ pub mod mounts;
 pub mod outcome;
 pub mod place;
 pub mod placements;
+pub mod refusal;
 pub mod reports;
 pub mod resources;
 pub mod scale;

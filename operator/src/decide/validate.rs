@@ -8,17 +8,18 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 use lorikeet_crds::deployment::{AllowedNamespaces, NamespacesFrom};
-use lorikeet_crds::{Adapter, Deployment, Reason};
+use lorikeet_crds::{Adapter, Deployment};
 
 use crate::decide::fit::fit;
 use crate::decide::former::{Former, Formers};
 use crate::decide::labels;
 use crate::decide::mounts::{self, Mounts};
+pub use crate::decide::refusal::Refusal;
 use crate::decide::reports::last;
 use crate::decide::resources;
 use crate::decide::sources::{self, carried};
 pub use crate::fleet::AdapterKey;
-use crate::fleet::{ConfigFault, Fleet, Probe};
+use crate::fleet::{Fleet, Probe};
 use crate::quantity;
 
 /// A fleet whose Deployment holds what its type promises. The default is of a Deployment that does not exist.
@@ -116,142 +117,6 @@ pub enum Spread {
     Count(u32),
     /// By demand: one, and one more for each that reports waiting requests.
     Auto,
-}
-
-/// Why a spec is not carried out.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The Deployment does not exist.
-    #[error("deploymentRef: no Deployment {namespace}/{name}; apply it, or correct the reference")]
-    DeploymentNotFound {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-    /// The Deployment does not allow the namespace.
-    #[error(
-        "deploymentRef: {deployment} allows Adapters {allowed}, not of namespace {namespace}; see its spec.adapters.allowedNamespaces"
-    )]
-    NamespaceNotAllowed {
-        /// The Deployment.
-        deployment: String,
-        /// What it allows.
-        allowed: String,
-        /// The Adapter's namespace.
-        namespace: String,
-    },
-    /// Somebody older has the name.
-    #[error("servedName: {name:?} is taken by {owner}; choose another")]
-    NameConflict {
-        /// The name.
-        name: String,
-        /// Who has it.
-        owner: String,
-    },
-    /// A value that no rule of the API server could refuse.
-    #[error("{field}: expected {expected}, got {got:?}")]
-    InvalidSpec {
-        /// The field.
-        field: &'static str,
-        /// What it should be.
-        expected: &'static str,
-        /// What it is.
-        got: String,
-    },
-    /// Adapters may take more memory than a replica may have.
-    #[error(
-        "{fields}: expected at most resources.limits.memory, {limit} bytes, got {bytes}; lower what adapters may take, or raise the limit, which has to hold the model too"
-    )]
-    MemoryExceeded {
-        /// The budgets.
-        fields: &'static str,
-        /// What the replica may have.
-        limit: u64,
-        /// What they are together.
-        bytes: u64,
-    },
-    /// A Secret or a claim of another namespace cannot be mounted.
-    #[error(
-        "{field}: a pod of namespace {pods} cannot mount a {kind} of namespace {namespace}; put Adapter and {kind} into {pods}, or the files where none is needed"
-    )]
-    MountElsewhere {
-        /// The field that names it.
-        field: &'static str,
-        /// What it is.
-        kind: &'static str,
-        /// The Deployment's namespace.
-        pods: String,
-        /// The Adapter's namespace.
-        namespace: String,
-    },
-    /// The pods mount as many as they may.
-    #[error(
-        "{field}: the Deployment and its older Adapters name {most} {kind}s, which is all that its pods mount; name one of those, or another Deployment"
-    )]
-    TooManyMounts {
-        /// The field that names one more.
-        field: &'static str,
-        /// Of what.
-        kind: &'static str,
-        /// How many may be mounted.
-        most: usize,
-    },
-    /// Its configuration is none.
-    #[error("adapter_config.json: {0}; correct it at the source")]
-    InvalidConfig(ConfigFault),
-    /// A rank is over the limit.
-    #[error(
-        "adapter_config.json: {field}: expected at most {limit}, got {rank}; raise adapters.maxRank of the Deployment, or train with a lower rank"
-    )]
-    RankExceeded {
-        /// The setting of its configuration.
-        field: String,
-        /// The greatest rank of the Deployment.
-        limit: u32,
-        /// The adapter's.
-        rank: u64,
-    },
-    /// It was trained on another model.
-    #[error(
-        "adapter_config.json: base_model_name_or_path: expected {expected:?}, got {got:?}; name a Deployment of that model, or say spec.baseModel: Any if it is the same model under another name"
-    )]
-    BaseModelMismatch {
-        /// The Deployment's model.
-        expected: String,
-        /// The adapter's.
-        got: String,
-    },
-    /// Its weights do not fit even alone.
-    #[error(
-        "adapter_model.safetensors: expected at most {budget} bytes of weights, got {bytes}; raise adapters.gpuMemory of the Deployment, or train with a lower rank or fewer modules"
-    )]
-    BudgetExceeded {
-        /// What the Deployment has for all adapters.
-        budget: u64,
-        /// What this one takes.
-        bytes: u64,
-    },
-}
-
-impl Refusal {
-    /// The reason that a condition and a metric name.
-    #[must_use]
-    pub const fn reason(&self) -> Reason {
-        match self {
-            Self::DeploymentNotFound { .. } => Reason::DeploymentNotFound,
-            Self::NamespaceNotAllowed { .. } => Reason::NamespaceNotAllowed,
-            Self::NameConflict { .. } => Reason::NameConflict,
-            Self::InvalidSpec { .. } | Self::MemoryExceeded { .. } | Self::MountElsewhere { .. } => {
-                Reason::InvalidSpec
-            }
-            Self::TooManyMounts { .. } | Self::InvalidConfig(ConfigFault::TooLong { .. }) => Reason::TooLarge,
-            Self::InvalidConfig(_) => Reason::InvalidConfig,
-            Self::RankExceeded { .. } => Reason::RankExceeded,
-            Self::BaseModelMismatch { .. } => Reason::BaseModelMismatch,
-            Self::BudgetExceeded { .. } => Reason::BudgetExceeded,
-        }
-    }
 }
 
 /// Validates `fleet`. `Err` refuses the Deployment itself, and with it every Adapter.

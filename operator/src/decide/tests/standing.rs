@@ -1,0 +1,98 @@
+//! What is said of Adapters that are not as asked, and how their Deployment stands by it.
+
+use super::*;
+
+#[test]
+fn a_deployment_counts_the_adapters_that_may_name_it_and_stay_and_is_ready_without_them() {
+    let mut scene = Scene::with_replicas(1).adapter("sql").adapter("typo").adapter("gone");
+    let all = Workload { replicas: 1, updated: 1, ready: 1, current: true, hindrance: None };
+    scene.fleet.workload = Some(all);
+    scene.create("elsewhere", "stranger", "stranger");
+    scene.probe("typo", rank(17));
+    let now = Time(Timestamp::from_second(999).unwrap());
+    scene.edit("gone", |adapter| adapter.metadata.deletion_timestamp = Some(now));
+    let mut scene = scene.settle();
+    let status = scene.step().status.unwrap();
+    let count = status.adapters;
+    assert_eq!((count.total, count.ready, count.failed), (2, 1, 1));
+    let says = |condition| find(&status.conditions, condition).unwrap();
+    let ours = says(ConditionType::AdaptersReady);
+    assert_eq!(
+        (ours.status.as_str(), ours.message.as_str()),
+        ("False", "1 of 2 adapters are ready, 1 failed")
+    );
+    assert_eq!(says(ConditionType::Ready).status, "True");
+    assert_eq!(says(ConditionType::Reconciling).status, "False");
+}
+
+#[test]
+fn an_adapter_of_a_deployment_that_is_scaled_to_none_says_so_and_is_not_worked_on() {
+    let mut scene = Scene::with_replicas(0).adapter("sql");
+    scene.deployment().spec.replicas = Some(0);
+    scene.step();
+    let status = scene.status("sql");
+    assert_eq!((kstatus(status), ready_reason(status)), ([false, false, false], "NoReplicas"));
+    let ready = find(&status.conditions, ConditionType::Ready).unwrap();
+    assert!(ready.message.starts_with("spec.replicas of the Deployment is 0"), "{}", ready.message);
+    // Until the first one answers it is worked on.
+    scene.deployment().spec.replicas = Some(1);
+    scene.step();
+    assert_eq!(kstatus(scene.status("sql")), [false, true, false]);
+}
+
+#[test]
+fn replicas_that_serve_different_contents_of_one_source_are_told_of_until_a_digest_says_which() {
+    let mut scene = Scene::with_replicas(3).adapter("sql").settle();
+    let Contact::Reported(report) = &scene.fleet.replicas[1].contact else { panic!("it answers") };
+    let newer = AdapterReport { digest: Some("sha256:newer".to_owned()), ..(*report.adapters[0]).clone() };
+    scene.fleet.replicas[1].contact = reported(vec![newer]);
+    let status = scene.decide().adapters.remove(&("here".to_owned(), "sql".to_owned())).unwrap();
+    assert_eq!((kstatus(&status), ready_reason(&status)), ([false, false, true], "ContentsDiffer"));
+    let resolved = find(&status.conditions, ConditionType::Resolved).unwrap();
+    assert_eq!(resolved.status, "False");
+    assert_eq!(
+        resolved.message,
+        "replicas serve 2 contents of hf://acme/sql: sha256:of hf://acme/sql on 2, sha256:newer on 1; set digest to the \
+         one that is meant"
+    );
+    scene.edit("sql", |adapter| adapter.spec.source.digest = Some("sha256:newer".to_owned()));
+    assert_eq!(kstatus(scene.settle().status("sql")), [true, false, false]);
+}
+
+#[test]
+fn of_an_invalid_deployment_what_is_deleted_drains_and_the_rest_is_served_and_told() {
+    let mut scene = Scene::with_replicas(2).adapter("sql").adapter("chat");
+    scene.deployment().spec.rollout.drain_seconds = 60;
+    scene.fleet.workload =
+        Some(Workload { replicas: 2, updated: 2, ready: 2, current: true, hindrance: None });
+    let mut scene = scene.settle();
+    scene.deployment().spec.adapters.gpu_memory.0 = "lots".to_owned();
+    let status = scene.step().status.unwrap();
+    for (condition, expected) in [
+        (ConditionType::Accepted, "False"),
+        (ConditionType::ModelLoaded, "True"),
+        (ConditionType::Available, "True"),
+        (ConditionType::AdaptersReady, "False"),
+        (ConditionType::Stalled, "True"),
+    ] {
+        assert_eq!(find(&status.conditions, condition).unwrap().status, expected, "{condition:?}");
+    }
+    let now = Time(Timestamp::from_second(1000 + scene.second).unwrap());
+    scene.edit("sql", |adapter| adapter.metadata.deletion_timestamp = Some(now));
+    let held = scene.fleet.replicas[1].contact.clone();
+    let decision = scene.step();
+    assert!(decision.released.is_empty(), "its requests drain");
+    assert!(decision.again.is_some_and(|again| again.as_secs() == 60));
+    for replica in ["r0", "r1"] {
+        assert!(wanted(&decision, replica, "sql").is_none());
+        let kept = wanted(&decision, replica, "chat").unwrap();
+        assert_eq!((kept.source.as_str(), kept.resident), ("hf://acme/chat", true));
+    }
+    // One of them still drains.
+    let drained = std::mem::replace(&mut scene.fleet.replicas[1].contact, held);
+    assert!(scene.decide().released.is_empty());
+    scene.fleet.replicas[1].contact = drained;
+    let done = scene.step();
+    assert_eq!(done.released, [("here".to_owned(), "sql".to_owned())]);
+    assert!(scene.step().desired.is_empty(), "they are left alone again");
+}
