@@ -157,7 +157,7 @@ pub struct RunArgs {
     )]
     pub runtime_image: String,
     /// Where /healthz, /readyz and /metrics are served.
-    #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:8082", help_heading = "Cluster")]
+    #[arg(long, value_name = "HOST:PORT", default_value = "[::]:8082", help_heading = "Cluster")]
     pub listen: SocketAddr,
 
     /// Who holds the Lease. A process that finds the Lease held by its own name takes it over at once.

@@ -1,6 +1,7 @@
 //! The operator's own face: `/healthz` (it works), `/readyz` (it has seen the cluster), `/metrics`. Decides nothing.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -57,12 +58,17 @@ impl Health {
 
 type Shared = (Arc<Health>, Metrics);
 
-/// Takes the port.
+/// Takes the port: with `[::]` of every address, of IPv4 alone where the host has no IPv6.
 ///
 /// # Errors
 /// Somebody else has it, or this process may not.
 pub async fn bind(listen: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(listen).await
+    match TcpListener::bind(listen).await {
+        Err(error) if listen.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, listen.port())).await
+        }
+        bound => bound,
+    }
 }
 
 /// Answers until `stop`.

@@ -116,7 +116,7 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub sources: SourceArgs,
 
-    /// The public face: OpenAI's and LoRAX's API.
+    /// The public face: OpenAI's and LoRAX's API. [::]:PORT listens on every address, of IPv4 and IPv6.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080", value_parser = address, help_heading = "Faces")]
     pub listen: SocketAddr,
     /// The admin face: adapters are loaded and unloaded here. Absent: there is none.
@@ -317,7 +317,7 @@ pub struct SourceArgs {
     pub home: Option<PathBuf>,
 }
 
-/// An address to listen on. The host may be a name: of several addresses that of IPv4 is meant, which everybody tries.
+/// An address to listen on; `[::]` is every address, of IPv4 too. The host may be a name: of several addresses that of IPv4 is meant, which everybody tries.
 fn address(text: &str) -> Result<SocketAddr, String> {
     let found: Vec<SocketAddr> =
         text.to_socket_addrs().map_err(|error| format!("expected HOST:PORT: {error}"))?.collect();

@@ -25,6 +25,7 @@ pub mod fields;
 pub mod front;
 pub mod health;
 pub mod limits;
+pub mod listen;
 pub mod logprobs;
 pub mod lorax;
 pub mod messages;

@@ -24,6 +24,7 @@ use crate::config::{Config, ConfigError};
 use crate::engine::heart::EngineState;
 use crate::engine::{Engine, StartError};
 use crate::generate::Generator;
+use crate::http::listen;
 use crate::http::models::ModelCard;
 use crate::http::routes::{admin_router, public_router};
 use crate::http::server::{self, Face};
@@ -144,7 +145,7 @@ fn stop_asked(config: &Config) -> std::io::Result<impl Future<Output = &'static 
 }
 
 async fn bind(face: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Bind { face, address, source })
+    listen::bind(address).await.map_err(|source| ServeError::Bind { face, address, source })
 }
 
 async fn build(

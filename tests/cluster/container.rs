@@ -99,7 +99,7 @@ fn arguments(pod: &Pod, folder: &Path, ip: IpAddr) -> Vec<String> {
     let container = pod.spec.iter().flat_map(|spec| &spec.containers).next().expect("a container");
     let moved = |argument: &String| {
         argument
-            .replace("0.0.0.0:", &format!("{ip}:"))
+            .replace("[::]:", &format!("{ip}:"))
             .replace("/etc/lorikeet/admin", &place("admin"))
             .replace("/etc/lorikeet/registry", &place("registry"))
             .replace("--cache-dir=/cache", &format!("--cache-dir={}", place("cache")))

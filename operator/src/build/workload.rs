@@ -155,8 +155,8 @@ fn container(deployment: &Deployment, valid: &ValidFleet, settings: &Settings) -
 
 fn places(deployment: &Deployment, settings: &Settings) -> Places {
     Places {
-        listen: format!("0.0.0.0:{PUBLIC_PORT}"),
-        admin: format!("0.0.0.0:{ADMIN_PORT}"),
+        listen: format!("[::]:{PUBLIC_PORT}"),
+        admin: format!("[::]:{ADMIN_PORT}"),
         admin_folder: "/etc/lorikeet/admin".to_owned(),
         registry: "/etc/lorikeet/registry".to_owned(),
         cache: "/cache".to_owned(),
@@ -400,12 +400,15 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_may_fetch_from_where_the_operator_may_read() {
+    fn a_replica_fetches_from_where_the_operator_may_read_and_listens_everywhere() {
         let arguments = built().containers[0].args.clone().unwrap();
         for flag in [
             "--credentials=/etc/lorikeet/credentials",
             "--hf-endpoint=https://hub.local",
             "--allow-source-host=10.0.0.0/8",
+            // A pod of a cluster of either family has addresses of that family alone.
+            "--listen=[::]:8080",
+            "--admin-listen=[::]:8081",
         ] {
             assert!(arguments.iter().any(|one| one == flag), "{flag} is not in {arguments:?}");
         }
