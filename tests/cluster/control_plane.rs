@@ -36,6 +36,8 @@ const AUDIT_POLICY: &str = r#"{
 /// A control plane; it ends with its value.
 pub(crate) struct ControlPlane {
     folder: PathBuf,
+    etcd: SocketAddr,
+    address: SocketAddr,
     server: String,
     authority: String,
     // Ended in this order: who writes before who keeps.
@@ -71,15 +73,13 @@ impl ControlPlane {
         })
         .await;
         // Before the garbage collector starts: it looks for new kinds twice a minute only.
-        kubectl.run(&["apply", "--server-side", "-f", &args::root().join("crds/yaml").to_string_lossy()]);
-        for kind in ["deployments.lorikeet.dev", "adapters.lorikeet.dev"] {
-            kubectl.run(&["wait", "--for=condition=Established", "--timeout=60s", &format!("crd/{kind}")]);
-        }
+        apply_kinds(&kubectl);
         let flags = controllers(&folder);
         let manager =
             Tethered::start(&asset("kube-controller-manager"), &flags, &[], log("kube-controller-manager"));
         let authority = files.authority.pem();
-        Self { folder, server, authority, processes: vec![manager, apiserver, etcd] }
+        let (etcd_at, address) = (etcd_address, server_address);
+        Self { folder, etcd: etcd_at, address, server, authority, processes: vec![manager, apiserver, etcd] }
     }
 
     /// As [`Self::start`], with a scheduler: pods go to nodes, where there are any.
@@ -94,6 +94,31 @@ impl ControlPlane {
         let log = plane.folder.join("kube-scheduler.log");
         plane.processes.insert(0, Tethered::start(&asset("kube-scheduler"), &flags, &[], log));
         plane
+    }
+
+    /// Compacts etcd: what was before the newest revision cannot be read any more. The API server is started anew, as its own
+    /// memory of the last changes would hide that from whoever watches.
+    pub(crate) async fn compact(&mut self) {
+        let ask = async |path: &str, body: Value| -> Value {
+            let url = format!("http://{}/v3/kv/{path}", self.etcd);
+            let answer = reqwest::Client::new().post(url).json(&body).send().await.expect("etcd answers");
+            let answer = answer.error_for_status().expect("etcd does as it is asked");
+            answer.json().await.expect("JSON")
+        };
+        // No key is asked for: the answer's head has the revision.
+        let newest = ask("range", json!({"key": base64("none")})).await["header"]["revision"].clone();
+        ask("compaction", json!({"revision": newest, "physical": true})).await;
+        let flags = apiserver(&self.folder, self.etcd, self.address);
+        let old = self.processes.iter_mut().find(|process| process.name() == "kube-apiserver");
+        let old = old.expect("it runs");
+        old.kill();
+        let log = self.folder.join("kube-apiserver.log");
+        *old = Tethered::start(&asset("kube-apiserver"), &flags, &[], log).shown();
+        let kubectl = self.kubectl();
+        until("the API server is ready again", Duration::from_secs(120), async || {
+            kubectl.try_run(&["get", "--raw", "/readyz"]).is_ok().then_some(())
+        })
+        .await;
     }
 
     /// Where its files are; those of a program that ended are removed when the next plane starts.
@@ -111,14 +136,19 @@ impl ControlPlane {
         &self.authority
     }
 
+    /// The kubeconfig of one who may do everything.
+    pub(crate) fn admin(&self) -> PathBuf {
+        self.folder.join("admin")
+    }
+
     /// kubectl, as one who may do everything.
     pub(crate) fn kubectl(&self) -> Kubectl {
-        Kubectl::of(self.folder.join("admin"))
+        Kubectl::of(self.admin())
     }
 
     /// A client, as one who may do everything.
     pub(crate) async fn client(&self) -> kube::Client {
-        client(&self.folder.join("admin")).await
+        client(&self.admin()).await
     }
 
     /// What its API server did for `user`, who must not be one of the tests' own.
@@ -132,6 +162,14 @@ impl ControlPlane {
         let authority = server.starts_with("https").then_some(self.authority.as_str());
         write_kubeconfig(&path, server, authority, &json!({"token": token}));
         path
+    }
+}
+
+/// Applies our kinds, and waits until they are served.
+pub(crate) fn apply_kinds(kubectl: &Kubectl) {
+    kubectl.run(&["apply", "--server-side", "-f", &args::root().join("crds/yaml").to_string_lossy()]);
+    for kind in ["deployments.lorikeet.dev", "adapters.lorikeet.dev"] {
+        kubectl.run(&["wait", "--for=condition=Established", "--timeout=60s", &format!("crd/{kind}")]);
     }
 }
 

@@ -14,6 +14,7 @@ use lorikeet_tests::say::say;
 use serde_json::json;
 
 use crate::end_state::{differences, end_state};
+use crate::fake::Fake;
 use crate::manifests::{adapter, deployment, digest, with};
 use crate::proxy::{EventFault, Fault};
 use crate::stage::Stage;
@@ -89,7 +90,7 @@ async fn watches_that_expire_are_listed_anew_and_nothing_is_lost() {
     let gone = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&gone);
     let mut random = Random(args::seed(7));
-    // One event in five is replaced by 410 Gone, twenty times: as after a compaction.
+    // One event in five is replaced by 410 Gone, twenty times: more often than any compaction does.
     stage.proxy.judge_events(move |_, event| {
         let is_one =
             event["type"] != "BOOKMARK" && random.below(5) == 0 && count.load(Ordering::Relaxed) < 20;
@@ -109,9 +110,61 @@ async fn watches_that_expire_are_listed_anew_and_nothing_is_lost() {
         .iter()
         .filter(|call| call.method == "GET" && !call.is_watch() && !call.is_lease())
         .count();
-    say(&format!("compaction: {gone} watches expired, {lists} reads"));
+    say(&format!("410 in the place of events: {gone} watches expired, {lists} reads"));
     assert!(lists < 60 + 10 * gone, "{lists} reads after {gone} expiries: a hot loop");
     ends_as_without_faults(stage, "gone").await;
+}
+
+/// etcd is compacted while the operator's watches are cut: the API server itself says that what they go on from is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_compaction_everything_is_listed_anew_and_nothing_is_lost() {
+    let mut stage = Stage::cluster_wide("compacted").await;
+    stage.start_operator().await;
+    let namespace = stage.namespace.clone();
+    let sql = adapter(&namespace, "sql", "base");
+    stage.kubectl.apply(&[
+        deployment(&namespace, "base", 2),
+        sql.clone(),
+        adapter(&namespace, "chat", "base"),
+    ]);
+    for name in ["sql", "chat"] {
+        stage.until_adapter_ready(name).await;
+    }
+    stage.until_deployment_ready("base").await;
+    stage.until_quiet(Duration::from_secs(1)).await;
+    stage.proxy.down();
+    stage.kubectl.apply(&[with(sql, "/spec/digest", json!(digest('c'))), adapter(&namespace, "new", "base")]);
+    stage.kubectl.run(&["delete", "lora", "chat", "--namespace", &namespace, "--wait=false"]);
+    stage.api::<Service>().delete("base", &DeleteParams::default()).await.expect("it is there");
+    let plane = Arc::get_mut(&mut stage.plane).expect("a control plane of its own");
+    plane.compact().await;
+    stage.proxy.heal();
+    let expired = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&expired);
+    stage.proxy.judge_events(move |_, event| {
+        if event["type"] == "ERROR" && event["object"]["code"] == 410 {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        EventFault::None
+    });
+    stage.until_gone::<Adapter>("chat").await;
+    stage.until_adapter_ready("new").await;
+    stage
+        .until_adapter("sql", "swapped", |adapter| {
+            adapter.status.as_ref().is_some_and(|status| status.digest == Some(digest('c')))
+        })
+        .await;
+    until("the Service is back", PATIENCE, async || stage.get::<Service>("base").await).await;
+    until("the replicas hold what is asked for", PATIENCE, async || {
+        let fakes = stage.kubelet.fakes();
+        let held = |fake: &Arc<Fake>| fake.serves("sql") && fake.serves("new") && !fake.serves("chat");
+        (fakes.len() == 2 && fakes.iter().all(held)).then_some(())
+    })
+    .await;
+    stage.operator().process().assert_running();
+    let expired = expired.load(Ordering::Relaxed);
+    say(&format!("etcd compacted: {expired} watches were too old for the API server"));
+    assert!(expired > 0, "no watch was too old: nothing was shown");
 }
 
 /// Unobserved states (Sieve): an object is deleted and made again while its events are lost; the watch is cut after.

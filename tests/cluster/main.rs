@@ -10,6 +10,7 @@ mod container;
 mod control_plane;
 mod end_state;
 mod fake;
+mod given;
 mod kubectl;
 mod kubelet;
 mod manifests;

@@ -7,7 +7,7 @@ use kube::{Api, Client};
 use lorikeet_crds::{Adapter, Deployment};
 use serde_json::{Value, json};
 
-use crate::control_plane::ControlPlane;
+use crate::given::Given;
 use crate::manifests::{adapter, deployment, digest, with};
 
 const NAMESPACE: &str = "default";
@@ -186,7 +186,7 @@ fn judge(findings: &mut Vec<String>, case: &str, refusal: Option<String>, expect
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_rule_refuses_what_it_should_and_nothing_else() {
-    let client = ControlPlane::shared().await.client().await;
+    let client = Given::or_own().await.client().await;
     let mut findings = Vec::new();
     let mut cases: Vec<(Value, String, Value, &str)> = Vec::new();
     for (at, value, expected) in adapter_cases() {
@@ -212,7 +212,7 @@ async fn every_rule_refuses_what_it_should_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_identifies_an_object_cannot_be_changed() {
-    let plane = ControlPlane::shared().await;
+    let plane = Given::or_own().await;
     let client = plane.client().await;
     let named = with(deployment(NAMESPACE, "frozen-named", 1), "/spec/model/servedName", json!("a"));
     let adapter_named = with(adapter(NAMESPACE, "frozen-named", "base"), "/spec/servedName", json!("a"));
@@ -251,12 +251,14 @@ async fn what_identifies_an_object_cannot_be_changed() {
         judge(&mut findings, &case, changed.err().map(|error| error.to_string()), expected);
     }
     assert!(findings.is_empty(), "{}", findings.join("\n"));
-    plane.kubectl().run(&["delete", "ldep,lora", "--all", "--namespace", NAMESPACE, "--wait=false"]);
+    let made = ["ldep/frozen", "ldep/frozen-named", "lora/frozen", "lora/frozen-named"];
+    let namespace = ["--namespace", NAMESPACE, "--wait=false"];
+    plane.kubectl().run(&[&["delete"], &made[..], &namespace].concat());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_defaults_are_written_where_a_user_left_a_field_out() {
-    let client = ControlPlane::shared().await.client().await;
+    let client = Given::or_own().await.client().await;
     let params = PostParams { dry_run: true, ..PostParams::default() };
     let mut defaulted = BTreeMap::new();
     for object in [adapter(NAMESPACE, "x", "base"), deployment(NAMESPACE, "x", 1)] {
@@ -288,7 +290,7 @@ async fn the_defaults_are_written_where_a_user_left_a_field_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kubectl_knows_the_kinds_by_their_short_names_and_explains_every_field() {
-    let kubectl = ControlPlane::shared().await.kubectl();
+    let kubectl = Given::or_own().await.kubectl();
     let names = kubectl.run(&["api-resources", "--api-group=lorikeet.dev", "--no-headers", "--output=wide"]);
     for (short, kind) in [("ldep", "Deployment"), ("lora", "Adapter")] {
         let line = names.lines().find(|line| line.contains(kind)).unwrap_or_default();

@@ -52,6 +52,11 @@ impl Tethered {
         Self { name, child, log, shown: false }
     }
 
+    /// The name of its program.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Its log is shown when a test fails.
     pub(crate) fn shown(mut self) -> Self {
         self.shown = true;
@@ -115,5 +120,79 @@ impl Drop for Tethered {
         if self.shown && std::thread::panicking() {
             say(&format!("--- the end of {}'s log ---\n{}\n---", self.name, self.tail()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::stage::Stage;
+    use crate::until::{PATIENCE, until};
+
+    /// A process of this machine, by its id and when it started: an id is given again.
+    type Id = (u32, u64);
+
+    /// Every process that runs, with its parent and its name.
+    fn processes() -> BTreeMap<Id, (u32, String)> {
+        let all = std::fs::read_dir("/proc").expect("a list of processes").flatten();
+        all.filter_map(|entry| process(entry.file_name().to_str()?.parse().ok()?)).collect()
+    }
+
+    fn process(id: u32) -> Option<(Id, (u32, String))> {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+        let (head, rest) = stat.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split(' ').collect();
+        // One that has ended and whose parent has not asked for it runs no more.
+        let runs = *fields.first()? != "Z";
+        let (parent, start) = (fields.get(1)?.parse().ok()?, fields.get(19)?.parse().ok()?);
+        let name = head.split_once('(')?.1.to_owned();
+        runs.then_some(((id, start), (parent, name)))
+    }
+
+    /// The processes that `root` started, and those that they did.
+    fn below(root: u32) -> BTreeMap<Id, String> {
+        let all = processes();
+        let mut found = BTreeMap::new();
+        let mut parents = vec![root];
+        while let Some(parent) = parents.pop() {
+            for ((id, start), (_, name)) in all.iter().filter(|(_, (of, _))| *of == parent) {
+                found.insert((*id, *start), name.clone());
+                parents.push(*id);
+            }
+        }
+        found
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "waits until it is killed: the test below runs it in a process of its own"]
+    async fn a_suite_that_waits_to_be_killed() {
+        let _stage = Stage::with_operator("killed").await;
+        std::future::pending::<()>().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_suite_that_is_killed_leaves_no_program_behind() {
+        let program = std::env::current_exe().expect("a test knows its own program");
+        let name = "tethered::tests::a_suite_that_waits_to_be_killed";
+        let mut command = Command::new(program);
+        command.args(["--exact", name, "--ignored"]).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut suite = command.stderr(Stdio::null()).spawn().expect("it starts");
+        // The kernel keeps fifteen characters of a name.
+        let expected = ["etcd", "kube-apiserver", "kube-controller", "lorikeet-operat"];
+        let started = until("all programs of the suite run", PATIENCE * 3, async || {
+            let found = below(suite.id());
+            let runs = |name: &str| found.values().any(|other| other == name);
+            expected.iter().all(|name| runs(name)).then_some(found)
+        })
+        .await;
+        suite.kill().expect("it runs");
+        suite.wait().expect("it has ended");
+        until("its programs have ended, and their tethers", PATIENCE, async || {
+            let left = processes();
+            (!started.keys().any(|id| left.contains_key(id))).then_some(())
+        })
+        .await;
     }
 }
