@@ -183,8 +183,8 @@ pub struct ReplicaPlacement {
     /// Resident, Host, Disk or Remote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<String>,
-    /// Registered, Loading, Ready, Failed or Draining; Outdated where it serves a former content, Unreachable where the
-    /// replica does not answer.
+    /// Registered, Loading, Ready, Failed or Draining; Outdated where it serves a former content, Refused where the replica
+    /// does not take what it should hold, Unreachable where it does not answer.
     pub state: String,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]

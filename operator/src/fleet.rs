@@ -67,6 +67,8 @@ pub struct Replica {
     pub leaving: bool,
     /// What it says of itself; the error and since when, where it does not answer.
     pub contact: Contact,
+    /// Why it does not take what it should hold, where it was asked more than once.
+    pub refusal: Option<String>,
 }
 
 /// Whether a replica answers.
@@ -74,6 +76,8 @@ pub struct Replica {
 pub enum Contact {
     /// It has no address yet, or was not asked yet.
     Pending,
+    /// It loads its model, and says no more yet.
+    Loading,
     /// Its newest report.
     Reported(Arc<Report>),
     /// It does not answer: why, since when, and what it said last.

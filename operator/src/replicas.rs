@@ -80,6 +80,12 @@ impl Replicas {
         self.actors.get(&(fleet.clone(), name.to_owned())).map_or(Contact::Pending, Actor::contact)
     }
 
+    /// Why replica `name` does not take what it should hold.
+    #[must_use]
+    pub fn refusal(&self, fleet: &FleetKey, name: &str) -> Option<String> {
+        self.actors.get(&(fleet.clone(), name.to_owned())).and_then(Actor::refusal)
+    }
+
     /// Asks the replicas of `fleet` to hold `desired`, by replica name. Returns at once; the actors carry it out.
     pub fn want(&self, fleet: &FleetKey, desired: BTreeMap<String, DesiredList>) {
         for (name, set) in desired {

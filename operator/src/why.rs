@@ -183,7 +183,8 @@ pub fn why(sight: &Sight) -> Result<Vec<Line>, String> {
         let report = reports.get(index, &adapter.served_name);
         let placed = place.replicas.binary_search(&index).is_ok();
         let holds = report.map_or(Holds::Nothing, |report| holds(report, adapter));
-        let subject = Subject { sight, valid: &valid, adapter, place, placed, holds: &holds };
+        let refusal = replica.refusal.as_deref();
+        let subject = Subject { sight, valid: &valid, adapter, place, placed, holds: &holds, refusal };
         let because = silence(replica).unwrap_or_else(|| reason(&subject, report));
         Line { replica: replica.name.clone(), holds, because }
     };
@@ -232,6 +233,7 @@ fn silence(replica: &Replica) -> Option<String> {
         Contact::Pending => {
             Some("it is not ready: it waits for a node, or loads its model, and was not heard yet".to_owned())
         }
+        Contact::Loading => Some("it loads its model; then it is told".to_owned()),
         Contact::Unreachable { error, since, .. } => {
             Some(format!("it does not answer since {since}: {error}; see its log"))
         }
@@ -246,14 +248,22 @@ struct Subject<'a> {
     place: &'a Place,
     placed: bool,
     holds: &'a Holds,
+    /// Why the replica does not take what it should hold.
+    refusal: Option<&'a str>,
 }
 
 fn reason(subject: &Subject<'_>, report: Option<&AdapterReport>) -> String {
+    let is_current = report.is_some_and(|report| speaks_of(report, subject.adapter));
+    if let Some(refusal) = subject.refusal.filter(|_| !is_current) {
+        return format!(
+            "it does not take what it should hold: {refusal}; see its log, and that its image is of the operator's release"
+        );
+    }
     let Some(report) = report else { return untold(subject) };
     if let Some(error) = &report.error {
         return format!("{}; mend the source, or point the Adapter to another", error.message);
     }
-    if !speaks_of(report, subject.adapter) {
+    if !is_current {
         return "it is being loaded, and takes the other's place".to_owned();
     }
     match (subject.holds, subject.placed) {

@@ -35,6 +35,10 @@ pub(crate) struct Script {
     pub(crate) clings: Vec<String>,
     /// The base model is not loaded yet.
     pub(crate) base_loads: bool,
+    /// As that, and the admin face says only so.
+    pub(crate) says_it_loads: bool,
+    /// It takes no desired set: the status and the message of its answer.
+    pub(crate) rejects: Option<(u16, &'static str)>,
     /// A long poll is answered after that time at the latest, whatever the caller allows.
     pub(crate) longest_poll: Option<Duration>,
     /// Each answer ends its connection: the next one begins with a handshake.
@@ -143,7 +147,8 @@ impl Fake {
 
     /// Whether its readiness probe would pass: the base model and all pinned adapters are loaded.
     pub(crate) fn is_ready(&self) -> bool {
-        !self.behaviour().base_loads && lock(&self.holding).pinned_are_ready()
+        let script = self.behaviour();
+        !script.base_loads && !script.says_it_loads && lock(&self.holding).pinned_are_ready()
     }
 
     /// Whether it serves adapter `name` from its device.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use lorikeet_crds::{Adapter, Deployment, Reason};
+use lorikeet_crds::condition::find;
+use lorikeet_crds::{Adapter, ConditionType, Deployment, Reason};
 use serde_json::json;
 
 use crate::manifests::{adapter, deployment, digest, with};
-use crate::stage::Stage;
+use crate::stage::{Stage, is_ready_adapter};
 use crate::until::{PATIENCE, until};
 
 /// KubeAI: a label on the pod said "loaded", so a container that restarted inside it stayed empty.
@@ -193,4 +194,56 @@ async fn the_registry_beside_the_pods_holds_every_accepted_adapter() {
         (names.len() == 19 && !names.contains(&"a-3".to_owned())).then_some(())
     })
     .await;
+}
+
+/// A replica that takes no desired set, as one of another release: its Adapters' statuses say so, and the log once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_takes_no_desired_set_is_told_of() {
+    let mut stage = Stage::with_operator("rejects").await;
+    let namespace = stage.namespace.clone();
+    let said = "adapters[0].credentials: unknown field";
+    stage.kubectl.apply(&[deployment(&namespace, "base", 1), adapter(&namespace, "held", "base")]);
+    stage.until_adapter_ready("held").await;
+    let fake = stage.kubelet.until_running(1).await.remove(0);
+    fake.script(|script| script.rejects = Some((400, said)));
+    stage.kubectl.apply(&[adapter(&namespace, "sql", "base")]);
+    let told = stage
+        .until_adapter("sql", "what the replica said", |adapter| {
+            let status = adapter.status.clone().unwrap_or_default();
+            find(&status.conditions, ConditionType::Ready).is_some_and(|ready| ready.message.contains(said))
+        })
+        .await;
+    let status = told.status.unwrap_or_default();
+    let place = status.placements.first().expect("the replica is listed");
+    assert_eq!((place.pod.as_str(), place.state.as_str()), (fake.name(), "Refused"));
+    assert!(place.error.as_ref().is_some_and(|error| error.contains(said)), "{place:?}");
+    let held = stage.get::<Adapter>("held").await.expect("it is there");
+    assert!(is_ready_adapter(&held), "what it holds already is held");
+    // Some more attempts, all alike.
+    stage.until_quiet(Duration::from_secs(2)).await;
+    let log = stage.operator().process().log();
+    assert_eq!(log.matches("desired set not taken").count(), 1, "{log}");
+    fake.script(|script| script.rejects = None);
+    stage.until_adapter_ready("sql").await;
+}
+
+/// A model may take half an hour to load: that is no fault of the replica, and nobody is told that it does not answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_loads_its_model_is_not_said_to_be_unreachable() {
+    let mut stage = Stage::new("loads").await;
+    stage.kubelet.next(|script| script.says_it_loads = true);
+    stage.start_operator().await;
+    let namespace = stage.namespace.clone();
+    stage.kubectl.apply(&[deployment(&namespace, "base", 1), adapter(&namespace, "sql", "base")]);
+    let fake = stage.kubelet.until_running(1).await.remove(0);
+    stage.until_adapter_says("sql", Reason::NoReplicas).await;
+    stage.until_quiet(Duration::from_secs(3)).await;
+    let sql = stage.get::<Adapter>("sql").await.and_then(|adapter| adapter.status).unwrap_or_default();
+    assert!(sql.placements.is_empty(), "{:?}", sql.placements);
+    let base = stage.get::<Deployment>("base").await.and_then(|one| one.status).unwrap_or_default();
+    let ready = find(&base.conditions, ConditionType::Ready).expect("it is said");
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "ReplicasNotReady"));
+    fake.script(|script| script.says_it_loads = false);
+    stage.until_adapter_ready("sql").await;
+    stage.until_deployment_ready("base").await;
 }

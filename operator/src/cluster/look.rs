@@ -222,6 +222,7 @@ impl Look<'_> {
             incarnation: pod.incarnation.clone(),
             leaving: pod.leaving,
             contact: actors.contact(self.fleet, name),
+            refusal: actors.refusal(self.fleet, name),
         };
         let replicas: Vec<Replica> = pods().map(replica).collect();
         drop(actors);

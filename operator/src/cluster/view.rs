@@ -22,6 +22,7 @@ use crate::build::LABEL;
 use crate::build::workload::CLAIMS;
 use crate::cluster::facts::PodFacts;
 use crate::cluster::failure::is_forbidden;
+use crate::decide::placements::REFUSED;
 use crate::decide::sources::{carried, shown};
 use crate::decide::validate::{key_of, served_name_of};
 use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Replica, Report, Said};
@@ -171,6 +172,9 @@ fn replica(pod: &Pod, adapters: &[Arc<Adapter>]) -> Option<Replica> {
     }
     let told: Vec<(&Adapter, &ReplicaPlacement)> =
         adapters.iter().filter_map(|one| Some((one.as_ref(), placement(one, &name)?))).collect();
+    let (refused, told): (Vec<_>, Vec<_>) =
+        told.into_iter().partition(|(_, placement)| placement.state == REFUSED);
+    let refusal = refused.first().map(|(_, placement)| placement.error.clone().unwrap_or_default());
     let silent = told.iter().find(|(_, placement)| placement.state == "Unreachable");
     let contact = if let Some((adapter, placement)) = silent {
         let error = placement.error.clone().unwrap_or_default();
@@ -182,7 +186,7 @@ fn replica(pod: &Pod, adapters: &[Arc<Adapter>]) -> Option<Replica> {
     } else {
         Contact::Reported(Arc::new(reported(&told)))
     };
-    Some(Replica { name, incarnation: facts.incarnation, leaving: facts.leaving, contact })
+    Some(Replica { name, incarnation: facts.incarnation, leaving: facts.leaving, contact, refusal })
 }
 
 fn is_ready(pod: &Pod) -> bool {

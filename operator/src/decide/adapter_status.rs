@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use lorikeet_api::{AdapterReport, AdapterState, ErrorCode, Failure};
-use lorikeet_crds::adapter::{AdapterStatus, PlacementCount};
+use lorikeet_crds::adapter::{AdapterStatus, PlacementCount, ReplicaPlacement};
 use lorikeet_crds::condition::{Saying, Truth, conditions};
 use lorikeet_crds::{Adapter, ConditionType, Reason};
 
 use crate::decide::place::Place;
-use crate::decide::placements::Placements;
+use crate::decide::placements::{Placements, REFUSED};
 use crate::decide::reports::{Reports, is_resident};
 use crate::decide::sources::shown;
 use crate::decide::validate::ValidAdapter;
@@ -72,7 +72,9 @@ pub fn served_status(
         Some(failure) => Some(Lack::of_failure(&failure)),
         None => differing(valid, &current),
     };
-    let sayings = sayings(subject, count, known, lack.as_ref());
+    let placements = placements.of(valid);
+    let loaded = loaded_saying(subject, count, refusing(&placements));
+    let sayings = sayings(subject, loaded, known, lack.as_ref());
     let content = match known {
         Some(report) => content(report),
         None if lack.is_none() => content_before(adapter),
@@ -83,7 +85,7 @@ pub fn served_status(
         observed_generation: stamped.observed_generation,
         conditions: stamped.conditions,
         replicas: count,
-        placements: placements.of(valid),
+        placements,
         ..content
     }
 }
@@ -189,7 +191,7 @@ pub(super) fn stamped(adapter: &Adapter, sayings: &[Saying], now: Timestamp) -> 
 
 fn sayings(
     subject: &Served<'_>,
-    count: PlacementCount,
+    loaded: Saying,
     known: Option<&AdapterReport>,
     lack: Option<&Lack>,
 ) -> [Saying; 6] {
@@ -201,7 +203,6 @@ fn sayings(
         message: "Valid".to_owned(),
     };
     let resolved = resolved_saying(valid, known, lack);
-    let loaded = loaded_saying(place, count, idle);
     let failed = lack.map(|lack| (lack.reason, lack.message.clone()));
     let lacking =
         failed.or_else(|| (loaded.truth != Truth::True).then(|| (loaded.reason, loaded.message.clone())));
@@ -209,7 +210,7 @@ fn sayings(
     let stalling =
         hard.unwrap_or(if place.without_room > 0 { Reason::InsufficientMemory } else { Reason::Paused });
     let [ready, mut reconciling, stalled] = super::status::kstatus(lacking, paused, stalling);
-    if idle && count.desired == 0 {
+    if idle && place.replicas.is_empty() && place.without_room == 0 {
         // Nobody works on it, and nothing is wrong.
         reconciling.truth = Truth::False;
     }
@@ -231,12 +232,18 @@ fn resolved_saying(valid: &ValidAdapter, known: Option<&AdapterReport>, lack: Op
     Saying { condition: ConditionType::Resolved, truth, reason, message }
 }
 
-fn loaded_saying(place: &Place, count: PlacementCount, idle: bool) -> Saying {
+/// One of the replicas that do not take what they should hold.
+fn refusing(placements: &[ReplicaPlacement]) -> Option<&ReplicaPlacement> {
+    placements.iter().find(|placement| placement.state == REFUSED)
+}
+
+fn loaded_saying(subject: &Served<'_>, count: PlacementCount, refusing: Option<&ReplicaPlacement>) -> Saying {
+    let Served { place, idle, .. } = *subject;
     let (reason, message) = if count.desired == 0 && idle {
         let message = "spec.replicas of the Deployment is 0: it is served again once that is more";
         (Reason::NoReplicas, message.to_owned())
     } else if count.desired == 0 {
-        (Reason::NoReplicas, "the Deployment has no replica that answers".to_owned())
+        (Reason::NoReplicas, "the Deployment has no replica that has loaded its model and answers".to_owned())
     } else if place.without_room > 0 {
         let message = format!(
             "{} of {} replicas have no room for it in adapters.gpuMemory; raise it, or lower placement.replicas",
@@ -244,7 +251,11 @@ fn loaded_saying(place: &Place, count: PlacementCount, idle: bool) -> Saying {
         );
         (Reason::InsufficientMemory, message)
     } else {
-        let message = format!("resident on {} of {} replicas", count.ready, count.desired);
+        let why = refusing.filter(|_| count.ready < count.desired).map(|one| {
+            format!("; {} does not take it: {}", one.pod, one.error.as_deref().unwrap_or_default())
+        });
+        let why = why.unwrap_or_default();
+        let message = format!("resident on {} of {} replicas{why}", count.ready, count.desired);
         (if count.ready == count.desired { Reason::AsDesired } else { Reason::Loading }, message)
     };
     let truth = (count.desired > 0 && count.ready == count.desired).into();
@@ -259,6 +270,7 @@ const fn is_passing(code: ErrorCode) -> bool {
             | ErrorCode::NoRoom
             | ErrorCode::SourceUnauthorized
             | ErrorCode::Draining
+            | ErrorCode::NotReady
             | ErrorCode::Internal
     )
 }
@@ -281,6 +293,7 @@ pub const fn reason(code: ErrorCode) -> Reason {
         ErrorCode::NoRoom => Reason::InsufficientMemory,
         ErrorCode::NameConflict => Reason::NameConflict,
         ErrorCode::Draining => Reason::Draining,
+        ErrorCode::NotReady => Reason::Loading,
         ErrorCode::StaleVersion
         | ErrorCode::UnknownAdapter
         | ErrorCode::InvalidRequest

@@ -16,6 +16,9 @@ use crate::fleet::{Contact, Replica};
 /// of this list, and a thousand Adapters turn Ready at once.
 pub const LISTED: usize = 16;
 
+/// The state of an Adapter on a replica that does not take what it should hold.
+pub const REFUSED: &str = "Refused";
+
 /// The lists of a decision.
 pub struct Placements<'a> {
     replicas: &'a [Replica],
@@ -33,6 +36,8 @@ enum Line<'a> {
     None,
     /// It does not answer.
     Silent,
+    /// It does not take what it should hold, and that is not what it has.
+    Refuses,
     /// What it says.
     Says { outdated: bool, state: AdapterState, tier: Tier, error: Option<&'a str> },
 }
@@ -54,13 +59,19 @@ impl<'a> Placements<'a> {
             // One that goes may be silent.
             Contact::Unreachable { .. } if replica.leaving => Line::None,
             Contact::Unreachable { .. } => Line::Silent,
-            Contact::Pending | Contact::Reported(_) => {
-                row.get(index).copied().flatten().map_or(Line::None, |said| Line::Says {
-                    outdated: !judged.speaks_of_it(said),
-                    state: said.state,
-                    tier: said.tier,
-                    error: said.error.as_ref().map(|failure| failure.message.as_str()),
-                })
+            Contact::Pending | Contact::Loading | Contact::Reported(_) => {
+                let said = row.get(index).copied().flatten();
+                let outdated = said.is_none_or(|said| !judged.speaks_of_it(said));
+                match said {
+                    _ if outdated && replica.refusal.is_some() => Line::Refuses,
+                    None => Line::None,
+                    Some(said) => Line::Says {
+                        outdated,
+                        state: said.state,
+                        tier: said.tier,
+                        error: said.error.as_ref().map(|failure| failure.message.as_str()),
+                    },
+                }
             }
         };
         let mut lines: Runs<'a> = Vec::new();
@@ -102,15 +113,15 @@ fn order(placement: &ReplicaPlacement) -> (u8, &str) {
 
 fn placement(replica: &Replica, line: Line<'_>) -> Option<ReplicaPlacement> {
     let pod = replica.name.clone();
-    let Line::Says { outdated, state, tier, error } = line else {
-        let Contact::Unreachable { error, .. } = &replica.contact else { return None };
-        let state = "Unreachable".to_owned();
-        return (line == Line::Silent).then(|| ReplicaPlacement {
-            pod,
-            tier: None,
-            state,
-            error: Some(error.clone()),
-        });
+    let without = |state: &str, error: Option<&String>| {
+        let (pod, state, error) = (replica.name.clone(), state.to_owned(), error.cloned());
+        Some(ReplicaPlacement { pod, tier: None, state, error })
+    };
+    let (outdated, state, tier, error) = match (line, &replica.contact) {
+        (Line::Says { outdated, state, tier, error }, _) => (outdated, state, tier, error),
+        (Line::Silent, Contact::Unreachable { error, .. }) => return without("Unreachable", Some(error)),
+        (Line::Refuses, _) => return without(REFUSED, replica.refusal.as_ref()),
+        _ => return None,
     };
     let state = match state {
         _ if outdated => "Outdated",

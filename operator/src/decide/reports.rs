@@ -24,7 +24,7 @@ impl<'a> Reports<'a> {
     pub fn of(replicas: &'a [Replica]) -> Self {
         Self::indexed(replicas, |contact| match contact {
             Contact::Reported(report) => Some(report),
-            Contact::Pending | Contact::Unreachable { .. } => None,
+            Contact::Pending | Contact::Loading | Contact::Unreachable { .. } => None,
         })
     }
 
@@ -153,7 +153,7 @@ pub fn last(contact: &Contact) -> Option<&Report> {
     match contact {
         Contact::Reported(report) => Some(report),
         Contact::Unreachable { last, .. } => last.as_deref(),
-        Contact::Pending => None,
+        Contact::Pending | Contact::Loading => None,
     }
 }
 

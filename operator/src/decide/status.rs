@@ -64,7 +64,7 @@ fn tally(fleet: &Fleet, deployment: &Deployment) -> Tally {
                 // One that was never heard and is not ready yet may still be loading.
                 Contact::Unreachable { last: None, .. } if !all_ready => None,
                 Contact::Unreachable { error, .. } => Some(format!("{}: {error}", replica.name)),
-                Contact::Pending | Contact::Reported(_) => None,
+                Contact::Pending | Contact::Loading | Contact::Reported(_) => None,
             })
             .collect(),
     }
@@ -73,7 +73,7 @@ fn tally(fleet: &Fleet, deployment: &Deployment) -> Tally {
 fn report(replica: &Replica) -> Option<&Report> {
     match &replica.contact {
         Contact::Reported(report) => Some(report),
-        Contact::Pending | Contact::Unreachable { .. } => None,
+        Contact::Pending | Contact::Loading | Contact::Unreachable { .. } => None,
     }
 }
 

@@ -133,12 +133,8 @@ impl Scene {
 }
 
 fn replica(name: &str) -> Replica {
-    Replica {
-        name: name.to_owned(),
-        incarnation: String::new(),
-        leaving: false,
-        contact: reported(Vec::new()),
-    }
+    let (name, contact) = (name.to_owned(), reported(Vec::new()));
+    Replica { name, incarnation: String::new(), leaving: false, contact, refusal: None }
 }
 
 fn reported(adapters: Vec<AdapterReport>) -> Contact {

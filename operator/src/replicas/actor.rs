@@ -2,6 +2,7 @@
 //!
 //! Compares with what the replica reports, never with what was sent before it restarted.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,11 +18,16 @@ use crate::replicas::client::{Client, ClientError, Endpoint};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// One that loads its model is asked again after that time.
+const LOADING_PAUSE: Duration = Duration::from_secs(1);
+/// So much of what a replica says is kept.
+const LONGEST_REFUSAL: usize = 500;
 
 /// A handle on the actor; dropped, it stops.
 pub struct Actor {
     endpoint: Endpoint,
     contact: Arc<Mutex<Contact>>,
+    refusal: Arc<Mutex<Option<String>>>,
     wanted: watch::Sender<Option<DesiredList>>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
@@ -40,8 +46,10 @@ impl Actor {
         let contact = Arc::new(Mutex::new(Contact::Pending));
         let (wanted, wants) = watch::channel(None);
         let (held, holds) = watch::channel(None);
-        let poll = Poll { fleet, contact: Arc::clone(&contact), held, shared: shared.clone() };
-        let push = Push { endpoint: endpoint.clone(), wants, holds, shared };
+        let refusal = Arc::new(Mutex::new(None));
+        let poll = Poll { fleet: fleet.clone(), contact: Arc::clone(&contact), held, shared: shared.clone() };
+        let refusals = Refusals { fleet, at: endpoint.address, now: Arc::clone(&refusal), count: 0 };
+        let push = Push { refusals, wants, holds, shared };
         let tasks = match Client::new(&endpoint) {
             Ok(client) => [tokio::spawn(poll.run(client.clone())), tokio::spawn(push.run(client))]
                 .map(AbortOnDropHandle::new)
@@ -52,7 +60,7 @@ impl Actor {
                 Vec::new()
             }
         };
-        Self { endpoint, contact, wanted, _tasks: tasks }
+        Self { endpoint, contact, refusal, wanted, _tasks: tasks }
     }
 
     /// Where the replica is.
@@ -65,6 +73,12 @@ impl Actor {
     #[must_use]
     pub fn contact(&self) -> Contact {
         self.contact.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why it does not take what it should hold.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What it should hold, ordered by name.
@@ -110,6 +124,11 @@ impl Poll {
                         self.say(Contact::Reported(report));
                     }
                 }
+                Err(ClientError::Loading) => {
+                    pause = FIRST_PAUSE;
+                    self.load();
+                    tokio::time::sleep(LOADING_PAUSE).await;
+                }
                 Err(error) => {
                     self.fail(&error, last.as_ref());
                     tokio::time::sleep(pause).await;
@@ -123,12 +142,20 @@ impl Poll {
         matches!(*self.contact.lock().unwrap_or_else(PoisonError::into_inner), Contact::Reported(_))
     }
 
+    fn load(&self) {
+        let is_known =
+            matches!(*self.contact.lock().unwrap_or_else(PoisonError::into_inner), Contact::Loading);
+        if !is_known {
+            self.say(Contact::Loading);
+        }
+    }
+
     fn fail(&self, error: &ClientError, last: Option<&Arc<Report>>) {
         let error = error.to_string();
         let since = match &*self.contact.lock().unwrap_or_else(PoisonError::into_inner) {
             Contact::Unreachable { since, error: same, .. } if *same == error => return,
             Contact::Unreachable { since, .. } => *since,
-            Contact::Pending | Contact::Reported(_) => Timestamp::now(),
+            Contact::Pending | Contact::Loading | Contact::Reported(_) => Timestamp::now(),
         };
         self.say(Contact::Unreachable { error, since, last: last.cloned() });
     }
@@ -188,9 +215,40 @@ impl Sent {
     }
 }
 
+/// Why the replica does not take what it should hold: told once for each change.
+struct Refusals {
+    fleet: FleetKey,
+    at: SocketAddr,
+    now: Arc<Mutex<Option<String>>>,
+    count: u32,
+}
+
+impl Refusals {
+    /// A write ended. Whether what is told changed: not by a first failure, as somebody else's version, or a stutter, is
+    /// over with the second attempt.
+    fn note(&mut self, error: Option<&ClientError>) -> bool {
+        self.count = error.map_or(0, |_| self.count.saturating_add(1));
+        let told = error.filter(|_| self.count > 1);
+        let told = told.map(|error| error.to_string().chars().take(LONGEST_REFUSAL).collect::<String>());
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.count == 1 || *now == told {
+            return false;
+        }
+        let FleetKey { namespace, name } = &self.fleet;
+        match &told {
+            Some(error) => {
+                tracing::warn!(namespace, name, replica = %self.at, error, "desired set not taken")
+            }
+            None => tracing::info!(namespace, name, replica = %self.at, "desired set taken again"),
+        }
+        *now = told;
+        true
+    }
+}
+
 /// Brings the desired set to what is wanted.
 struct Push {
-    endpoint: Endpoint,
+    refusals: Refusals,
     wants: watch::Receiver<Option<DesiredList>>,
     holds: watch::Receiver<Option<Held>>,
     shared: Shared,
@@ -217,7 +275,12 @@ impl Push {
                 let known = known.filter(|_| !is_lost);
                 if known.as_ref().is_none_or(|sent| sent.list != wanted) {
                     let base = known.map(|sent| (sent.version, &sent.list));
-                    match self.write(&client, base, &wanted).await {
+                    let written = self.write(&client, base, &wanted).await;
+                    if self.refusals.note(written.as_ref().err()) {
+                        // Nobody listens any more only while the operator stops.
+                        let _ = self.shared.changed.send(self.refusals.fleet.clone());
+                    }
+                    match written {
                         Ok((instance, version)) => {
                             if !is_lost {
                                 pause = FIRST_PAUSE;
@@ -225,7 +288,6 @@ impl Push {
                             sent = Some(Sent { instance, version, list: wanted, whole_after: None });
                         }
                         Err(error) => {
-                            tracing::debug!(replica = %self.endpoint.address, %error, "desired set not accepted");
                             if matches!(error, ClientError::Conflict) {
                                 sent = None;
                             }
@@ -326,5 +388,23 @@ mod tests {
         assert!(held(&["a", "b"], 0));
         assert!(!held(&["a", "b", "c"], 0));
         assert!(held(&["b", "c"], 1));
+    }
+
+    #[test]
+    fn a_refusal_is_told_once_it_is_one_and_when_it_is_over() {
+        let (fleet, now) = (FleetKey::default(), Arc::default());
+        let at = "127.0.0.1:1".parse().unwrap();
+        let mut refusals = Refusals { fleet, at, now: Arc::clone(&now), count: 0 };
+        let error = |message: &str| ClientError::Refused { status: 413, message: message.to_owned() };
+        let told = || now.lock().unwrap().clone();
+        assert!(!refusals.note(Some(&ClientError::Conflict)), "the whole set comes next");
+        assert!(!refusals.note(None) && told().is_none());
+        assert!(!refusals.note(Some(&error("too many"))));
+        assert!(refusals.note(Some(&error("too many"))));
+        assert_eq!(told().as_deref(), Some("413: too many"));
+        assert!(!refusals.note(Some(&error("too many"))), "the same is told once");
+        assert!(refusals.note(Some(&error(&"x".repeat(1000)))));
+        assert_eq!(told().unwrap().len(), LONGEST_REFUSAL);
+        assert!(refusals.note(None) && told().is_none());
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::{TryStreamExt as _, stream};
 use internment::ArcIntern;
-use lorikeet_api::{ADAPTERS_PATH, Accepted, AdminError, DesiredAdapter, DesiredChange, Version};
+use lorikeet_api::{ADAPTERS_PATH, Accepted, AdminError, DesiredAdapter, DesiredChange, ErrorCode, Version};
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
@@ -83,6 +83,9 @@ pub enum ClientError {
     /// No answer, or a broken one.
     #[error("{0}")]
     Unreachable(String),
+    /// It loads its model.
+    #[error("the replica loads its model")]
+    Loading,
     /// The replica has another version than the change was made against, or a newer one.
     #[error("the replica's desired set is of another version")]
     Conflict,
@@ -224,8 +227,11 @@ async fn accepted(response: Response) -> Result<Response, ClientError> {
         return Ok(response);
     }
     let error: Result<AdminError, ClientError> = read(response).await;
-    let message = error.map_or_else(|_| "no reason given".to_owned(), |error| error.error.message);
-    Err(ClientError::Refused { status: status.as_u16(), message })
+    Err(match error {
+        Ok(error) if error.error.code == ErrorCode::NotReady => ClientError::Loading,
+        Ok(error) => ClientError::Refused { status: status.as_u16(), message: error.error.message },
+        Err(_) => ClientError::Refused { status: status.as_u16(), message: "no reason given".to_owned() },
+    })
 }
 
 /// Reads an answer; a large one while it arrives, so that its text is never there as a whole.

@@ -142,6 +142,7 @@ impl Running {
         };
         let of = |one: Noted| Replica {
             contact: contact(&one).unwrap_or(Contact::Pending),
+            refusal: replicas.refusal(key, &one.name),
             name: one.name,
             incarnation: one.incarnation,
             leaving: one.leaving,

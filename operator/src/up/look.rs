@@ -10,7 +10,7 @@ use lorikeet_crds::{Adapter, Deployment};
 
 use crate::args::WhyArgs;
 use crate::fleet::{Contact, Fleet, Replica};
-use crate::replicas::client::{Access, Client, Endpoint, Pass};
+use crate::replicas::client::{Access, Client, ClientError, Endpoint, Pass};
 use crate::up::carrier::{Labels, NAMESPACES, labels_of, named_by};
 use crate::up::fleets::{HOST, Noted, capacity};
 use crate::up::state::Objects;
@@ -92,11 +92,18 @@ async fn ask(noted: Noted, access: Arc<Access>) -> Replica {
             let asked = async { client?.report(None).await };
             match asked.await {
                 Ok(report) => Contact::Reported(Arc::new(report)),
+                Err(ClientError::Loading) => Contact::Loading,
                 Err(error) => {
                     Contact::Unreachable { error: error.to_string(), since: Timestamp::now(), last: None }
                 }
             }
         }
     };
-    Replica { name: noted.name, incarnation: noted.incarnation, leaving: noted.leaving, contact }
+    Replica {
+        name: noted.name,
+        incarnation: noted.incarnation,
+        leaving: noted.leaving,
+        contact,
+        refusal: None,
+    }
 }

@@ -71,6 +71,7 @@ fn sight(adapter: Adapter, contacts: Vec<Contact>) -> Sight {
         incarnation: String::new(),
         leaving: false,
         contact,
+        refusal: None,
     };
     let fleet = Fleet {
         key: FleetKey { namespace: "here".to_owned(), name: "base".to_owned() },
@@ -225,4 +226,24 @@ fn an_adapter_is_found_by_each_of_its_names_and_a_wrong_one_offers_the_nearest()
     assert_eq!(error, "no Adapter wikisq in namespace here; did you mean wikisql?");
     let error = find("entirely-else").unwrap_err().to_string();
     assert!(error.contains("kubectl get lora") && !error.contains("sql"), "{error}");
+}
+
+#[test]
+fn a_replica_that_refuses_or_loads_is_told_of_as_such() {
+    let former = AdapterReport { source: "elsewhere".to_owned(), ..report("sql") };
+    let contacts =
+        vec![reported(Vec::new()), reported(vec![former]), reported(vec![report("sql")]), Contact::Loading];
+    let mut sight = sight(adapter_of("here", "sql"), contacts);
+    for replica in &mut sight.fleet.replicas[..3] {
+        replica.refusal = Some("413: too many".to_owned());
+    }
+    says(
+        &sight,
+        &[
+            "r0: does not hold it: it does not take what it should hold: 413: too many",
+            "r1: serves the former version sha256:new; the new one: it does not take what it should hold: 413",
+            "r2: holds it: it is placed here",
+            "r3: does not hold it: it loads its model",
+        ],
+    );
 }

@@ -64,6 +64,8 @@ pub enum ErrorCode {
     InvalidRequest,
     /// The replica is draining.
     Draining,
+    /// The replica loads its model.
+    NotReady,
     /// The replica's fault.
     Internal,
     /// A code of a newer replica.
@@ -73,7 +75,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::SourceUnavailable,
         Self::SourceNotFound,
         Self::SourceForbidden,
@@ -92,6 +94,7 @@ impl ErrorCode {
         Self::UnknownAdapter,
         Self::InvalidRequest,
         Self::Draining,
+        Self::NotReady,
         Self::Internal,
         Self::Unknown,
     ];
@@ -118,6 +121,7 @@ impl ErrorCode {
             Self::UnknownAdapter => "unknown_adapter",
             Self::InvalidRequest => "invalid_request",
             Self::Draining => "draining",
+            Self::NotReady => "not_ready",
             Self::Internal => "internal",
             Self::Unknown => "unknown",
         }

@@ -43,6 +43,7 @@ impl LoadFailure {
             ErrorCode::SourceUnavailable
                 | ErrorCode::SourceUnauthorized
                 | ErrorCode::NoRoom
+                | ErrorCode::NotReady
                 | ErrorCode::Internal
         )
     }

@@ -80,7 +80,7 @@ pub(super) const fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::RankExceeded
         | ErrorCode::BudgetExceeded => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::SourceUnavailable | ErrorCode::SourceUnauthorized => StatusCode::BAD_GATEWAY,
-        ErrorCode::Draining | ErrorCode::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::Draining | ErrorCode::NotReady | ErrorCode::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::Internal | ErrorCode::Unknown => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

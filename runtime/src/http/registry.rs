@@ -78,6 +78,7 @@ impl From<Refusal> for Problem {
         match code {
             ErrorCode::UnknownAdapter => Self::UnknownModel(message),
             ErrorCode::Draining => Self::NotReady("The replica is draining."),
+            ErrorCode::NotReady => Self::NotReady("The model is being loaded."),
             ErrorCode::Internal | ErrorCode::Unknown => Self::Internal,
             code => match retry_after {
                 Some(after) => Self::AdapterUnavailable { code: code.as_str(), message, after },

@@ -80,6 +80,9 @@ mod tests {
         let mut rest = String::new();
         socket.read_to_string(&mut rest).await.unwrap();
         assert_eq!(said, b"HTTP/1.1 503");
+        let body = rest.split("\r\n\r\n").nth(1).unwrap();
+        let error: lorikeet_api::AdminError = serde_json::from_str(body).unwrap();
+        assert_eq!(error.error.code, lorikeet_api::ErrorCode::NotReady);
         assert!(rest.contains("retry-after: 1") && rest.contains("The model is being loaded."), "{rest}");
         let _later = tokio::net::TcpStream::connect(address).await.unwrap();
         assert!(listener.accept().await.is_ok());

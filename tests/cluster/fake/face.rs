@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
@@ -116,6 +116,13 @@ async fn answered(script: &Script, request: Request, next: Next) -> Response {
     if !script.delay.is_zero() {
         tokio::time::sleep(script.delay).await;
     }
+    if script.says_it_loads {
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NotReady, "The model is being loaded.");
+    }
+    if let Some((status, message)) = script.rejects.filter(|_| request.method() != Method::GET) {
+        let status = StatusCode::from_u16(status).expect("a status");
+        return refusal(status, ErrorCode::InvalidRequest, message);
+    }
     next.run(request).await
 }
 
@@ -193,15 +200,14 @@ fn answer(fake: &Arc<Fake>, version: Version, loads: Result<Vec<DesiredAdapter>,
             Json(Accepted { instance, version }).into_response()
         }
         Err(Rejected) => {
-            let error = AdminErrorBody {
-                message: "version: expected a newer one".to_owned(),
-                kind: "invalid_request_error".to_owned(),
-                param: Some("version".to_owned()),
-                code: ErrorCode::StaleVersion,
-            };
-            (StatusCode::CONFLICT, Json(AdminError { error })).into_response()
+            refusal(StatusCode::CONFLICT, ErrorCode::StaleVersion, "version: expected a newer one")
         }
     }
+}
+
+fn refusal(status: StatusCode, code: ErrorCode, message: &str) -> Response {
+    let (message, kind) = (message.to_owned(), "invalid_request_error".to_owned());
+    (status, Json(AdminError { error: AdminErrorBody { message, kind, param: None, code } })).into_response()
 }
 
 /// Loads and drains beside the answer, as the script says.
