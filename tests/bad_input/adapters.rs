@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use lorikeet_api::ADAPTERS_PATH;
 use lorikeet_tests::golden::{BadAdapter, Suite};
 use lorikeet_tests::replica::{Replica, binary};
 use lorikeet_tests::say::say;
+use lorikeet_tests::until::until;
 use serde_json::json;
 
 /// What is wrong with the answer to a load of `adapter`, if anything is.
@@ -100,11 +100,11 @@ async fn a_folder_with_invalid_adapters_is_served_without_them() {
     };
     let expected = bad.adapters.iter().filter(|adapter| adapter.expect == "error");
     let expected: BTreeSet<String> = expected.map(|adapter| adapter.dir.clone()).collect();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !expected.is_subset(&refused().await) {
-        assert!(Instant::now() < deadline, "refused are {:?}, expected {expected:?}", refused().await);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until(&format!("refused are {expected:?}"), async || {
+        let refused = refused().await;
+        if expected.is_subset(&refused) { Ok(()) } else { Err(refused) }
+    })
+    .await;
     let listed = replica.public.get("/v1/models").await.ok();
     let listed = listed["data"].as_array().cloned().unwrap_or_default();
     let listed: BTreeSet<String> =

@@ -12,3 +12,4 @@ pub mod operator;
 pub mod process;
 pub mod replica;
 pub mod say;
+pub mod until;

@@ -3,18 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 use crate::args;
 use crate::client::Client;
 use crate::metrics::Metrics;
 use crate::process::{Process, free_address};
-
-/// Loading a model of the suites takes less, whatever else the machine does.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Between two looks at a condition.
-const LOOK: Duration = Duration::from_millis(20);
+use crate::until::until;
 
 /// One replica.
 pub struct Replica {
@@ -69,16 +63,14 @@ impl Replica {
     /// # Panics
     /// When it ends instead, or takes forever.
     pub async fn until_ready(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        until("the replica is ready", async || {
             self.process.assert_running();
-            let asked = Client::send(self.public.request(reqwest::Method::GET, "/ready")).await;
-            if asked.is_ok_and(|answer| answer.status == 200) {
-                return;
+            match Client::send(self.public.request(reqwest::Method::GET, "/ready")).await {
+                Ok(answer) if answer.status == 200 => Ok(()),
+                other => Err(other),
             }
-            assert!(Instant::now() < deadline, "not ready after {PATIENCE:?}\n{}", self.process.log());
-            tokio::time::sleep(LOOK).await;
-        }
+        })
+        .await;
     }
 
     /// Its metrics now.
@@ -91,15 +83,11 @@ impl Replica {
     /// # Panics
     /// When they never do: with `what` and the metrics.
     pub async fn until(&self, what: &str, condition: impl Fn(&Metrics) -> bool) -> Metrics {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        until(what, async || {
             let metrics = self.metrics().await;
-            if condition(&metrics) {
-                return metrics;
-            }
-            assert!(Instant::now() < deadline, "never: {what}\n{metrics}");
-            tokio::time::sleep(LOOK).await;
-        }
+            if condition(&metrics) { Ok(metrics) } else { Err(metrics) }
+        })
+        .await
     }
 
     /// The process.

@@ -3,15 +3,14 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lorikeet_tests::golden::Suite;
 use lorikeet_tests::process::free_address;
 use lorikeet_tests::replica::{Replica, binary};
+use lorikeet_tests::until::until;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use reqwest::StatusCode;
-
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// An authority of its own, and a certificate by it in `folder`. Returns the authority, PEM.
 fn certify(folder: &Path) -> String {
@@ -40,14 +39,8 @@ impl Drop for Kept {
 
 impl Kept {
     async fn ended(&mut self) -> bool {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.0.try_wait().expect("a child can be asked") {
-                return status.success();
-            }
-            assert!(Instant::now() < deadline, "it does not end");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let status = async || self.0.try_wait().expect("a child can be asked").ok_or("it runs");
+        until("it ends", status).await.success()
     }
 }
 
@@ -60,16 +53,14 @@ fn client(authority: &str, address: std::net::SocketAddr) -> reqwest::Client {
 }
 
 /// Asks until the answer has that status: the replica loads, or has yet to see what changed.
-async fn until(client: &reqwest::Client, url: &str, token: &str, wanted: StatusCode) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let sent = client.get(url).bearer_auth(token).timeout(Duration::from_secs(5)).send().await;
-        if sent.as_ref().is_ok_and(|answer| answer.status() == wanted) {
-            return;
+async fn until_answers(client: &reqwest::Client, url: &str, token: &str, wanted: StatusCode) {
+    until(&format!("{url} answers {wanted}"), async || {
+        match client.get(url).bearer_auth(token).timeout(Duration::from_secs(5)).send().await {
+            Ok(answer) if answer.status() == wanted => Ok(()),
+            other => Err(other),
         }
-        assert!(Instant::now() < deadline, "{url}: {sent:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -89,17 +80,17 @@ async fn the_admin_face_speaks_tls_to_the_token_and_takes_new_certificates_and_t
 
     let url = format!("https://replica-0.example:{}/admin/v1/adapters", admin.port());
     let first = client(&authority, admin);
-    until(&first, &url, "first", StatusCode::OK).await;
-    until(&first, &url, "other", StatusCode::UNAUTHORIZED).await;
+    until_answers(&first, &url, "first", StatusCode::OK).await;
+    until_answers(&first, &url, "other", StatusCode::UNAUTHORIZED).await;
     let plain = first.get(url.replace("https", "http")).bearer_auth("first").send().await;
     assert!(plain.is_err(), "{plain:?}");
 
     let second = client(&certify(folder.path()), admin);
-    until(&second, &url, "first", StatusCode::OK).await;
+    until_answers(&second, &url, "first", StatusCode::OK).await;
     assert!(first.get(&url).bearer_auth("first").send().await.is_err(), "the old authority has no say");
     std::fs::write(path("token"), "second\n").expect("written");
-    until(&second, &url, "second", StatusCode::OK).await;
-    until(&second, &url, "first", StatusCode::UNAUTHORIZED).await;
+    until_answers(&second, &url, "second", StatusCode::OK).await;
+    until_answers(&second, &url, "first", StatusCode::UNAUTHORIZED).await;
 
     // The parent goes: the replica ends by itself, and well.
     drop(child.0.stdin.take());

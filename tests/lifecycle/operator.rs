@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use lorikeet_api::{ADAPTERS_PATH, AdapterState, DesiredAdapter, DesiredSet, ReportedSet, Version};
+use lorikeet_api::{
+    ADAPTERS_PATH, AdapterReport, AdapterState, DesiredAdapter, DesiredSet, ReportedSet, Version,
+};
 use lorikeet_tests::client::Client;
 use lorikeet_tests::made::Random;
+use lorikeet_tests::until::until;
 use serde_json::json;
 
 use crate::ledger::Meaning;
@@ -131,7 +134,7 @@ impl Desired {
     /// Long-polls the report until `name` is what was asked for.
     async fn until_settled(&mut self, name: &str, next: &Meaning) {
         let mut after = None;
-        loop {
+        until(&format!("{name} is {next:?}"), async || {
             let query = after.map_or(String::new(), |after| format!("?after={after}&wait_seconds=10"));
             let answer = self.admin.get(&format!("{ADAPTERS_PATH}{query}")).await;
             let report: ReportedSet = serde_json::from_value(answer.ok()).expect("a report");
@@ -140,22 +143,26 @@ impl Desired {
             let whole = self.admin.get(ADAPTERS_PATH).await;
             let report: ReportedSet = serde_json::from_value(whole.ok()).expect("a report");
             let found = report.adapters.into_iter().find(|adapter| adapter.name == name);
-            let Some(adapter) = next else {
-                if found.is_none_or(|adapter| adapter.state == AdapterState::Draining) {
-                    return;
-                }
-                continue;
-            };
-            let Some(found) = found else { continue };
-            assert_ne!(found.state, AdapterState::Failed, "{found:?}");
-            let wanted = format!("{}/{adapter}", self.adapters);
-            let known = self.digests.get(adapter);
-            let is_ours =
-                found.source == wanted && known.is_none_or(|digest| found.digest.as_ref() == Some(digest));
-            if found.state == AdapterState::Ready && is_ours {
-                self.digests.insert(adapter.clone(), found.digest.expect("a ready adapter has a digest"));
-                return;
-            }
+            if self.is_settled(found.as_ref(), next) { Ok(()) } else { Err(found) }
+        })
+        .await;
+    }
+
+    /// Whether what is reported of a name is what it should mean.
+    fn is_settled(&mut self, found: Option<&AdapterReport>, next: &Meaning) -> bool {
+        let Some(adapter) = next else {
+            return found.is_none_or(|adapter| adapter.state == AdapterState::Draining);
+        };
+        let Some(found) = found else { return false };
+        assert_ne!(found.state, AdapterState::Failed, "{found:?}");
+        let known = self.digests.get(adapter);
+        let is_ours = found.source == format!("{}/{adapter}", self.adapters)
+            && known.is_none_or(|digest| found.digest.as_ref() == Some(digest));
+        if found.state != AdapterState::Ready || !is_ours {
+            return false;
         }
+        let digest = found.digest.clone().expect("a ready adapter has a digest");
+        self.digests.insert(adapter.clone(), digest);
+        true
     }
 }

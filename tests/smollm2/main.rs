@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use lorikeet_tests::args::provided;
 use lorikeet_tests::client::Client;
 use lorikeet_tests::process::{Process, free_address};
 use lorikeet_tests::replica::Replica;
 use lorikeet_tests::say::say;
+use lorikeet_tests::until::until;
 use serde_json::{Value, json};
 
 /// Tokens of each answer that are compared.
@@ -54,16 +54,15 @@ async fn llama_server() -> (Process, Client) {
     command.args(["--host", "127.0.0.1", "--port", &address.port().to_string()]);
     let mut process = Process::start("llama-server", &mut command);
     let client = Client::of(format!("http://{address}"));
-    let deadline = Instant::now() + Duration::from_secs(120);
-    loop {
+    until("llama-server is ready", async || {
         process.assert_running();
-        let asked = Client::send(client.request(reqwest::Method::GET, "/health")).await;
-        if asked.is_ok_and(|answer| answer.status == 200) {
-            return (process, client);
+        match Client::send(client.request(reqwest::Method::GET, "/health")).await {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            other => Err(other),
         }
-        assert!(Instant::now() < deadline, "llama-server is not ready\n{}", process.log());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    })
+    .await;
+    (process, client)
 }
 
 fn ids(value: &Value) -> Vec<u64> {

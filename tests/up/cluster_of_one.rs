@@ -4,17 +4,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant};
 
 use lorikeet_tests::client::Client;
 use lorikeet_tests::operator::binary as operator;
 use lorikeet_tests::process::Process;
 use lorikeet_tests::replica::binary as runtime;
+use lorikeet_tests::until::until;
 use serde_yaml::Value;
-
-/// Whatever is waited for takes less, on the slowest machine that runs the suites.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
-const LOOK: Duration = Duration::from_millis(50);
 
 /// An address that is free, with the next port: two Deployments. Not among the ports that the system gives to whoever asks
 /// for any, as replicas do.
@@ -61,11 +57,12 @@ impl ClusterOfOne {
         self.process = Some(Process::start("lorikeet-operator up", &mut self.command()));
     }
 
-    /// Another `up` on the same state: what it says. It must not succeed.
-    pub(crate) fn second(&self) -> String {
-        let out = self.command().output().expect("it starts");
-        assert!(!out.status.success(), "two at once");
-        String::from_utf8_lossy(&out.stderr).into_owned()
+    /// Another `up` on the same state: what it says. It must not go on.
+    pub(crate) async fn second(&self) -> String {
+        let mut second = Process::start("a second up", &mut self.command());
+        let well = until("a second up ends", async || second.ended().ok_or_else(|| second.log())).await;
+        assert!(!well, "two at once: {}", second.log());
+        second.log()
     }
 
     pub(crate) fn process(&mut self) -> &mut Process {
@@ -109,16 +106,14 @@ impl ClusterOfOne {
         what: &str,
         condition: impl Fn(&Value) -> bool,
     ) -> Value {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        until(&format!("{kind} {name} {what}"), async || {
             self.process().assert_running();
-            let object = self.object(kind, name);
-            match object {
-                Some(object) if condition(&object) => return object,
-                other => assert!(Instant::now() < deadline, "never: {kind} {name} {what}: {other:?}"),
+            match self.object(kind, name) {
+                Some(object) if condition(&object) => Ok(object),
+                other => Err(other),
             }
-            tokio::time::sleep(LOOK).await;
-        }
+        })
+        .await
     }
 
     pub(crate) async fn until_ready(&mut self, kind: &str, name: &str, generation: u64) -> Value {
@@ -127,20 +122,16 @@ impl ClusterOfOne {
 
     /// Waits until the object is gone.
     pub(crate) async fn until_gone(&mut self, kind: &str, name: &str) {
-        let deadline = Instant::now() + PATIENCE;
-        while let Some(object) = self.object(kind, name) {
-            assert!(Instant::now() < deadline, "never gone: {kind} {name}: {object:?}");
-            tokio::time::sleep(LOOK).await;
-        }
+        until(&format!("{kind} {name} is gone"), async || self.object(kind, name).map_or(Ok(()), Err)).await;
     }
 
     /// Waits until it has said `text`.
     pub(crate) async fn until_said(&mut self, text: &str) {
-        let deadline = Instant::now() + PATIENCE;
-        while !self.process().log().contains(text) {
-            assert!(Instant::now() < deadline, "never said: {text}");
-            tokio::time::sleep(LOOK).await;
-        }
+        until(&format!("it says {text:?}"), async || {
+            let log = self.process().log();
+            if log.contains(text) { Ok(()) } else { Err(log) }
+        })
+        .await;
     }
 
     /// Processes of replicas of this state: its folder is in their command lines.
@@ -168,11 +159,11 @@ impl ClusterOfOne {
 
     /// Waits until no child is left.
     pub(crate) async fn until_childless(&self) {
-        let deadline = Instant::now() + PATIENCE;
-        while !self.children().is_empty() {
-            assert!(Instant::now() < deadline, "left behind: {:?}", self.children());
-            tokio::time::sleep(LOOK).await;
-        }
+        until("no child is left", async || {
+            let children = self.children();
+            if children.is_empty() { Ok(()) } else { Err(children) }
+        })
+        .await;
     }
 
     /// What `why` says of an Adapter.

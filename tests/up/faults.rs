@@ -3,18 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt as _;
 use lorikeet_tests::client::Client;
 use lorikeet_tests::golden::Suite;
+use lorikeet_tests::until::until;
 use serde_json::json;
 
 use crate::cluster_of_one::{ClusterOfOne, condition, is_ready, reason};
 use crate::traffic::{Traffic, ask};
 use crate::{deployment, kill};
-
-const SHORT: Duration = Duration::from_millis(20);
 
 fn adapter(name: &str, of: &str, source: &std::path::Path) -> String {
     format!(
@@ -43,13 +41,15 @@ async fn a_model_that_is_not_there_is_said_once_and_what_serves_goes_on() {
     assert!(truth == "False" && message.contains("a-runtime-1: exit status: 1: --model: "), "{message}");
     assert!(message.contains("llama_gone: no such file or folder"), "{message}");
     // Through restarts: the old one serves, its adapter is as ready as before, and nothing is said again.
-    while !cluster.noted().contains("-3\n") {
+    until("it has started for the third time", async || {
         let object = cluster.object("Deployment", "a").expect("it is there");
         assert!(failed(&object), "it does not come and go: {object:?}");
         assert!(is_ready(&cluster.object("Adapter", "qv").expect("it is there"), 1));
         assert_eq!(ask(&cluster.client(0), "qv").await.as_ref(), Ok(&before));
-        tokio::time::sleep(SHORT).await;
-    }
+        let noted = cluster.noted();
+        if noted.contains("-3\n") { Ok(()) } else { Err(noted) }
+    })
+    .await;
     let said = cluster.process().log();
     assert_eq!(said.matches("replica a-runtime-1 ended").count(), 1, "{said}");
     cluster.write("a.yaml", &good);
@@ -89,13 +89,14 @@ async fn a_replica_that_is_killed_fails_no_request_and_its_streams_are_told() {
     // One replica alone, so that it is known whose stream it is.
     cluster.write("a.yaml", &deployment("a", &suite.model("llama_gqa").folder, "  replicas: 1\n"));
     cluster.until_ready("Deployment", "a", 2).await;
-    let mut told = String::new();
-    while !told.contains("replica_ended") {
+    let told = until("a stream is told that its replica ended", async || {
         let before = cluster.children();
-        told = stream_of_a_killed_one(&cluster).await;
+        let told = stream_of_a_killed_one(&cluster).await;
         until_noted(&cluster, &before).await;
         cluster.until_ready("Deployment", "a", 2).await;
-    }
+        if told.contains("replica_ended") { Ok(told) } else { Err(told) }
+    })
+    .await;
     assert!(told.ends_with("data: [DONE]\n\n"), "{told}");
     for event in told.split("\n\n").filter_map(|event| event.strip_prefix("data: ")) {
         let whole = event == "[DONE]" || serde_json::from_str::<serde_json::Value>(event).is_ok();
@@ -105,10 +106,12 @@ async fn a_replica_that_is_killed_fails_no_request_and_its_streams_are_told() {
 
 /// Waits until a process that is not among `before` is known, and the statuses with it.
 async fn until_noted(cluster: &ClusterOfOne, before: &[u32]) {
-    let is_noted = |pid: &u32| !before.contains(pid) && cluster.noted().contains(&format!(" {pid}-"));
-    while !cluster.children().iter().any(is_noted) {
-        tokio::time::sleep(SHORT).await;
-    }
+    until(&format!("a process beside {before:?} is noted"), async || {
+        let (noted, children) = (cluster.noted(), cluster.children());
+        let is_noted = |pid: &u32| !before.contains(pid) && noted.contains(&format!(" {pid}-"));
+        if children.iter().any(is_noted) { Ok(()) } else { Err((children, noted)) }
+    })
+    .await;
 }
 
 /// Kills the replica at the first event of a long stream; everything that came. The stream may have been faster.

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use lorikeet_tests::args::root;
 use lorikeet_tests::golden::Suite;
 use lorikeet_tests::say::say;
+use lorikeet_tests::until::until;
 
 use crate::cluster_of_one::{ClusterOfOne, condition, copy, is_ready};
 use crate::traffic::{Ids, Traffic, ask};
@@ -201,7 +202,7 @@ async fn a_killed_one_leaves_no_child_and_the_next_goes_on() {
     cluster.start();
     let before = cluster.until_ready("Deployment", "a", 1).await;
     assert!(condition(&before, "Accepted").1.contains("running on the CPU"), "{before:?}");
-    let refused = cluster.second();
+    let refused = cluster.second().await;
     let id = cluster.process().id().to_string();
     assert!(refused.contains(&format!("in use by process {id};")), "{refused}");
     assert_eq!(cluster.children().len(), 1);
@@ -217,16 +218,16 @@ async fn a_killed_one_leaves_no_child_and_the_next_goes_on() {
     let child = cluster.children()[0];
     kill(child);
     cluster.until_said("replica a-runtime-0 ended: signal: 9 (SIGKILL); it is started again").await;
-    while cluster.children().iter().all(|pid| *pid == child) {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    until("another process runs", async || {
+        let children = cluster.children();
+        if children.iter().any(|pid| *pid != child) { Ok(()) } else { Err(children) }
+    })
+    .await;
     cluster.until_ready("Deployment", "a", 1).await;
 
     cluster.process().terminate();
-    while cluster.process().ended().is_none() {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    assert_eq!(cluster.process().ended(), Some(true), "{}", cluster.process().log());
+    let ended = until("it ends", async || cluster.process().ended().ok_or("it runs")).await;
+    assert!(ended, "{}", cluster.process().log());
     assert!(cluster.children().is_empty());
     let log = cluster.log_of("a-runtime-0");
     assert!(log.contains("drained") && !log.contains("did not end in time"), "nobody was waited for: {log}");
@@ -262,9 +263,11 @@ async fn replicas_stand_behind_one_port_and_a_rollout_fails_no_request() {
     cluster.until_ready("Deployment", "a", 2).await;
     traffic.go_on(20).await;
     // Those that were let go end a little later.
-    while cluster.children().len() != 3 {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    until("three processes run", async || {
+        let children = cluster.children();
+        if children.len() == 3 { Ok(()) } else { Err(children) }
+    })
+    .await;
     let b_runs = cluster.children().iter().filter(|pid| before.contains(pid)).count();
     assert_eq!(b_runs, 1, "those of a are others, that of b is the same");
     cluster.write("a.yaml", &deployment("a", model, "  replicas: 1\n  serving: {maxQueue: 100}\n"));

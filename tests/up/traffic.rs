@@ -3,12 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
 
 use lorikeet_tests::client::Client;
+use lorikeet_tests::until::until;
 use serde_json::{Value, json};
-
-use crate::cluster_of_one::PATIENCE;
 
 const PROMPT: &str = "Is the movie review positive or negative?\n### Review: The story is fresh.\n### Label:";
 
@@ -81,12 +79,12 @@ impl Traffic {
 
     /// Waits until that many more answers were right: so long the change before has been lived with.
     pub(crate) async fn go_on(&self, more: usize) {
-        let until = self.answered.load(Ordering::Relaxed) + more;
-        let deadline = Instant::now() + PATIENCE;
-        while self.answered.load(Ordering::Relaxed) < until {
-            assert!(Instant::now() < deadline, "no user goes on: requests failed");
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
+        let answered = || self.answered.load(Ordering::Relaxed);
+        let wanted = answered() + more;
+        until(&format!("{wanted} answers were right"), async || {
+            if answered() >= wanted { Ok(()) } else { Err(answered()) }
+        })
+        .await;
     }
 
     /// One user, until the end.

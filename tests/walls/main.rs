@@ -9,4 +9,5 @@ mod modules;
 mod pure;
 mod readme;
 mod sources;
+mod waits;
 mod words;
