@@ -12,7 +12,7 @@ use lorikeet_crds::{Adapter, AdapterStatus, ConditionType, DeploymentStatus, Rea
 use crate::decide::adapter_status::{Served, leaving_status, served_status};
 use crate::decide::desired::desired_lists;
 use crate::decide::events::{is_true, transition};
-use crate::decide::place::{Place, place};
+use crate::decide::place::{Measured, Place, place};
 use crate::decide::placements::Placements;
 use crate::decide::reports::{Reports, last};
 use crate::decide::scale::replicas;
@@ -104,10 +104,21 @@ fn places(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>) -> BTreeMap<
     let here = placeable(&fleet.replicas);
     let names: Vec<String> = here.iter().map(|index| fleet.replicas[*index].name.clone()).collect();
     let served: Vec<&ValidAdapter> = valid.served().collect();
-    let mut places = place(&served, &reports.measured(&served), &names, valid.resident_bytes);
+    let mut places = place(&served, &measured(fleet, reports, &served), &names, valid.resident_bytes);
     // From places among the placeable replicas to places among all of them; both ascend.
     places.iter_mut().flat_map(|place| &mut place.replicas).for_each(|index| *index = here[*index]);
     served.iter().map(|adapter| adapter.key.clone()).zip(places).collect()
+}
+
+/// What is known of `served` for placing them. A replica that does not answer now counts with what it said last: neither the
+/// bytes nor the demand of an adapter go with a stutter.
+fn measured(fleet: &Fleet, reports: &Reports<'_>, served: &[&ValidAdapter]) -> Vec<Measured> {
+    let is_silent = |replica: &Replica| matches!(replica.contact, Contact::Unreachable { .. });
+    if fleet.replicas.iter().any(is_silent) {
+        Reports::last(&fleet.replicas).measured(served)
+    } else {
+        reports.measured(served)
+    }
 }
 
 fn of_valid(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>, now: Timestamp) -> Decision {

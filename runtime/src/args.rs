@@ -103,6 +103,15 @@ pub struct ServeArgs {
     /// A start waits so long for adapters that are pinned, then takes requests without those whose source does not answer.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, help_heading = "Adapters")]
     pub pinned_wait: u64,
+    /// The demand of an adapter that is reported falls when it has stayed lower for so long: bursts come and go.
+    #[arg(
+        long,
+        env = "LORIKEET_DEMAND_CALM",
+        value_name = "SECONDS",
+        default_value_t = 60,
+        help_heading = "Adapters"
+    )]
+    pub demand_calm: u64,
     /// Greatest rank of an adapter.
     #[arg(long, value_name = "RANK", default_value_t = 256, help_heading = "Adapters")]
     pub max_rank: u32,

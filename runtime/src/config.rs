@@ -85,6 +85,8 @@ pub struct AdapterConfig {
     pub host_bytes: u64,
     /// How long a start waits for pinned ones.
     pub pinned_wait: Duration,
+    /// A demand that is reported is lower when it has stayed so for this long.
+    pub demand_calm: Duration,
 }
 
 /// Memory, queue and batch.
@@ -204,6 +206,7 @@ impl Config {
                 max_count: range("--max-adapters", args.max_adapters, 0, 1 << 24)?,
                 host_bytes: args.capacity.host_memory.0,
                 pinned_wait: Duration::from_secs(args.pinned_wait),
+                demand_calm: Duration::from_secs(args.demand_calm),
             },
             capacity: capacity(&args.capacity)?,
             public: PublicFace { listen: args.listen, keys, metrics_need_key: args.metrics_need_key },

@@ -166,6 +166,7 @@ async fn build(
     let budget = StoreConfig {
         host_budget: config.adapters.host_bytes,
         pinned_wait: config.adapters.pinned_wait,
+        demand_calm: config.adapters.demand_calm,
         max_adapters: config.adapters.max_count,
         ..StoreConfig::default()
     };

@@ -54,7 +54,14 @@ impl ClusterOfOne {
     }
 
     pub(crate) fn start(&mut self) {
-        self.process = Some(Process::start("lorikeet-operator up", &mut self.command()));
+        self.start_with(&[]);
+    }
+
+    /// With more in the environment, which the replicas see too.
+    pub(crate) fn start_with(&mut self, environment: &[(&str, &str)]) {
+        let mut command = self.command();
+        command.envs(environment.iter().copied());
+        self.process = Some(Process::start("lorikeet-operator up", &mut command));
     }
 
     /// Another `up` on the same state: what it says. It must not go on.

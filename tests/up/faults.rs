@@ -12,15 +12,7 @@ use serde_json::json;
 
 use crate::cluster_of_one::{ClusterOfOne, condition, is_ready, reason};
 use crate::traffic::{Traffic, ask};
-use crate::{deployment, kill};
-
-fn adapter(name: &str, of: &str, source: &std::path::Path) -> String {
-    format!(
-        "apiVersion: lorikeet.dev/v1alpha1\nkind: Adapter\nmetadata: {{name: {name}}}\nspec:\n  deploymentRef: {{name: {of}}}\n  \
-         source: 'file://{}'\n  baseModel: Any\n",
-        source.canonicalize().expect("an adapter").display()
-    )
-}
+use crate::{adapter, deployment, kill};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_model_that_is_not_there_is_said_once_and_what_serves_goes_on() {

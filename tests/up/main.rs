@@ -5,6 +5,7 @@
 //! `LORIKEET_OPERATOR` and `LORIKEET_BINARY` name other programs to judge.
 
 mod cluster_of_one;
+mod demand;
 mod faults;
 mod traffic;
 
@@ -182,6 +183,15 @@ async fn delete_and_bring_back(
 pub(crate) fn kill(pid: u32) {
     let done = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
     assert!(done.is_ok_and(|done| done.success()), "{pid} is there");
+}
+
+/// An Adapter of a Deployment of a golden model.
+pub(crate) fn adapter(name: &str, of: &str, source: &std::path::Path) -> String {
+    format!(
+        "apiVersion: lorikeet.dev/v1alpha1\nkind: Adapter\nmetadata: {{name: {name}}}\nspec:\n  deploymentRef: {{name: {of}}}\n  \
+         source: 'file://{}'\n  baseModel: Any\n",
+        source.canonicalize().expect("an adapter").display()
+    )
 }
 
 /// A Deployment of a golden model.

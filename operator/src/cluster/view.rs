@@ -246,6 +246,7 @@ fn report(adapter: &Adapter, placement: &ReplicaPlacement) -> AdapterReport {
         target_modules: status.target_modules,
         running: 0,
         waiting: 0,
+        demand: 0,
         error: placement.error.as_ref().map(failure),
     }
 }

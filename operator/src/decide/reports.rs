@@ -109,7 +109,7 @@ impl<'a> Reports<'a> {
     pub fn measured(&self, adapters: &[&ValidAdapter]) -> Vec<Measured> {
         let add = |sum: Measured, report: &AdapterReport| Measured {
             bytes: sum.bytes.max(report.bytes),
-            demand: sum.demand.saturating_add(report.running).saturating_add(report.waiting),
+            demand: sum.demand.saturating_add(report.demand),
         };
         let of = |adapter: &&ValidAdapter| {
             let said = self.row(&adapter.served_name).iter().flatten();

@@ -179,6 +179,7 @@ fn ready(desired: &DesiredAdapter, digest: &str) -> AdapterReport {
         target_modules: vec!["q_proj".to_owned()],
         running: 0,
         waiting: 0,
+        demand: 0,
         error: None,
     }
 }
@@ -399,4 +400,33 @@ fn a_deployment_that_was_made_invalid_and_mended_takes_nothing_away() {
     scene.edit("sql", |adapter| adapter.spec.source.source = "hf://acme/new".to_owned());
     scene.probe("sql", Probe::Pending);
     assert!(wanted(&scene.step(), "r0", "sql").is_some());
+}
+
+#[test]
+fn an_auto_adapter_is_spread_by_the_demand_of_all_replicas_and_no_stutter_takes_it_back() {
+    let mut scene = Scene::with_replicas(4).adapter("sql");
+    scene.edit("sql", |adapter| {
+        adapter.spec.placement.replicas = IntOrString::String("Auto".to_owned());
+    });
+    let mut scene = scene.settle();
+    assert_eq!(scene.status("sql").replicas.desired, 1);
+    // Few on each are many together.
+    for replica in &mut scene.fleet.replicas {
+        let Contact::Reported(report) = &replica.contact else { panic!("it answers") };
+        let busy = |one: &AdapterReport| AdapterReport { demand: 5, ..one.clone() };
+        replica.contact = reported(report.adapters.iter().map(|one| busy(one)).collect());
+    }
+    let desired = |scene: &Scene| {
+        scene
+            .decide()
+            .adapters
+            .get(&("here".to_owned(), "sql".to_owned()))
+            .map(|status| status.replicas.desired)
+    };
+    assert_eq!(desired(&scene), Some(3), "20 at a time, 8 on each");
+    let Contact::Reported(last) = scene.fleet.replicas[0].contact.clone() else { panic!("it answers") };
+    let error = "timed out".to_owned();
+    let since = Timestamp::from_second(900).unwrap();
+    scene.fleet.replicas[0].contact = Contact::Unreachable { error, since, last: Some(last) };
+    assert_eq!(desired(&scene), Some(3), "its requests have not ended");
 }

@@ -345,6 +345,7 @@ mod tests {
             target_modules: Vec::new(),
             running: 0,
             waiting: 0,
+            demand: 0,
             error: None,
         })
     }

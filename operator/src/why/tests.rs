@@ -41,6 +41,7 @@ fn report(name: &str) -> AdapterReport {
         target_modules: Vec::new(),
         running: 0,
         waiting: 0,
+        demand: 0,
         error: None,
     }
 }

@@ -137,6 +137,10 @@ pub struct AdapterReport {
     /// Requests that wait for it.
     #[serde(default)]
     pub waiting: u32,
+    /// Requests that run or wait at a time: the most of the last minute, rounded up by at most a quarter; 0 where they come
+    /// one by one. It falls only when it has stayed lower for that long, so that who follows it does not follow every pause.
+    #[serde(default)]
+    pub demand: u32,
     /// Why it failed, or why the newest generation was refused while an older one serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,

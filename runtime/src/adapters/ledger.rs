@@ -175,8 +175,6 @@ impl Ledger {
     fn touch(&mut self, name: &str) {
         if let Some(entry) = self.names.get_mut(name) {
             entry.changed = self.changes.next();
-            let requests = entry.requests();
-            entry.told.tell(requests);
         }
     }
 

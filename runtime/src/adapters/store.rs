@@ -41,6 +41,8 @@ pub struct StoreConfig {
     pub room_wait: Duration,
     /// How long a start waits for pinned adapters.
     pub pinned_wait: Duration,
+    /// A demand is lower when it has stayed so for this long.
+    pub demand_calm: Duration,
 }
 
 impl Default for StoreConfig {
@@ -51,6 +53,7 @@ impl Default for StoreConfig {
             ahead: 2,
             room_wait: Duration::from_secs(30),
             pinned_wait: Duration::from_mins(5),
+            demand_calm: Duration::from_mins(1),
         }
     }
 }

@@ -79,6 +79,7 @@ mod tests {
             max_count: 1,
             host_bytes: 1,
             pinned_wait: std::time::Duration::ZERO,
+            demand_calm: std::time::Duration::ZERO,
         }
     }
 

@@ -237,6 +237,7 @@ fn registered(name: &str) -> AdapterReport {
         target_modules: Vec::new(),
         running: 0,
         waiting: 0,
+        demand: 0,
         error: None,
     }
 }

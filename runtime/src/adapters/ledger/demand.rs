@@ -1,4 +1,5 @@
-//! What of a name's demand is told: whether it grew or shrank by steps, not each request. Pure: it is told the time.
+//! What of a name's demand is told: by steps, not each request, so that reports are few; and the most of a while, so that
+//! who spreads adapters by it does not follow every pause. Pure: it is told the time.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,54 +7,62 @@ use std::time::{Duration, Instant};
 
 use super::{Entry, Ledger};
 
-/// Requests of a step. Whoever spreads adapters by demand counts in the same.
-const STEP: usize = 8;
-
-/// A demand is lower when it stays so for this long: bursts come and go.
-const CALM: Duration = Duration::from_secs(60);
-
-/// What was told last of a name's demand.
+/// The demand of a name as it is told.
 #[derive(Debug, Default)]
-pub(super) struct Told {
-    step: usize,
-    lower_since: Option<Instant>,
+pub(super) struct Demand {
+    told: u32,
+    /// Since when it is lower, and the most of that time.
+    lower: Option<(Instant, u32)>,
 }
 
-impl Told {
-    /// Whether so many requests are news. More is at once, fewer when they stay few.
-    fn is_news(&mut self, requests: usize, now: Instant) -> bool {
-        let step = step(requests);
-        if step >= self.step {
-            self.lower_since = None;
-            return step > self.step;
+impl Demand {
+    /// As it is told.
+    pub(super) const fn told(&self) -> u32 {
+        self.told
+    }
+
+    /// Sees so many requests. Whether that is news: more is at once, fewer when they have stayed fewer for as long as
+    /// `calm`; then the most of that time is told, not what is there by chance at its end.
+    fn sees(&mut self, requests: usize, now: Instant, calm: Duration) -> bool {
+        let seen = step(requests);
+        if seen >= self.told {
+            let is_news = seen > self.told;
+            *self = Self { told: seen, lower: None };
+            return is_news;
         }
-        now.saturating_duration_since(*self.lower_since.get_or_insert(now)) >= CALM
-    }
-
-    /// So many requests are told, for whatever reason.
-    pub(super) fn tell(&mut self, requests: usize) {
-        *self = Self { step: step(requests), lower_since: None };
+        let (since, most) = self.lower.get_or_insert((now, seen));
+        *most = seen.max(*most);
+        let is_over = now.saturating_duration_since(*since) >= calm;
+        if is_over {
+            *self = Self { told: *most, lower: None };
+        }
+        is_over
     }
 }
 
-/// Up to one step is what one replica serves, none included.
-fn step(requests: usize) -> usize {
-    requests.div_ceil(STEP).saturating_sub(1)
+/// Rounded up by at most a quarter. One request at a time is what any replica serves by the way: it is none.
+fn step(requests: usize) -> u32 {
+    let requests = u32::try_from(requests).unwrap_or(u32::MAX);
+    if requests <= 1 {
+        return 0;
+    }
+    let quarter = ((1_u32 << requests.ilog2()) / 4).max(1);
+    requests.checked_next_multiple_of(quarter).unwrap_or(u32::MAX)
 }
 
 impl Entry {
     /// Requests that run or wait.
-    pub(super) fn requests(&self) -> usize {
+    fn requests(&self) -> usize {
         self.running.held() + self.waiting.load(Ordering::Relaxed)
     }
 }
 
 impl Ledger {
-    /// Reports tell the names anew whose demand is another.
-    pub(crate) fn watch_demand(&mut self, now: Instant) {
+    /// Reports tell the names anew whose demand is another: more at once, less after `calm`.
+    pub(crate) fn watch_demand(&mut self, now: Instant, calm: Duration) {
         let news = self.names.iter_mut().filter_map(|(name, entry)| {
             let requests = entry.requests();
-            entry.told.is_news(requests, now).then(|| Arc::clone(name))
+            entry.demand.sees(requests, now, calm).then(|| Arc::clone(name))
         });
         let news: Vec<Arc<str>> = news.collect();
         news.iter().for_each(|name| self.touch(name));
@@ -64,20 +73,51 @@ impl Ledger {
 mod tests {
     use super::*;
 
+    const CALM: Duration = Duration::from_secs(60);
+
+    /// What is told after each of `seen`, (second, requests), and how often it was news.
+    fn told(seen: &[(u64, usize)]) -> (Vec<u32>, usize) {
+        let (start, mut demand, mut news) = (Instant::now(), Demand::default(), 0);
+        let told = seen.iter().map(|(second, requests)| {
+            news += usize::from(demand.sees(*requests, start + Duration::from_secs(*second), CALM));
+            demand.told()
+        });
+        (told.collect(), news)
+    }
+
     #[test]
-    fn more_is_news_at_once_and_less_when_it_lasts() {
-        let start = Instant::now();
-        let at = |seconds: u64| start + Duration::from_secs(seconds);
-        let mut told = Told::default();
-        assert!(!told.is_news(0, at(0)) && !told.is_news(8, at(1)), "one replica serves them");
-        assert!(told.is_news(9, at(2)));
-        told.tell(9);
-        assert!(!told.is_news(16, at(3)) && told.is_news(40, at(3)));
-        told.tell(40);
-        assert!(!told.is_news(0, at(10)) && !told.is_news(0, at(60)));
-        assert!(!told.is_news(33, at(65)), "it was a pause");
-        assert!(!told.is_news(20, at(70)) && told.is_news(0, at(130)));
-        told.tell(0);
-        assert!(!told.is_news(0, at(1000)), "at rest nothing is told");
+    fn more_is_told_at_once_and_less_when_it_lasts() {
+        assert_eq!(
+            told(&[(0, 0), (1, 1), (2, 0), (1000, 1)]),
+            (vec![0, 0, 0, 0], 0),
+            "at rest nothing is told"
+        );
+        assert_eq!(told(&[(0, 6), (1, 9), (2, 40), (3, 40)]), (vec![6, 10, 40, 40], 3));
+        assert_eq!(told(&[(0, 40), (10, 0), (69, 0), (70, 0), (71, 0)]), (vec![40, 40, 40, 0, 0], 2));
+        assert_eq!(told(&[(0, 40), (10, 0), (69, 40), (71, 0)]), (vec![40, 40, 40, 40], 1), "it was a pause");
+    }
+
+    #[test]
+    fn the_most_of_the_calm_time_is_told_not_a_pause_at_its_end() {
+        let seen = [(0, 40), (10, 5), (30, 32), (50, 8), (70, 0), (71, 30), (72, 32)];
+        assert_eq!(told(&seen), (vec![40, 40, 40, 40, 32, 32, 32], 2), "no lower, and not up again at once");
+    }
+
+    #[test]
+    fn a_demand_that_swings_is_told_once() {
+        let swings: Vec<(u64, usize)> =
+            (0..300).map(|at| (at * 2, [3, 31, 12, 0, 27][at as usize % 5])).collect();
+        let (all, news) = told(&swings);
+        assert_eq!((all.last(), news), (Some(&32), 2), "at its start, and at its top");
+    }
+
+    #[test]
+    fn steps_are_exact_where_few_count_and_never_more_than_a_quarter_too_much() {
+        assert_eq!([0, 1, 2, 3, 7, 8, 9, 16, 17, 33].map(step), [0, 0, 2, 3, 7, 8, 10, 16, 20, 40]);
+        for requests in 2..10_000 {
+            let step = step(requests) as usize;
+            assert!(step >= requests && step - requests <= requests / 4, "{requests}: {step}");
+        }
+        assert_eq!(step(usize::MAX), u32::MAX);
     }
 }

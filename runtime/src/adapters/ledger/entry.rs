@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
-use super::demand::Told;
+use super::demand::Demand;
 use crate::adapters::failure::LoadFailure;
 use crate::adapters::host::HostTier;
 use crate::adapters::pin::{Generation, PinCount};
@@ -24,8 +24,8 @@ pub(crate) struct Entry {
     pub(crate) draining: bool,
     /// The report that its last change is in.
     pub(super) changed: u64,
-    /// What its last report told of its demand.
-    pub(super) told: Told,
+    /// How many requests it is asked for at a time.
+    pub(super) demand: Demand,
     /// Requests that hold any of its generations.
     pub(crate) running: Arc<PinCount>,
     /// Requests that wait for a load.
@@ -104,7 +104,7 @@ impl Entry {
             desired: false,
             draining: false,
             changed: 0,
-            told: Told::default(),
+            demand: Demand::default(),
             running: Arc::new(running),
             waiting: Arc::default(),
         }

@@ -131,6 +131,7 @@ impl Ledger {
             target_modules: facts.map_or_else(Vec::new, |facts| facts.target_modules.to_vec()),
             running: entry.running.held() as u32,
             waiting: entry.waiting.load(Ordering::Relaxed) as u32,
+            demand: entry.demand.told(),
             error: refused
                 .and_then(failure)
                 .or(failure(serving))

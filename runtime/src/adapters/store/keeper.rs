@@ -18,7 +18,8 @@ pub(super) async fn watch_demand(store: Weak<Shared>) {
     loop {
         tokio::time::sleep(LOOK).await;
         let Some(shared) = store.upgrade() else { return };
-        shared.with(|state| state.ledger.watch_demand(Instant::now()));
+        let calm = shared.config.demand_calm;
+        shared.with(|state| state.ledger.watch_demand(Instant::now(), calm));
     }
 }
 

@@ -270,8 +270,12 @@ async fn a_demand_that_is_another_is_told_though_nothing_else_changes() {
     let told = until(&store, "a", is(AdapterState::Ready)).await;
     let pins: Vec<Pin> = (0..20).map(|_| first.clone()).collect();
     let next = store.report_after(&told.instance, told.report, Duration::from_secs(20)).await;
-    assert_eq!(next.adapters.first().map(|adapter| adapter.running), Some(21), "{next:?}");
-    drop(pins);
+    let told = |adapter: &AdapterReport| (adapter.running, adapter.demand);
+    assert_eq!(next.adapters.first().map(told), Some((21, 24)), "{next:?}");
+    drop((pins, first));
+    // A change of another kind at a quiet moment does not take the demand back.
+    store.apply(set(2, &[DesiredAdapter { priority: 3, ..desired("a", "/a") }])).unwrap();
+    assert_eq!(store.report().adapters.first().map(told), Some((0, 24)));
 }
 
 #[tokio::test]
