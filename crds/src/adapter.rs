@@ -28,6 +28,7 @@ use crate::source::SourceSpec;
     derive = "Default",
     selectable = ".spec.deploymentRef.name",
     printcolumn(json_path = ".spec.deploymentRef.name", name = "Deployment", type_ = "string"),
+    printcolumn(json_path = ".status.servedName", name = "Model", type_ = "string"),
     printcolumn(json_path = ".status.conditions[?(@.type==\"Ready\")].status", name = "Ready", type_ = "string"),
     printcolumn(json_path = ".status.conditions[?(@.type==\"Ready\")].reason", name = "Reason", type_ = "string"),
     printcolumn(json_path = ".status.replicas.ready", name = "Loaded", type_ = "integer"),
@@ -129,6 +130,9 @@ pub struct AdapterStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     #[schemars(length(max = 16))]
     pub conditions: Vec<Condition>,
+    /// The name that requests use as `model`; absent while it has none, as another Adapter has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served_name: Option<String>,
     /// The digest of the content that is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,

@@ -38,7 +38,8 @@ use crate::source::SourceSpec;
     printcolumn(json_path = ".status.readyReplicas", name = "Replicas", type_ = "integer"),
     printcolumn(json_path = ".status.adapters.ready", name = "Adapters", type_ = "integer"),
     printcolumn(json_path = ".status.adapters.total", name = "Of", type_ = "integer"),
-    printcolumn(json_path = ".spec.model.source", name = "Model", type_ = "string", priority = 1),
+    printcolumn(json_path = ".status.model.name", name = "Model", type_ = "string"),
+    printcolumn(json_path = ".spec.model.source", name = "Source", type_ = "string", priority = 1),
     printcolumn(json_path = ".status.url", name = "URL", type_ = "string"),
     printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date"),
     validation = Rule::new("size(self.metadata.name) <= 50").message("metadata.name: at most 50 characters, as children are named after it"),
@@ -344,6 +345,9 @@ pub struct DeploymentStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelStatus {
+    /// The name that requests use as `model`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// The immutable revision that the source resolved to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,

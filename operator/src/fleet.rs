@@ -91,13 +91,15 @@ pub enum Contact {
     },
 }
 
-/// Free accelerators for a surge.
+/// What there is for the fleet: free accelerators for a surge, and what it asked for in vain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {
     /// GPUs that nodes of the pool have and no pod has asked for; `None` where nobody can say.
     pub free_gpus: Option<u32>,
     /// The fleet asked for GPUs and runs on a machine that has none.
     pub without_gpus: bool,
+    /// The fleet asked to be scaled within bounds, and nobody here does that.
+    pub without_scaler: bool,
 }
 
 /// What the workload's own controller says of it.

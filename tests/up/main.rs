@@ -208,10 +208,14 @@ async fn a_killed_one_leaves_no_child_and_the_next_goes_on() {
     let suite = Suite::load();
     let model = &suite.model("llama_gqa").folder;
     let mut cluster = ClusterOfOne::new();
-    cluster.write("a.yaml", &deployment("a", model, "  nodePool: {accelerator: nvidia-a100-80gb}\n"));
+    let further =
+        "  nodePool: {accelerator: nvidia-a100-80gb}\n  autoscaling: {minReplicas: 1, maxReplicas: 4}\n";
+    cluster.write("a.yaml", &deployment("a", model, further));
     cluster.start();
     let before = cluster.until_ready("Deployment", "a", 1).await;
-    assert!(condition(&before, "Accepted").1.contains("running on the CPU"), "{before:?}");
+    for vain in ["running on the CPU", "autoscaling: nothing scales here"] {
+        assert!(condition(&before, "Accepted").1.contains(vain), "{before:?}");
+    }
     let refused = cluster.second().await;
     let id = cluster.process().id().to_string();
     assert!(refused.contains(&format!("in use by process {id};")), "{refused}");

@@ -28,6 +28,7 @@ pub fn leaving_status(adapter: &Adapter, now: Timestamp) -> AdapterStatus {
     ];
     let before = adapter.status.clone().unwrap_or_default();
     AdapterStatus {
+        served_name: before.served_name,
         placements: before.placements,
         replicas: before.replicas,
         ..stamped(adapter, &sayings, now)
@@ -84,6 +85,7 @@ pub fn served_status(
     AdapterStatus {
         observed_generation: stamped.observed_generation,
         conditions: stamped.conditions,
+        served_name: Some(valid.served_name.clone()),
         replicas: count,
         placements,
         ..content

@@ -8,7 +8,7 @@ use lorikeet_crds::{ConditionType, Deployment, Reason};
 use crate::decide::events::is_true;
 use crate::decide::scale::replicas;
 use crate::decide::validate::Refusal;
-use crate::fleet::{Contact, Fleet, Hindrance, Replica, Report};
+use crate::fleet::{Capacity, Contact, Fleet, Hindrance, Replica, Report};
 
 /// How a fleet is doing, counted.
 struct Tally {
@@ -81,9 +81,11 @@ fn report(replica: &Replica) -> Option<&Report> {
 fn model(replicas: &[Replica]) -> Option<ModelStatus> {
     let mut bases = replicas.iter().filter_map(report).map(|report| &report.base).filter(|base| base.ready);
     let first = bases.next()?;
-    bases
-        .all(|base| base.digest == first.digest)
-        .then(|| ModelStatus { revision: first.revision.clone(), digest: first.digest.clone() })
+    bases.all(|base| (&base.name, &base.digest) == (&first.name, &first.digest)).then(|| ModelStatus {
+        name: Some(first.name.clone()),
+        revision: first.revision.clone(),
+        digest: first.digest.clone(),
+    })
 }
 
 /// Accepted, and kstatus, of a Deployment that is refused.
@@ -147,11 +149,16 @@ fn hindered(hindrance: &Hindrance) -> (Reason, String) {
 }
 
 fn accepted_saying(fleet: &Fleet) -> Saying {
-    let message = if fleet.capacity.without_gpus {
-        "Valid; the node pool asks for GPUs, this machine has none: running on the CPU".to_owned()
-    } else {
-        "Valid".to_owned()
-    };
+    let Capacity { without_gpus, without_scaler, .. } = fleet.capacity;
+    let but = [
+        (without_gpus, "; the node pool asks for GPUs, this machine has none: running on the CPU"),
+        (
+            without_scaler,
+            "; autoscaling: nothing scales here: spec.replicas runs, within minReplicas and maxReplicas",
+        ),
+    ];
+    let but: String = but.iter().filter(|(applies, _)| *applies).map(|(_, what)| *what).collect();
+    let message = format!("Valid{but}");
     Saying { condition: ConditionType::Accepted, truth: Truth::True, reason: Reason::Valid, message }
 }
 

@@ -1,5 +1,6 @@
 //! The decision as a whole: what an edit may and may not take away.
 
+mod measure;
 mod rollout;
 mod standing;
 mod story;
@@ -218,30 +219,6 @@ fn no_replica_hears_of_an_adapter_whose_source_is_being_read() {
 }
 
 #[test]
-fn a_generation_that_the_workloads_controller_has_not_seen_makes_ready_of_this_spec_no_less() {
-    let mut scene = Scene::with_replicas(1);
-    scene.deployment().metadata.generation = Some(1);
-    let seen = Workload { replicas: 1, updated: 1, ready: 1, current: true, hindrance: None };
-    scene.fleet.workload = Some(seen.clone());
-    let ready = |scene: &mut Scene| {
-        let status = scene.decide().status.unwrap();
-        let is_ready = is_true(&status.conditions, ConditionType::Ready);
-        scene.deployment().status = Some(status);
-        is_ready
-    };
-    let annotated = Workload { current: false, ..seen };
-    assert!(ready(&mut scene));
-    scene.fleet.workload = Some(annotated.clone());
-    assert!(ready(&mut scene), "somebody's annotation");
-    scene.deployment().metadata.generation = Some(2);
-    assert!(!ready(&mut scene), "another spec");
-    assert!(!ready(&mut scene), "still not seen");
-    scene.deployment().metadata.generation = Some(1);
-    scene.fleet.workload = Some(Workload { ready: 0, ..annotated });
-    assert!(!ready(&mut scene), "a replica less");
-}
-
-#[test]
 fn no_replica_hears_of_a_refused_adapter_and_an_event_says_why() {
     let mut scene = Scene::with_replicas(1).adapter("sql");
     scene.probe("sql", rank(17));
@@ -400,33 +377,4 @@ fn a_deployment_that_was_made_invalid_and_mended_takes_nothing_away() {
     scene.edit("sql", |adapter| adapter.spec.source.source = "hf://acme/new".to_owned());
     scene.probe("sql", Probe::Pending);
     assert!(wanted(&scene.step(), "r0", "sql").is_some());
-}
-
-#[test]
-fn an_auto_adapter_is_spread_by_the_demand_of_all_replicas_and_no_stutter_takes_it_back() {
-    let mut scene = Scene::with_replicas(4).adapter("sql");
-    scene.edit("sql", |adapter| {
-        adapter.spec.placement.replicas = IntOrString::String("Auto".to_owned());
-    });
-    let mut scene = scene.settle();
-    assert_eq!(scene.status("sql").replicas.desired, 1);
-    // Few on each are many together.
-    for replica in &mut scene.fleet.replicas {
-        let Contact::Reported(report) = &replica.contact else { panic!("it answers") };
-        let busy = |one: &AdapterReport| AdapterReport { demand: 5, ..one.clone() };
-        replica.contact = reported(report.adapters.iter().map(|one| busy(one)).collect());
-    }
-    let desired = |scene: &Scene| {
-        scene
-            .decide()
-            .adapters
-            .get(&("here".to_owned(), "sql".to_owned()))
-            .map(|status| status.replicas.desired)
-    };
-    assert_eq!(desired(&scene), Some(3), "20 at a time, 8 on each");
-    let Contact::Reported(last) = scene.fleet.replicas[0].contact.clone() else { panic!("it answers") };
-    let error = "timed out".to_owned();
-    let since = Timestamp::from_second(900).unwrap();
-    scene.fleet.replicas[0].contact = Contact::Unreachable { error, since, last: Some(last) };
-    assert_eq!(desired(&scene), Some(3), "its requests have not ended");
 }

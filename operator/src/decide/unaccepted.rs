@@ -67,6 +67,7 @@ fn content(
     let current: Vec<(usize, &AdapterReport)> = reports.current(former).collect();
     let known = current.iter().map(|(_, report)| *report).find(|report| report.digest.is_some());
     let replicas = AdapterStatus {
+        served_name: Some(former.served_name.clone()),
         replicas: PlacementCount {
             desired: place.replicas.len() as u32 + place.without_room,
             ready: ready(place, &current),
@@ -76,6 +77,7 @@ fn content(
     };
     match known {
         Some(report) => AdapterStatus {
+            served_name: replicas.served_name,
             replicas: replicas.replicas,
             placements: replicas.placements,
             ..adapter_status::content(report)

@@ -310,9 +310,14 @@ impl Running {
     }
 }
 
-/// What this machine has for a fleet: it computes on the processors, whatever the node pool asks for.
+/// What this machine has for a fleet: it computes on the processors, whatever the node pool asks for, and its size is what
+/// the manifest says: more replicas of one machine would share its processors, and serve no more.
 #[must_use]
 pub fn capacity(deployment: Option<&Deployment>) -> Capacity {
-    let asks = deployment.is_some_and(|deployment| gpus(&deployment.spec.node_pool) > 0);
-    Capacity { free_gpus: None, without_gpus: asks }
+    let spec = deployment.map(|deployment| &deployment.spec);
+    Capacity {
+        free_gpus: None,
+        without_gpus: spec.is_some_and(|spec| gpus(&spec.node_pool) > 0),
+        without_scaler: spec.is_some_and(|spec| spec.autoscaling.is_some()),
+    }
 }

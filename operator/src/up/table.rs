@@ -160,11 +160,12 @@ mod tests {
             conditions: conditions(&[], &[saying], Some(1), now),
             replicas: PlacementCount { desired: 2, ready: 2 },
             rank: Some(8),
+            served_name: Some("acme/sql".to_owned()),
             ..AdapterStatus::default()
         });
         let expected = "\
-NAME                         DEPLOYMENT   READY   REASON      LOADED   DESIRED   RANK   AGE
-adapter.lorikeet.dev/sql     mistral      True    AsDesired   2        2         8      5m
+NAME                         DEPLOYMENT   MODEL      READY   REASON      LOADED   DESIRED   RANK   AGE
+adapter.lorikeet.dev/sql     mistral      acme/sql   True    AsDesired   2        2         8      5m
 adapter.lorikeet.dev/fresh   mistral";
         let mut fresh = Adapter::new("fresh", one.spec.clone());
         fresh.metadata.namespace = Some("default".to_owned());

@@ -95,3 +95,27 @@ fn a_replica_that_was_never_heard_is_unreachable_only_once_it_is_ready() {
     scene.fleet.workload.as_mut().unwrap().ready = 0;
     assert_eq!(said(&scene.decide()).1, "ReplicasNotReady");
 }
+
+#[test]
+fn a_generation_that_the_workloads_controller_has_not_seen_makes_ready_of_this_spec_no_less() {
+    let mut scene = Scene::with_replicas(1);
+    scene.deployment().metadata.generation = Some(1);
+    let seen = Workload { replicas: 1, updated: 1, ready: 1, current: true, hindrance: None };
+    scene.fleet.workload = Some(seen.clone());
+    let ready = |scene: &mut Scene| {
+        let status = scene.decide().status.unwrap();
+        let is_ready = is_true(&status.conditions, ConditionType::Ready);
+        scene.deployment().status = Some(status);
+        is_ready
+    };
+    let annotated = Workload { current: false, ..seen };
+    assert!(ready(&mut scene));
+    scene.fleet.workload = Some(annotated.clone());
+    assert!(ready(&mut scene), "somebody's annotation");
+    scene.deployment().metadata.generation = Some(2);
+    assert!(!ready(&mut scene), "another spec");
+    assert!(!ready(&mut scene), "still not seen");
+    scene.deployment().metadata.generation = Some(1);
+    scene.fleet.workload = Some(Workload { ready: 0, ..annotated });
+    assert!(!ready(&mut scene), "a replica less");
+}
