@@ -229,5 +229,6 @@ async fn drive(mut carrier: Carrier, mut changes: mpsc::UnboundedReceiver<FleetK
         carrier.step(Timestamp::now()).await?;
     }
     carrier.step(Timestamp::now()).await?;
+    carrier.forget_secrets()?;
     Ok(())
 }

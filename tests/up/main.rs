@@ -7,6 +7,7 @@
 mod cluster_of_one;
 mod demand;
 mod faults;
+mod secrets;
 mod traffic;
 
 use std::collections::BTreeMap;

@@ -23,7 +23,7 @@ use crate::replicas::Replicas;
 use crate::up::UpError;
 use crate::up::files::{self, Stamps};
 use crate::up::fleets::{Machine, Running, capacity};
-use crate::up::manifests::{Admission, Manifests, shown};
+use crate::up::manifests::{Admission, Manifests, Secrets, shown};
 use crate::up::news::news;
 use crate::up::proxy::Proxy;
 use crate::up::screen::{Screen, Standing};
@@ -125,7 +125,22 @@ impl Carrier {
         }
         self.manifests = manifests;
         self.read = Some(stamps);
+        self.keep_secrets(|secrets, key| secrets.contains_key(key))?;
         Ok(true)
+    }
+
+    /// Nothing runs any more: what opened its sources is not left lying about.
+    ///
+    /// # Errors
+    /// The state folder cannot be written.
+    pub fn forget_secrets(&self) -> io::Result<()> {
+        self.keep_secrets(|_, _| false)
+    }
+
+    fn keep_secrets(&self, is_kept: fn(&Secrets, &Key) -> bool) -> io::Result<()> {
+        secrets::keep(&self.machine.secrets_folder(), |namespace, name| {
+            is_kept(&self.manifests.secrets, &(namespace.to_owned(), name.to_owned()))
+        })
     }
 
     /// When to look again though nothing is heard.
@@ -233,7 +248,7 @@ impl Carrier {
         valid: &ValidFleet,
     ) -> io::Result<Result<Option<PathBuf>, String>> {
         let namespace = &key.namespace;
-        let folder = self.machine.secrets_folder(namespace);
+        let folder = self.machine.secrets_folder().join(namespace);
         let content = |name: &String| self.manifests.secrets.get(&(namespace.clone(), name.clone()));
         for name in &valid.mounts.secrets {
             secrets::mount(&folder.join(name), content(name))?;

@@ -80,14 +80,14 @@ impl Machine {
         self.state.join("run")
     }
 
-    /// The folder of a namespace's Secrets, each under its name.
+    /// The folder of Secrets, each under its namespace and its name.
     #[must_use]
-    pub fn secrets_folder(&self, namespace: &str) -> PathBuf {
-        self.run_folder().join("secrets").join(namespace)
+    pub fn secrets_folder(&self) -> PathBuf {
+        self.run_folder().join("secrets")
     }
 
     fn folder_of(&self, key: &FleetKey) -> PathBuf {
-        self.run_folder().join(&key.namespace).join(&key.name)
+        self.run_folder().join("fleets").join(&key.namespace).join(&key.name)
     }
 
     fn places(
@@ -108,7 +108,7 @@ impl Machine {
             // Whoever wrote the manifests starts this process: what it may read, they may.
             source_roots: vec!["/".to_owned()],
             claims: self.claims.clone(),
-            credentials: text(self.secrets_folder(&key.namespace)),
+            credentials: text(self.secrets_folder().join(&key.namespace)),
             reach: self.reach.clone(),
         }
     }

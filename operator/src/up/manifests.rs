@@ -15,6 +15,9 @@ use crate::up::admit::{Fault, Rules};
 use crate::up::files::Document;
 use crate::up::state::{Kept, Key, Objects, key, manifest_of};
 
+/// The content of Secrets, by name.
+pub type Secrets = BTreeMap<Key, BTreeMap<String, ByteString>>;
+
 /// What the documents say together.
 #[derive(Default)]
 pub struct Manifests {
@@ -27,7 +30,7 @@ pub struct Manifests {
     /// The labels of namespaces.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// The content of Secrets.
-    pub secrets: BTreeMap<Key, BTreeMap<String, ByteString>>,
+    pub secrets: Secrets,
     /// What is wrong: `FILE:LINE: OBJECT: FIELD: what`.
     pub faults: Vec<String>,
     /// Kinds that mean nothing here: `FILE:LINE: KIND`.
@@ -85,7 +88,7 @@ impl Admission {
                     read.unclear.insert(file);
                 }
                 (Some("v1"), Some("Namespace")) => read.namespace(value),
-                (Some("v1"), Some("Secret")) => read.secret(value),
+                (Some("v1"), Some("Secret")) => read.secret(document, value),
                 (Some(_), Some(kind)) => read.skipped.push(format!("{file}:{}: {kind}", document.line)),
             }
         }
@@ -203,8 +206,13 @@ impl Manifests {
         self.namespaces.insert(namespace.metadata.name.unwrap_or_default(), labels);
     }
 
-    fn secret(&mut self, value: &Value) {
-        let Ok(secret) = serde_json::from_value::<Secret>(value.clone()) else { return };
+    fn secret(&mut self, document: &Document, value: &Value) {
+        let Ok(secret) = serde_json::from_value::<Secret>(value.clone()) else {
+            // The reader's own words would quote the value.
+            let expected = "expected texts, those of data in base64; this Secret is not taken";
+            let field = if value.get("data").is_some() { "data" } else { "stringData" };
+            return self.fault(document, &Fault::new(field, expected));
+        };
         let mut data = secret.data.clone().unwrap_or_default();
         let written = secret.string_data.clone().unwrap_or_default();
         data.extend(written.into_iter().map(|(name, text)| (name, ByteString(text.into_bytes()))));
@@ -348,6 +356,25 @@ mod tests {
         );
         assert!(read.faults[1].starts_with("c.yaml:12: apiVersion: expected"), "{:?}", read.faults);
         assert_eq!(world.adapters(), ["a hf://x/a"]);
+    }
+
+    #[test]
+    fn a_secret_that_cannot_be_read_is_told_without_what_is_in_it() {
+        let mut world = World::new();
+        let secret = |data: &str| format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: hf}}\n{data}\n");
+        for (data, told) in [
+            ("stringData: {token: 123456}", "a.yaml:4: stringData: expected texts"),
+            ("data: {token: 'not base64: 123456'}", "a.yaml:4: data: expected texts"),
+        ] {
+            world.write("a.yaml", &secret(data));
+            let read = world.step();
+            assert!(read.faults.len() == 1 && read.faults[0].starts_with(told), "{:?}", read.faults);
+            assert!(!read.faults[0].contains("123456") && read.secrets.is_empty(), "{:?}", read.faults);
+        }
+        world.write("a.yaml", &secret("data: {token: YQ==}\nstringData: {other: b}"));
+        let read = world.step();
+        let of = &read.secrets[&("default".to_owned(), "hf".to_owned())];
+        assert_eq!((&*of["token"].0, &*of["other"].0), (&b"a"[..], &b"b"[..]));
     }
 
     #[test]

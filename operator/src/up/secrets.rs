@@ -37,6 +37,25 @@ pub fn mount(folder: &Path, secret: Option<&BTreeMap<String, ByteString>>) -> io
     Ok(())
 }
 
+/// Removes every Secret below `folder`, `NAMESPACE/NAME` each, that `is_known` does not know.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn keep(folder: &Path, is_known: impl Fn(&str, &str) -> bool) -> io::Result<()> {
+    let names = |path: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    };
+    for namespace in names(folder) {
+        for name in names(&folder.join(&namespace)) {
+            if !is_known(&namespace, &name) {
+                std::fs::remove_dir_all(folder.join(&namespace).join(&name))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A key of a Secret, as the API server takes it: one segment of a path, and none of ours.
 fn is_key(key: &str) -> bool {
     let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
@@ -76,5 +95,18 @@ mod tests {
         assert_eq!(files(), pairs(&[("token", "rotated")]));
         mount(&folder, None).unwrap();
         assert_eq!(files(), []);
+    }
+
+    #[test]
+    fn what_no_manifest_has_any_more_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = BTreeMap::from([("token".to_owned(), ByteString(b"a".into()))]);
+        for path in ["here/hf", "here/s3", "there/hf"] {
+            mount(&dir.path().join(path), Some(&secret)).unwrap();
+        }
+        keep(dir.path(), |namespace, name| (namespace, name) == ("here", "hf")).unwrap();
+        let is_there = |path: &str| dir.path().join(path).exists();
+        assert!(is_there("here/hf/token") && !is_there("here/s3") && !is_there("there/hf"));
+        keep(&dir.path().join("nowhere"), |_, _| false).unwrap();
     }
 }
