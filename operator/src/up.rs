@@ -64,6 +64,8 @@ pub enum UpError {
     Lock(#[from] LockError),
     #[error("--state {folder}: {source}")]
     State { folder: PathBuf, source: io::Error },
+    #[error("--state {0}: is the folder of the manifests; expected another one, which may lie in it")]
+    OneFolder(PathBuf),
     #[error("certificates: {0}")]
     Certificates(#[from] rcgen::Error),
     #[error("{0}")]
@@ -130,6 +132,9 @@ async fn up(config: Config) -> Result<(), UpError> {
     let in_state = |source| UpError::State { folder: config.state.clone(), source };
     std::fs::create_dir_all(&config.state).map_err(in_state)?;
     let state = config.state.canonicalize().map_err(in_state)?;
+    if state == config.folder {
+        return Err(UpError::OneFolder(state));
+    }
     let _lock = lock::lock(&state)?;
     let first = TcpListener::bind(config.listen)
         .await
@@ -196,14 +201,16 @@ async fn drive(mut carrier: Carrier, mut changes: mpsc::UnboundedReceiver<FleetK
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut looks = tokio::time::interval(LOOK);
-    let mut before = Stamps::new();
+    let mut before: Option<Stamps> = None;
     loop {
         let due = tokio::time::Instant::from_std(carrier.due());
         tokio::select! {
             _ = looks.tick() => {
                 let now = carrier.stamps();
                 // A file that is being written is read once it has stood still.
-                if now == before && carrier.read(now.clone())? {
+                if let Some(stamps) = now.as_ref().filter(|_| now == before)
+                    && carrier.read(stamps.clone())?
+                {
                     carrier.step(Timestamp::now()).await?;
                 }
                 before = now;

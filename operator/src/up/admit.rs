@@ -142,13 +142,15 @@ fn metadata(given: &Value) -> Vec<Fault> {
     let expected = "expected lower-case letters, digits and -, first and last a letter or digit";
     match given["metadata"].get("name") {
         Some(Value::String(name)) if label(name, true) => {}
-        Some(other) => faults.push(Fault::new("metadata.name", format!("{expected}, got {other}"))),
+        Some(other) => faults.push(Fault::new("metadata.name", format!("{expected}, got {}", shown(other)))),
         None => faults.push(Fault::new("metadata.name", "expected, but not there")),
     }
     match given["metadata"].get("namespace") {
         None => {}
         Some(Value::String(name)) if label(name, false) => {}
-        Some(other) => faults.push(Fault::new("metadata.namespace", format!("{expected}, got {other}"))),
+        Some(other) => {
+            faults.push(Fault::new("metadata.namespace", format!("{expected}, got {}", shown(other))))
+        }
     }
     for map in ["labels", "annotations"] {
         let Some(given) = given["metadata"].get(map) else { continue };

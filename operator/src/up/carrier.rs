@@ -50,6 +50,8 @@ pub struct Carrier {
     adapters: Objects<Adapter>,
     read: Option<Stamps>,
     manifests: Manifests,
+    /// Why the manifests cannot be seen.
+    unseen: Option<String>,
     replicas: Replicas,
     fleets: BTreeMap<FleetKey, Running>,
     /// Ports that are taken already, and will be used in this order.
@@ -86,6 +88,7 @@ impl Carrier {
             admission: Admission::default(),
             read: None,
             manifests: Manifests::default(),
+            unseen: None,
             fleets: BTreeMap::new(),
             stopping: false,
             // Nothing is done before the manifests were read.
@@ -94,10 +97,15 @@ impl Carrier {
         })
     }
 
-    /// The manifest files as they are now.
-    #[must_use]
-    pub fn stamps(&self) -> Stamps {
-        files::stamps(&self.folder, &self.machine.state)
+    /// The manifest files as they are now; nothing, and why is said once, where they cannot be seen.
+    pub fn stamps(&mut self) -> Option<Stamps> {
+        let stamps = files::stamps(&self.folder, &self.machine.state);
+        let unseen = stamps.as_ref().err().map(ToString::to_string);
+        if let Some(why) = unseen.as_ref().filter(|_| unseen != self.unseen) {
+            tracing::error!("{why}");
+        }
+        self.unseen = unseen;
+        stamps.ok()
     }
 
     /// Reads the files anew where they are not those that were read. Whether they were.

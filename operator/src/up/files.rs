@@ -1,14 +1,14 @@
 //! The manifests of a folder, as they are on disk now: every YAML document below it, with the file and line that it
 //! begins at. Reads; must not judge what a document says beyond whether it is one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde_json::Value;
 
-/// Manifests lie at most so many folders deep: a link that leads in a circle ends somewhere.
-const DEPTH: usize = 16;
 /// No manifest is longer.
 const MAX_BYTES: u64 = 16 << 20;
 
@@ -77,28 +77,58 @@ fn key_of(line: &str, name: &str) -> Option<usize> {
     None
 }
 
-/// The manifests below `folder`: `.yaml`, `.yml` and `.json`, but nothing whose name begins with a dot, and not `except`.
-#[must_use]
-pub fn stamps(folder: &Path, except: &Path) -> Stamps {
-    let mut found = Stamps::new();
-    walk(folder, except, DEPTH, &mut found);
-    found
+/// A folder that cannot be read: nobody knows what is in it, or that anything is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("{folder}: {source}; until it can be read, everything stays as it is")]
+pub struct Unreadable {
+    folder: PathBuf,
+    source: io::Error,
 }
 
-fn walk(folder: &Path, except: &Path, depth: usize, found: &mut Stamps) {
-    // What cannot be read is as if it were not there; the folder itself was checked at the start.
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if entry.file_name().to_string_lossy().starts_with('.') || path == except {
-            continue;
+/// The manifests below `folder`: `.yaml`, `.yml` and `.json`, but nothing whose name begins with a dot, and not `except`.
+/// Links are followed; a folder that several lead to is read once.
+///
+/// # Errors
+/// `folder` is not there, or a folder below it cannot be read.
+pub fn stamps(folder: &Path, except: &Path) -> Result<Stamps, Unreadable> {
+    let mut walk = Walk { except, entered: BTreeSet::new(), found: Stamps::new() };
+    walk.enter(folder)?;
+    Ok(walk.found)
+}
+
+struct Walk<'a> {
+    except: &'a Path,
+    /// Device and inode of each folder.
+    entered: BTreeSet<(u64, u64)>,
+    found: Stamps,
+}
+
+impl Walk<'_> {
+    fn enter(&mut self, folder: &Path) -> Result<(), Unreadable> {
+        let unreadable = |source| Unreadable { folder: folder.to_owned(), source };
+        let own = std::fs::metadata(folder).map_err(unreadable)?;
+        if !self.entered.insert((own.dev(), own.ino())) {
+            return Ok(());
         }
-        let Ok(metadata) = std::fs::metadata(&path) else { continue };
-        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-        if metadata.is_dir() && depth > 0 {
-            walk(&path, except, depth - 1, found);
-        } else if metadata.is_file() && matches!(ending, "yaml" | "yml") {
-            found.insert(path, (metadata.modified().ok(), metadata.len()));
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            if !entry.file_name().to_string_lossy().starts_with('.') && entry.path() != self.except {
+                paths.push(entry.path());
+            }
         }
+        paths.sort();
+        for path in paths {
+            // It was removed meanwhile, or leads nowhere.
+            let Ok(metadata) = std::fs::metadata(&path) else { continue };
+            let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+            if metadata.is_dir() {
+                self.enter(&path).or_else(|error| if path.exists() { Err(error) } else { Ok(()) })?;
+            } else if metadata.is_file() && matches!(ending, "yaml" | "yml" | "json") {
+                self.found.insert(path, (metadata.modified().ok(), metadata.len()));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -119,7 +149,17 @@ pub fn documents(folder: &Path, stamps: &Stamps) -> Vec<Document> {
             continue;
         }
         match std::fs::read_to_string(path) {
-            Ok(text) => all.extend(split(&text).into_iter().map(|(line, text)| parse(&file, line, text))),
+            // As an editor leaves it that has not written yet: nothing of it is known to be gone.
+            Ok(text) if text.trim().is_empty() => {
+                all.push(broken(
+                    "empty; what came from it stays until it says something or is removed".to_owned(),
+                ));
+            }
+            Ok(text) => {
+                // What some editors write first.
+                let parts = split(text.trim_start_matches('\u{feff}')).into_iter();
+                all.extend(parts.flat_map(|(line, text)| unlisted(parse(&file, line, text))));
+            }
             Err(error) => all.push(broken(error.to_string())),
         }
     }
@@ -143,8 +183,21 @@ fn split(text: &str) -> Vec<(usize, String)> {
     parts
 }
 
+/// The items of a List, as `kubectl get -o yaml` writes several objects; any other document as it is.
+fn unlisted(document: Document) -> Vec<Document> {
+    let items = match &document.content {
+        Ok(value) if value["kind"] == "List" && value["apiVersion"] == "v1" => {
+            value["items"].as_array().cloned()
+        }
+        _ => None,
+    };
+    let Some(items) = items else { return vec![document] };
+    items.into_iter().map(|item| Document { content: Ok(item), ..document.clone() }).collect()
+}
+
 fn parse(file: &Path, line: usize, text: String) -> Document {
-    let read = serde_yaml::from_str::<serde_yaml::Value>(&text).map_err(|error| {
+    let merged = |mut value: serde_yaml::Value| value.apply_merge().map(|()| value);
+    let read = serde_yaml::from_str::<serde_yaml::Value>(&text).and_then(merged).map_err(|error| {
         let at = error.location().map_or(line, |location| line + location.line().saturating_sub(1));
         // The text names the place within the document, which is not that in the file.
         let why = error.to_string();
@@ -175,7 +228,7 @@ mod tests {
         write("inner/b.yml", "kind: C\nspec: [\n---\nkind: D\n---\n# nothing\n---\n- 1\n");
         write("inner/.hidden/c.yaml", "kind: E");
         write("note.txt", "kind: F");
-        let stamps = stamps(folder.path(), Path::new("/nowhere"));
+        let stamps = stamps(folder.path(), Path::new("/nowhere")).unwrap();
         let all = documents(folder.path(), &stamps);
         let kinds: Vec<Option<&str>> = all.iter().map(|document| document.text_at("/kind")).collect();
         assert_eq!(kinds, [Some("A"), Some("B"), None, Some("D"), None]);
@@ -209,6 +262,60 @@ mod tests {
         let state = folder.path().join("state");
         std::fs::create_dir(&state).unwrap();
         std::fs::write(state.join("a.yaml"), "kind: A").unwrap();
-        assert!(stamps(folder.path(), &state).is_empty());
+        assert!(stamps(folder.path(), &state).unwrap().is_empty());
+    }
+
+    #[test]
+    fn links_are_followed_and_those_that_lead_in_circles_end() {
+        use std::os::unix::fs::symlink;
+        let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(folder.path().join("a.yaml"), "kind: A").unwrap();
+        std::fs::write(outside.path().join("b.yaml"), "kind: B").unwrap();
+        symlink(outside.path(), folder.path().join("elsewhere")).unwrap();
+        symlink(outside.path().join("b.yaml"), folder.path().join("c.yaml")).unwrap();
+        symlink("/nowhere/at/all", folder.path().join("d.yaml")).unwrap();
+        for name in ["one", "two", "three"] {
+            symlink(folder.path(), folder.path().join(name)).unwrap();
+        }
+        let found = stamps(folder.path(), Path::new("/nowhere")).unwrap();
+        let names = found.keys().map(|path| path.strip_prefix(folder.path()).unwrap().to_str().unwrap());
+        assert_eq!(names.collect::<Vec<_>>(), ["a.yaml", "c.yaml", "elsewhere/b.yaml"]);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_read_is_no_empty_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let gone = folder.path().join("gone");
+        let error = stamps(&gone, Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(error.contains("gone: No such file") && error.contains("everything stays"), "{error}");
+    }
+
+    #[test]
+    fn what_kubectl_reads_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("a.json", "{\n\t\"kind\": \"A\",\n\t\"spec\": {\"rank\": 8}\n}\n");
+        write("b.yaml", "\u{feff}kind: B\r\nspec:\r\n  rank: 8\r\n---\r\nkind: C\r\nspec: {rank: 8}\r\n");
+        write("d.yaml", "kind: D\nmetadata: &names {rank: 8}\nspec:\n  <<: *names\n");
+        write(
+            "e.yaml",
+            "apiVersion: v1\nkind: List\nitems:\n- {kind: E, spec: {rank: 8}}\n- {kind: F, spec: {rank: 8}}\n",
+        );
+        let all = documents(folder.path(), &stamps(folder.path(), Path::new("/nowhere")).unwrap());
+        let kinds: Vec<Option<&str>> = all.iter().map(|document| document.text_at("/kind")).collect();
+        assert_eq!(kinds, ["A", "B", "C", "D", "E", "F"].map(Some));
+        for document in &all {
+            assert_eq!(document.content.as_ref().unwrap().pointer("/spec/rank"), Some(&Value::from(8)));
+        }
+    }
+
+    #[test]
+    fn an_empty_file_says_nothing_and_does_not_say_that_anything_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.yaml"), "\n").unwrap();
+        std::fs::write(folder.path().join("b.yaml"), "# nothing any more\n").unwrap();
+        let all = documents(folder.path(), &stamps(folder.path(), Path::new("/nowhere")).unwrap());
+        let told: Vec<_> = all.iter().map(|one| (one.file.to_str().unwrap(), one.content.is_err())).collect();
+        assert_eq!(told, [("a.yaml", true)]);
     }
 }

@@ -285,7 +285,8 @@ mod tests {
         }
 
         fn step(&mut self) -> Manifests {
-            let documents = documents(self.folder.path(), &stamps(self.folder.path(), Path::new("/nowhere")));
+            let stamps = stamps(self.folder.path(), Path::new("/nowhere")).unwrap();
+            let documents = documents(self.folder.path(), &stamps);
             let read = Admission::default().read(&documents, &self.deployments, &self.adapters);
             read.apply(&mut self.deployments, &mut self.adapters, Timestamp::UNIX_EPOCH).unwrap();
             read
