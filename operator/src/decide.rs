@@ -37,6 +37,7 @@ pub mod refusal;
 pub mod reports;
 pub mod resources;
 pub mod scale;
+pub mod shards;
 pub mod sources;
 pub mod status;
 #[cfg(test)]

@@ -8,10 +8,8 @@ use lorikeet_api::DesiredSet;
 
 use crate::build::Scope;
 use crate::decide::desired::desired_anywhere;
+use crate::decide::shards::{Shards, shard};
 use crate::decide::validate::ValidFleet;
-
-/// Shards of the registry: 16 MiB in all, some 50,000 adapters.
-pub const SHARDS: usize = 16;
 
 /// The name of shard `index` after the Deployment's.
 #[must_use]
@@ -23,9 +21,10 @@ pub fn suffix(index: usize) -> String {
 /// pinned on all replicas is resident by it: where the others are placed is pushed, and changes too often to be written here.
 #[must_use]
 pub fn registry(scope: &Scope, valid: &ValidFleet) -> Vec<ConfigMap> {
-    let mut shards = vec![DesiredSet::default(); SHARDS];
+    let count = Shards::of(valid.served()).count();
+    let mut shards = vec![DesiredSet::default(); count];
     for adapter in desired_anywhere(valid) {
-        shards[shard(&adapter.name)].adapters.push(adapter);
+        shards[shard(&adapter.name, count)].adapters.push(adapter);
     }
     let config_map = |(index, set): (usize, DesiredSet)| ConfigMap {
         metadata: scope.metadata(&suffix(index)),
@@ -33,11 +32,4 @@ pub fn registry(scope: &Scope, valid: &ValidFleet) -> Vec<ConfigMap> {
         ..ConfigMap::default()
     };
     shards.into_iter().enumerate().filter(|(_, set)| !set.adapters.is_empty()).map(config_map).collect()
-}
-
-/// FNV-1a of the name: an adapter stays in its shard whatever the others are.
-fn shard(name: &str) -> usize {
-    let hash =
-        name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    hash as usize % SHARDS
 }

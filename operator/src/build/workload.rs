@@ -17,10 +17,11 @@ use lorikeet_crds::Deployment;
 use lorikeet_crds::deployment::{Accelerator, NodePool, RolloutStrategy};
 
 use crate::build::arguments::{Places, arguments};
-use crate::build::registry::{SHARDS, suffix};
+use crate::build::registry::suffix;
 use crate::build::{ADMIN_PORT, PUBLIC_PORT, Scope, Settings};
 use crate::decide::mounts::Mounts;
 use crate::decide::scale::{gpus, replicas};
+use crate::decide::shards::MOST;
 use crate::decide::validate::ValidFleet;
 use crate::fleet::{Capacity, Fleet};
 
@@ -316,7 +317,7 @@ fn registry_volume(scope: &Scope) -> Volume {
     Volume {
         name: "registry".to_owned(),
         projected: Some(ProjectedVolumeSource {
-            sources: Some((0..SHARDS).map(shard).collect()),
+            sources: Some((0..MOST).map(shard).collect()),
             ..ProjectedVolumeSource::default()
         }),
         ..Volume::default()

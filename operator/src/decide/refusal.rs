@@ -83,6 +83,11 @@ pub enum Refusal {
         /// How many may be mounted.
         most: usize,
     },
+    /// Replicas that start cannot be told of it.
+    #[error(
+        "source: the Deployment's registry is full: names and sources of its older Adapters take all that a replica can be told of at its start; shorten them, or name another Deployment"
+    )]
+    RegistryFull,
     /// Its configuration is none.
     #[error("adapter_config.json: {0}; correct it at the source")]
     InvalidConfig(ConfigFault),
@@ -131,7 +136,9 @@ impl Refusal {
             Self::InvalidSpec { .. } | Self::MemoryExceeded { .. } | Self::MountElsewhere { .. } => {
                 Reason::InvalidSpec
             }
-            Self::TooManyMounts { .. } | Self::InvalidConfig(ConfigFault::TooLong { .. }) => Reason::TooLarge,
+            Self::TooManyMounts { .. }
+            | Self::RegistryFull
+            | Self::InvalidConfig(ConfigFault::TooLong { .. }) => Reason::TooLarge,
             Self::InvalidConfig(_) => Reason::InvalidConfig,
             Self::RankExceeded { .. } => Reason::RankExceeded,
             Self::BaseModelMismatch { .. } => Reason::BaseModelMismatch,

@@ -17,6 +17,7 @@ use crate::decide::mounts::{self, Mounts};
 pub use crate::decide::refusal::Refusal;
 use crate::decide::reports::last;
 use crate::decide::resources;
+use crate::decide::shards::Shards;
 use crate::decide::sources::{self, carried};
 pub use crate::fleet::AdapterKey;
 use crate::fleet::{Fleet, Probe};
@@ -39,6 +40,8 @@ pub struct ValidFleet {
     pub paused: bool,
     /// What its pods have mounted.
     pub mounts: Mounts,
+    /// How full its registry is.
+    pub shards: Shards,
     /// Adapters that are served, ordered by key. Served names are unique and none is the base model's.
     pub adapters: Vec<ValidAdapter>,
     /// What Adapters served before an edit that is not accepted, ordered by key: it is served until the edit is.
@@ -200,7 +203,8 @@ fn take(
     // What a replica has read needs no reading here.
     let read = fleet.probes.get(&key).filter(|one| **one != Probe::Pending || !formers.is_read(adapter));
     let judged = valid_adapter(fleet, adapter, &mut valid.mounts)
-        .and_then(|one| fit(read, adapter, deployment, valid).map(|accepted| accepted.then_some(one)));
+        .and_then(|one| fit(read, adapter, deployment, valid).map(|accepted| accepted.then_some(one)))
+        .and_then(|one| one.map(|one| valid.shards.take(&one).map(|()| one)).transpose());
     match judged {
         Ok(Some(one)) => return valid.adapters.push(one),
         Ok(None) => drop(valid.pending.insert(key)),
@@ -217,6 +221,7 @@ fn continue_former(valid: &mut ValidFleet, formers: &Formers<'_>, fleet: &Fleet,
         Former::Unheard => drop(valid.unheard.insert(key)),
         Former::Serves(former) => {
             valid.mounts.keep(&former, &fleet.claims);
+            valid.shards.keep(&former);
             valid.former.push(former);
         }
     }
