@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use lorikeet_api::Tier;
 use lorikeet_crds::deployment::AdapterCount;
 use lorikeet_crds::{Adapter, AdapterStatus, ConditionType, DeploymentStatus, Reason};
 
@@ -19,7 +20,8 @@ use crate::decide::scale::replicas;
 use crate::decide::status::deployment_status;
 use crate::decide::unaccepted::{Still, Why, unaccepted_status};
 use crate::decide::validate::{
-    AdapterKey, Refusal, ValidAdapter, ValidFleet, continued, key_of, may_name, served_name_of, validate,
+    AdapterKey, Refusal, ValidAdapter, ValidFleet, budgets, continued, key_of, may_name, served_name_of,
+    validate,
 };
 use crate::fleet::{Contact, DesiredList, Fleet, Replica};
 
@@ -111,6 +113,20 @@ fn places(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>) -> BTreeMap<
     served.iter().map(|adapter| adapter.key.clone()).zip(places).collect()
 }
 
+/// Where what `valid`, of a refused Deployment, goes on serving goes: by its budgets, or, where those are what is wrong, where
+/// replicas say that it is. They keep the budgets that they were started with.
+fn former_places(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>) -> BTreeMap<AdapterKey, Place> {
+    if let Some(Ok((resident_bytes, _))) = fleet.deployment.as_ref().map(|one| budgets(&one.spec)) {
+        return places(fleet, &ValidFleet { resident_bytes, ..valid.clone() }, reports);
+    }
+    let there = |adapter: &ValidAdapter| {
+        let said = reports.of_name(&adapter.served_name);
+        let resident = said.filter(|(_, report)| report.tier == Tier::Resident).map(|(index, _)| index);
+        Place { replicas: resident.collect(), without_room: 0 }
+    };
+    valid.served().map(|adapter| (adapter.key.clone(), there(adapter))).collect()
+}
+
 /// What is known of `served` for placing them. A replica that does not answer now counts with what it said last: neither the
 /// bytes nor the demand of an adapter go with a stutter.
 fn measured(fleet: &Fleet, reports: &Reports<'_>, served: &[&ValidAdapter]) -> Vec<Measured> {
@@ -159,7 +175,7 @@ fn of_refused(fleet: &Fleet, refusal: &Refusal, reports: &Reports<'_>, now: Time
     let mut decision = Decision::default();
     let valid = fleet.deployment.as_ref().map(|one| continued(fleet, one)).unwrap_or_default();
     if has_strays(fleet, reports) {
-        decision.desired = desired_sets(fleet, &valid, &places(fleet, &valid, reports));
+        decision.desired = desired_sets(fleet, &valid, &former_places(fleet, &valid, reports));
     }
     let placements = Placements::new(&fleet.replicas, reports);
     let mut count = AdapterCount::default();

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
-use lorikeet_crds::deployment::{AllowedNamespaces, NamespacesFrom};
+use lorikeet_crds::deployment::{AllowedNamespaces, DeploymentSpec, NamespacesFrom};
 use lorikeet_crds::{Adapter, Deployment};
 
 use crate::decide::fit::fit;
@@ -133,23 +133,32 @@ pub fn validate(fleet: &Fleet) -> Result<ValidFleet, Refusal> {
     })?;
     sources::check("model.source", &deployment.spec.model.source.source)?;
     deployment.spec.resources.as_ref().map_or(Ok(()), resources::check)?;
-    let budget = &deployment.spec.adapters;
+    let (resident_bytes, host_bytes) = budgets(&deployment.spec)?;
     let valid = ValidFleet {
-        resident_bytes: bytes("adapters.gpuMemory", &budget.gpu_memory)?,
-        host_bytes: bytes("adapters.hostMemory", &budget.host_memory)?,
+        resident_bytes,
+        host_bytes,
         mounts: Mounts::of_model(&deployment.spec.model.source)?,
         ..undoubted(fleet, deployment)
     };
-    resources::check_memory(&deployment.spec, valid.resident_bytes, valid.host_bytes)?;
     Ok(with_adapters(valid, fleet, deployment, take))
 }
 
-/// What the replicas of a refused `deployment` go on serving: of each Adapter that may, what it served before.
+/// Bytes that resident adapters may take on a replica, and those that adapters may take in its host memory.
+///
+/// # Errors
+/// One is no quantity, or they are more than a replica may have.
+pub fn budgets(spec: &DeploymentSpec) -> Result<(u64, u64), Refusal> {
+    let resident = bytes("adapters.gpuMemory", &spec.adapters.gpu_memory)?;
+    let host = bytes("adapters.hostMemory", &spec.adapters.host_memory)?;
+    resources::check_memory(spec, resident, host)?;
+    Ok((resident, host))
+}
+
+/// What the replicas of a refused `deployment` go on serving: of each Adapter that may, what it served before. It has no
+/// budgets.
 #[must_use]
 pub fn continued(fleet: &Fleet, deployment: &Deployment) -> ValidFleet {
-    // Its budgets may be what is wrong: each replica keeps its own.
-    let valid = ValidFleet { resident_bytes: u64::MAX, ..undoubted(fleet, deployment) };
-    with_adapters(valid, fleet, deployment, |valid, formers, fleet, _, adapter| {
+    with_adapters(undoubted(fleet, deployment), fleet, deployment, |valid, formers, fleet, _, adapter| {
         continue_former(valid, formers, fleet, adapter);
     })
 }

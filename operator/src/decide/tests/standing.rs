@@ -96,3 +96,26 @@ fn of_an_invalid_deployment_what_is_deleted_drains_and_the_rest_is_served_and_to
     assert_eq!(done.released, [("here".to_owned(), "sql".to_owned())]);
     assert!(scene.step().desired.is_empty(), "they are left alone again");
 }
+
+#[test]
+fn of_an_invalid_deployment_whose_budget_is_full_no_more_becomes_resident() {
+    for make_invalid in [
+        (|deployment| deployment.spec.model.source.source = "nowhere".to_owned()) as fn(&mut Deployment),
+        |deployment| deployment.spec.adapters.gpu_memory.0 = "lots".to_owned(),
+        |deployment| deployment.spec.adapters.host_memory.0 = "lots".to_owned(),
+    ] {
+        let mut scene = Scene::with_replicas(2).adapter("a").adapter("b").adapter("c");
+        scene.deployment().spec.adapters.gpu_memory.0 = "15".to_owned();
+        let mut scene = scene.settle();
+        assert_eq!(ready_reason(scene.status("c")), "InsufficientMemory");
+        make_invalid(scene.deployment());
+        let now = Time(Timestamp::from_second(1000 + scene.second).unwrap());
+        scene.edit("b", |adapter| adapter.metadata.deletion_timestamp = Some(now));
+        let decision = scene.step();
+        for replica in ["r0", "r1"] {
+            let resident = |name| wanted(&decision, replica, name).map(|one| one.resident);
+            let all = ["a", "b", "c"].map(resident);
+            assert_eq!(all, [Some(true), None, Some(false)], "{:?}", scene.fleet.deployment);
+        }
+    }
+}
