@@ -26,6 +26,7 @@ use crate::decide::validate::{
 use crate::fleet::{Contact, DesiredList, Fleet, Replica};
 
 pub mod adapter_status;
+pub mod contents;
 pub mod desired;
 pub mod events;
 pub mod fit;

@@ -1,14 +1,12 @@
 //! Status of an Adapter: from what the replicas report of it. Pure; never from what was asked of them.
 
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use lorikeet_api::{AdapterReport, AdapterState, ErrorCode, Failure};
 use lorikeet_crds::adapter::{AdapterStatus, PlacementCount, ReplicaPlacement};
 use lorikeet_crds::condition::{Saying, Truth, conditions};
 use lorikeet_crds::{Adapter, ConditionType, Reason};
 
+use crate::decide::contents::differing;
 use crate::decide::place::Place;
 use crate::decide::placements::{Placements, REFUSED};
 use crate::decide::reports::{Reports, is_resident};
@@ -68,15 +66,17 @@ pub fn served_status(
         .iter()
         .map(|(_, report)| *report)
         .find(|report| report.digest.is_some() && report.error.is_none());
-    let failure = current.iter().find_map(|(_, report)| told(report));
-    let lack = match failure {
-        Some(failure) => Some(Lack::of_failure(&failure)),
-        None => differing(valid, &current),
-    };
+    let failure = || current.iter().find_map(|(_, report)| told(report));
+    let lack =
+        contents_differ(valid, &current).or_else(|| failure().map(|failure| Lack::of_failure(&failure)));
     let placements = placements.of(valid);
     let loaded = loaded_saying(subject, count, refusing(&placements));
     let sayings = sayings(subject, loaded, known, lack.as_ref());
     let content = match known {
+        // Which is meant nobody can say. What it takes is known of either.
+        Some(report) if lack.as_ref().is_some_and(|lack| lack.is_unresolved) => {
+            AdapterStatus { digest: None, revision: None, ..content(report) }
+        }
         Some(report) => content(report),
         None if lack.is_none() => content_before(adapter),
         None => AdapterStatus::default(),
@@ -135,25 +135,14 @@ impl Lack {
     }
 }
 
-/// Whether replicas serve several contents of one source while no digest says which is meant: an answer depends on the
-/// replica that is asked.
-fn differing(valid: &ValidAdapter, current: &[(usize, &AdapterReport)]) -> Option<Lack> {
-    let mut contents: BTreeMap<&str, usize> = BTreeMap::new();
-    for digest in current.iter().filter_map(|(_, report)| report.digest.as_deref()) {
-        *contents.entry(digest).or_default() += 1;
-    }
-    if contents.len() < 2 || valid.digest.is_some() {
+/// Whether replicas that took what was asked for serve several contents of it.
+fn contents_differ(valid: &ValidAdapter, current: &[(usize, &AdapterReport)]) -> Option<Lack> {
+    if valid.digest.is_some() {
         return None;
     }
-    let mut contents: Vec<(&str, usize)> = contents.into_iter().collect();
-    contents.sort_by_key(|(_, replicas)| Reverse(*replicas));
-    let of = |(digest, replicas): &(&str, usize)| format!("{digest} on {replicas}");
-    let message = format!(
-        "replicas serve {} contents of {}: {}; set digest to the one that is meant",
-        contents.len(),
-        shown(&valid.source),
-        contents.iter().take(2).map(of).collect::<Vec<_>>().join(", "),
-    );
+    let taken = current.iter().filter(|(_, report)| report.error.is_none());
+    let digests = taken.filter_map(|(_, report)| report.digest.as_deref());
+    let message = differing(digests, shown(&valid.source), "digest")?;
     Some(Lack { reason: Reason::ContentsDiffer, message, passes: false, is_unresolved: true })
 }
 

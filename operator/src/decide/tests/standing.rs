@@ -50,11 +50,21 @@ fn replicas_that_serve_different_contents_of_one_source_are_told_of_until_a_dige
     assert_eq!((kstatus(&status), ready_reason(&status)), ([false, false, true], "ContentsDiffer"));
     let resolved = find(&status.conditions, ConditionType::Resolved).unwrap();
     assert_eq!(resolved.status, "False");
+    assert_eq!((status.digest, status.revision, status.bytes), (None, None, Some(10)), "none can be named");
     assert_eq!(
         resolved.message,
         "replicas serve 2 contents of hf://acme/sql: sha256:of hf://acme/sql on 2, sha256:newer on 1; set digest to the \
          one that is meant"
     );
+    // A third that takes neither does not make one of them the one.
+    let Contact::Reported(report) = &scene.fleet.replicas[2].contact else { panic!("it answers") };
+    let code = lorikeet_api::ErrorCode::SourceUnavailable;
+    let error = Some(lorikeet_api::Failure { code, message: "no route".to_owned() });
+    let third = AdapterReport { error, ..(*report.adapters[0]).clone() };
+    let before = std::mem::replace(&mut scene.fleet.replicas[2].contact, reported(vec![third]));
+    let status = scene.decide().adapters.remove(&("here".to_owned(), "sql".to_owned())).unwrap();
+    assert_eq!((ready_reason(&status), status.digest.as_ref()), ("ContentsDiffer", None));
+    scene.fleet.replicas[2].contact = before;
     scene.edit("sql", |adapter| adapter.spec.source.digest = Some("sha256:newer".to_owned()));
     assert_eq!(kstatus(scene.settle().status("sql")), [true, false, false]);
 }
