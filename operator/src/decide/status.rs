@@ -5,10 +5,12 @@ use lorikeet_crds::condition::{Saying, Truth, conditions};
 use lorikeet_crds::deployment::{AdapterCount, DeploymentStatus, ModelStatus};
 use lorikeet_crds::{ConditionType, Deployment, Reason};
 
+use crate::decide::contents::differing;
 use crate::decide::events::is_true;
 use crate::decide::scale::replicas;
+use crate::decide::sources::shown;
 use crate::decide::validate::Refusal;
-use crate::fleet::{Capacity, Contact, Fleet, Hindrance, Replica, Report};
+use crate::fleet::{Capacity, Contact, Fleet, Hindrance, Replica, Report, Workload};
 
 /// How a fleet is doing, counted.
 struct Tally {
@@ -30,7 +32,7 @@ pub fn deployment_status(
 ) -> DeploymentStatus {
     let before = deployment.status.clone().unwrap_or_default();
     let tally = tally(fleet, deployment);
-    let model_loaded = model_saying(&tally);
+    let model_loaded = model_saying(fleet, deployment, &tally);
     let [accepted, kstatus @ ..] = match refused {
         Some(refusal) => refusal_sayings(refusal),
         None => sayings(fleet, deployment, &tally, &model_loaded),
@@ -77,7 +79,7 @@ fn report(replica: &Replica) -> Option<&Report> {
     }
 }
 
-/// The model that the replicas agree on; nothing while a rollout has two.
+/// The model that the replicas agree on; nothing while they have two.
 fn model(replicas: &[Replica]) -> Option<ModelStatus> {
     let mut bases = replicas.iter().filter_map(report).map(|report| &report.base).filter(|base| base.ready);
     let first = bases.next()?;
@@ -129,7 +131,12 @@ fn sayings(fleet: &Fleet, deployment: &Deployment, tally: &Tally, model: &Saying
     let is_loading = model.truth != Truth::True && (tally.wanted > 0 || tally.exist > 0);
     let loaded = || is_loading.then(|| (model.reason, model.message.clone()));
     let lacking = hindered.or(unreachable).or(replicas).or_else(loaded);
-    let [ready, reconciling, stalled] = kstatus(lacking, deployment.spec.paused, Reason::SecretNotFound);
+    // Which of two models is meant, and what is in a Secret, nobody knows but the user.
+    let stalling = match lacking {
+        Some((Reason::ContentsDiffer, _)) => Reason::ContentsDiffer,
+        _ => Reason::SecretNotFound,
+    };
+    let [ready, reconciling, stalled] = kstatus(lacking, deployment.spec.paused, stalling);
     [accepted_saying(fleet), ready, reconciling, stalled]
 }
 
@@ -162,7 +169,23 @@ fn accepted_saying(fleet: &Fleet) -> Saying {
     Saying { condition: ConditionType::Accepted, truth: Truth::True, reason: Reason::Valid, message }
 }
 
-fn model_saying(tally: &Tally) -> Saying {
+/// What is said where the replicas serve different base models, and no rollout is under way that would end it.
+fn models_differ(fleet: &Fleet, deployment: &Deployment) -> Option<String> {
+    let is_rolled = |workload: &Workload| workload.current && workload.updated == workload.replicas;
+    let asked = &deployment.spec.model.source;
+    if asked.digest.is_some() || !fleet.workload.as_ref().is_none_or(is_rolled) {
+        return None;
+    }
+    let staying = fleet.replicas.iter().filter(|replica| !replica.leaving);
+    let bases = staying.filter_map(report).map(|report| &report.base).filter(|base| base.ready);
+    differing(bases.filter_map(|base| base.digest.as_deref()), shown(&asked.source), "model.digest")
+}
+
+fn model_saying(fleet: &Fleet, deployment: &Deployment, tally: &Tally) -> Saying {
+    if let Some(message) = models_differ(fleet, deployment) {
+        let (condition, truth) = (ConditionType::ModelLoaded, Truth::False);
+        return Saying { condition, truth, reason: Reason::ContentsDiffer, message };
+    }
     let all = tally.exist > 0 && tally.loaded as i32 >= tally.exist;
     Saying {
         condition: ConditionType::ModelLoaded,

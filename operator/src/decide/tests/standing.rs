@@ -70,6 +70,38 @@ fn replicas_that_serve_different_contents_of_one_source_are_told_of_until_a_dige
 }
 
 #[test]
+fn a_deployment_whose_replicas_serve_different_models_is_not_ready_unless_it_rolls_out() {
+    let mut scene = Scene::with_replicas(2);
+    scene.deployment().spec.replicas = Some(2);
+    let rolled = Workload { replicas: 2, updated: 2, ready: 2, current: true, hindrance: None };
+    scene.fleet.workload = Some(rolled.clone());
+    for (replica, digest) in scene.fleet.replicas.iter_mut().zip(["sha256:old", "sha256:new"]) {
+        let Contact::Reported(report) = &mut replica.contact else { panic!("it answers") };
+        Arc::make_mut(report).base.digest = Some(digest.to_owned());
+    }
+    let status = scene.decide().status.unwrap();
+    let says = |condition| find(&status.conditions, condition).unwrap();
+    let loaded = says(ConditionType::ModelLoaded);
+    assert_eq!((loaded.status.as_str(), loaded.reason.as_str()), ("False", "ContentsDiffer"));
+    assert_eq!(
+        loaded.message,
+        "replicas serve 2 contents of hf://acme/base: sha256:new on 1, sha256:old on 1; set model.digest to the one that is \
+         meant"
+    );
+    assert_eq!((says(ConditionType::Ready).status.as_str(), status.model.is_none()), ("False", true));
+    assert_eq!(says(ConditionType::Stalled).status, "True", "nobody else can say which is meant");
+    let of_model = |scene: &Scene| {
+        let status = scene.decide().status.unwrap();
+        find(&status.conditions, ConditionType::ModelLoaded).unwrap().reason.clone()
+    };
+    scene.fleet.workload = Some(Workload { updated: 1, ..rolled.clone() });
+    assert_eq!(of_model(&scene), "AsDesired", "a rollout has two");
+    scene.fleet.workload = Some(rolled);
+    scene.deployment().spec.model.source.digest = Some("sha256:new".to_owned());
+    assert_eq!(of_model(&scene), "AsDesired", "what is loaded next is the one that is pinned");
+}
+
+#[test]
 fn of_an_invalid_deployment_what_is_deleted_drains_and_the_rest_is_served_and_told() {
     let mut scene = Scene::with_replicas(2).adapter("sql").adapter("chat");
     scene.deployment().spec.rollout.drain_seconds = 60;
