@@ -1,5 +1,5 @@
-//! Scale: how many replicas a spec asks for, and of how many GPUs each. Pure. The number is other people's to write: a person's, or an autoscaler's by
-//! /scale.
+//! Scale: how many replicas a spec asks for, and of how many GPUs each. Pure. The number is other people's to write: a
+//! person's, or an autoscaler's by /scale.
 
 use lorikeet_crds::deployment::{DeploymentSpec, NodePool};
 

@@ -1,5 +1,5 @@
-//! The manifests of a folder, as they are on disk now: every YAML document below it, with the file and line that it
-//! begins at. Reads; must not judge what a document says beyond whether it is one.
+//! The manifests of a folder, as they are on disk now: every document of the YAML and JSON files below it, with the file
+//! and line that it begins at. Reads; must not judge what a document says beyond whether it is one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -9,20 +9,20 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-/// No manifest is longer.
+/// Longer files are refused unread.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Every manifest file, and what tells that it changed.
+/// Every manifest file, and what tells that it changed: when it was written, and its length.
 pub type Stamps = BTreeMap<PathBuf, (Option<SystemTime>, u64)>;
 
-/// One document of a manifest.
+/// One document of a manifest, or one item of a List in it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
     /// The file, relative to the folder.
     pub file: PathBuf,
-    /// The line that it begins at, from 1.
+    /// The line that it begins at, from 1; of an item, that of its List.
     pub line: usize,
-    /// Its text.
+    /// Its text, where it was read; of an item, that of its List.
     pub text: String,
     /// What it says, or why it says nothing and in which line of the file.
     pub content: Result<Value, (usize, String)>,
@@ -36,7 +36,7 @@ impl Document {
     }
 
     /// The line of the file that the field at `path` (`spec.placement.replicas`) is written in, or that of its nearest
-    /// parent that is written.
+    /// parent that is written. Indices are not counted: of several items, the first that has the field.
     #[must_use]
     pub fn line_of(&self, path: &str) -> usize {
         let lines: Vec<&str> = self.text.lines().collect();
@@ -62,7 +62,7 @@ fn leaves(line: &str, indent: Option<usize>) -> bool {
     !blank && indent.is_some_and(|indent| line.len() - text.len() <= indent && !text.starts_with("- "))
 }
 
-/// The column of the key `name` in `line`, where it is there: as `name:`, `- name:` or inside `{…}`.
+/// The column of the key `name` in `line`, where it is there: as `name:`, `- name:` or inside `{…}`, quoted or not.
 fn key_of(line: &str, name: &str) -> Option<usize> {
     let mut from = 0;
     while let Some(found) = line[from..].find(name) {
@@ -132,7 +132,7 @@ impl Walk<'_> {
     }
 }
 
-/// The documents of the files of `stamps`, in order.
+/// The documents of the files of `stamps`, in order. A file that cannot be read, or is empty, is one that says why.
 #[must_use]
 pub fn documents(folder: &Path, stamps: &Stamps) -> Vec<Document> {
     let mut all = Vec::new();
@@ -168,7 +168,8 @@ pub fn documents(folder: &Path, stamps: &Stamps) -> Vec<Document> {
     all
 }
 
-/// The texts between `---` lines, with the line that each begins at. In YAML such a line ends even a block of text.
+/// The texts between `---` and `...` lines, with the line that each begins at. In YAML such a line ends even a block of
+/// text. What else is in it is passed over, as kubectl does.
 fn split(text: &str) -> Vec<(usize, String)> {
     let mut parts = vec![(1, String::new())];
     for (number, line) in text.lines().enumerate() {

@@ -71,7 +71,8 @@ impl Certificate {
         self.shared.now.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Looks at the files for ever and takes over what changed since they were read. A pair that turns bad is reported and the old one stays.
+    /// Looks at the files for ever and takes over what changed since they were read. A pair that turns bad is reported and
+    /// the old one stays.
     pub async fn watch(self) {
         let mut seen = self.shared.first;
         let mut timer = tokio::time::interval(LOOK);
