@@ -1,7 +1,7 @@
 //! A cluster of one: the manifests of a folder, carried out on this machine. Files in the place of the API server, child
 //! processes in the place of pods; what decides between them is [`crate::decide`], as in a cluster.
 //!
-//! * [`files`], [`manifests`], [`admit`]: documents become objects, or are refused as the API server would
+//! * [`files`], [`nesting`], [`manifests`], [`admit`]: documents become objects, or are refused as the API server would
 //! * [`state`], [`lock`]: objects with their statuses, in a folder that one process has
 //! * [`fleets`], [`process`], [`roll`]: replicas as processes; [`secrets`]: what is mounted into them
 //! * [`proxy`], [`screen`], [`table`], [`news`]: what users see of it
@@ -13,6 +13,7 @@ pub mod fleets;
 pub mod lock;
 pub mod look;
 pub mod manifests;
+pub mod nesting;
 pub mod news;
 pub mod process;
 pub mod proxy;

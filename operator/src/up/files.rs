@@ -9,8 +9,12 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
+use crate::up::nesting::deeper_than;
+
 /// Longer files are refused unread.
 const MAX_BYTES: u64 = 16 << 20;
+/// Documents whose brackets are nested deeper are refused unparsed: no object of Kubernetes comes near.
+const MAX_DEPTH: usize = 128;
 
 /// Every manifest file, and what tells that it changed: when it was written, and its length.
 pub type Stamps = BTreeMap<PathBuf, (Option<SystemTime>, u64)>;
@@ -197,6 +201,12 @@ fn unlisted(document: Document) -> Vec<Document> {
 }
 
 fn parse(file: &Path, line: usize, text: String) -> Document {
+    if let Some(within) = deeper_than(MAX_DEPTH, &text) {
+        let why = format!("brackets are nested more than {MAX_DEPTH} deep");
+        // Nobody looks for a field in it.
+        let content = Err((line + within - 1, why));
+        return Document { file: file.to_owned(), line, text: String::new(), content };
+    }
     let merged = |mut value: serde_yaml::Value| value.apply_merge().map(|()| value);
     let read = serde_yaml::from_str::<serde_yaml::Value>(&text).and_then(merged).map_err(|error| {
         let at = error.location().map_or(line, |location| line + location.line().saturating_sub(1));
@@ -308,6 +318,18 @@ mod tests {
         for document in &all {
             assert_eq!(document.content.as_ref().unwrap().pointer("/spec/rank"), Some(&Value::from(8)));
         }
+    }
+
+    #[test]
+    fn brackets_without_end_are_refused_before_they_are_parsed() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!("kind: A\n---\nkind: B\nspec: {}\n---\nkind: C\n", "[".repeat(200_000));
+        std::fs::write(folder.path().join("a.yaml"), text).unwrap();
+        let all = documents(folder.path(), &stamps(folder.path(), Path::new("/nowhere")).unwrap());
+        let kinds: Vec<Option<&str>> = all.iter().map(|document| document.text_at("/kind")).collect();
+        assert_eq!(kinds, [Some("A"), None, Some("C")]);
+        let (line, why) = all[1].content.clone().unwrap_err();
+        assert_eq!((line, &*why), (4, "brackets are nested more than 128 deep"));
     }
 
     #[test]
