@@ -60,6 +60,8 @@ pub struct Carrier {
     taken: Option<SocketAddr>,
     stopping: bool,
     due: Instant,
+    /// Something was done since it was last shown.
+    stepped: bool,
     screen: Screen,
 }
 
@@ -93,6 +95,7 @@ impl Carrier {
             stopping: false,
             // Nothing is done before the manifests were read.
             due: Instant::now() + RESYNC,
+            stepped: false,
             screen: Screen::default(),
         })
     }
@@ -175,7 +178,7 @@ impl Carrier {
     /// # Errors
     /// The state folder cannot be written.
     pub async fn step(&mut self, now: Timestamp) -> Result<(), UpError> {
-        self.due = Instant::now() + RESYNC;
+        (self.due, self.stepped) = (Instant::now() + RESYNC, true);
         let ports = self.ports();
         for key in self.keys() {
             let port = ports.iter().position(|one| *one == key);
@@ -353,11 +356,15 @@ impl Carrier {
         write_changed(&run.join("replicas.yaml"), &noted)
     }
 
-    /// Prints what changed, and once where it answers.
+    /// Prints what changed, and once where it answers. Does nothing where nothing can have changed: it is called all the
+    /// time.
     ///
     /// # Errors
     /// The state folder cannot be written.
     pub fn show(&mut self, now: Timestamp) -> io::Result<()> {
+        if !std::mem::take(&mut self.stepped) && self.screen.is_at_rest() {
+            return Ok(());
+        }
         let tables = [
             Table::of(self.deployments.all().map(|(_, one)| one.as_ref()), now),
             Table::of(self.adapters.all().map(|(_, one)| one.as_ref()), now),

@@ -67,6 +67,12 @@ impl Screen {
         Some(text.join("\n"))
     }
 
+    /// Whether nothing is left to be shown or announced until an object changes.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.pending.is_none() && (self.announced || self.available_since.is_none())
+    }
+
     /// Whether it is to be said now that it answers: once, and below a table.
     pub fn announces(&mut self, standing: Standing, now: Instant) -> bool {
         if !standing.available {
@@ -112,6 +118,7 @@ mod tests {
         let start = Instant::now();
         let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
         let mut screen = Screen::default();
+        assert!(screen.is_at_rest());
         let (loading, ready) = (Standing::default(), Standing { settled: true, available: true });
         let first = [("a", "mistral"), ("b", "mistral")];
         assert_eq!(screen.show(tables(&first), loading, at(0.0)), None);
@@ -119,13 +126,17 @@ mod tests {
         assert!(!screen.announces(ready, at(5.0)), "not before the table");
         let whole = screen.show(tables(&first), ready, at(5.1)).unwrap();
         assert_eq!((whole.matches("NAME").count(), whole.matches("adapter.").count()), (2, 2), "{whole}");
+        assert!(!screen.is_at_rest(), "it is not announced yet");
         assert!(screen.announces(ready, at(5.2)) && !screen.announces(ready, at(5.3)));
+        assert!(screen.is_at_rest());
 
         assert_eq!(screen.show(tables(&first), ready, at(6.0)), None);
         let edited = [("a", "mistral"), ("b", "llama"), ("c", "mistral")];
         assert_eq!(screen.show(tables(&edited), ready, at(7.0)), None);
+        assert!(!screen.is_at_rest(), "an edit waits to be shown");
         let news = screen.show(tables(&edited), ready, at(7.4)).unwrap();
         assert_eq!(news, "adapter.lorikeet.dev/b   llama\nadapter.lorikeet.dev/c   mistral\n");
+        assert!(screen.is_at_rest());
         assert_eq!(screen.show(tables(&edited[..1]), ready, at(8.0)), None, "what goes is told elsewhere");
         assert_eq!(screen.show(tables(&edited), ready, at(9.0)), None);
         assert!(screen.show(tables(&edited), ready, at(9.4)).is_some(), "what comes back is news");
