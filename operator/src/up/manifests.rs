@@ -7,7 +7,6 @@ use std::io;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use kube::CustomResourceExt;
 use lorikeet_crds::{Adapter, Deployment};
 use serde_json::Value;
 
@@ -96,7 +95,7 @@ impl Admission {
     }
 
     /// The object that the document is, where it is admitted.
-    fn object<K: Kept + CustomResourceExt>(
+    fn object<K: Kept>(
         &self,
         read: &mut Manifests,
         document: &Document,
@@ -112,9 +111,7 @@ impl Admission {
         };
         let namespace = document.text_at("/metadata/namespace").unwrap_or("default");
         let key = (namespace.to_owned(), name.to_owned());
-        if let Some(owner) = read.named.get(&(kind::<K>(), key.clone())).filter(|owner| *owner != document) {
-            let fault = format!("is in {} already; this one is not taken", owner.place());
-            read.fault(document, &Fault::new("metadata.name", fault));
+        if read.is_taken(document) {
             return None;
         }
         let expected = K::api_version(&());
@@ -135,10 +132,6 @@ impl Admission {
     }
 }
 
-fn kind<K: Kept + CustomResourceExt>() -> &'static str {
-    if K::crd_name().starts_with("deployments") { "Deployment" } else { "Adapter" }
-}
-
 /// Which document each object is read from, where several name it: the one that it came from when it was last applied, or
 /// the first.
 fn owners(
@@ -151,7 +144,8 @@ fn owners(
         let Some(name) = document.name() else { continue };
         let from = match name.0 {
             "Deployment" => deployments.get(&name.1).and_then(|object| manifest_of(object.as_ref())),
-            _ => adapters.get(&name.1).and_then(|object| manifest_of(object.as_ref())),
+            "Adapter" => adapters.get(&name.1).and_then(|object| manifest_of(object.as_ref())),
+            _ => None,
         };
         let is_from =
             |document: &Document| from.is_some_and(|file| document.file.display().to_string() == file);
@@ -164,13 +158,17 @@ fn owners(
 }
 
 impl Document {
-    /// The object of ours that it names.
+    /// The object that it names, of the kinds that a name is taken in once.
     fn name(&self) -> Option<(&'static str, Key)> {
         let group = self.text_at("/apiVersion")?.split('/').next()?;
-        let kind = ["Deployment", "Adapter"].into_iter().find(|kind| self.text_at("/kind") == Some(kind))?;
+        let kind = match (group, self.text_at("/kind")?) {
+            (lorikeet_crds::GROUP, "Deployment") => "Deployment",
+            (lorikeet_crds::GROUP, "Adapter") => "Adapter",
+            ("v1", "Secret") => "Secret",
+            _ => return None,
+        };
         let namespace = self.text_at("/metadata/namespace").unwrap_or("default").to_owned();
-        let name = self.text_at("/metadata/name")?.to_owned();
-        (group == lorikeet_crds::GROUP).then_some((kind, (namespace, name)))
+        Some((kind, (namespace, self.text_at("/metadata/name")?.to_owned())))
     }
 
     /// `FILE:LINE`.
@@ -200,6 +198,15 @@ impl Manifests {
         Some(format!("{}:{}", document.file.display(), document.line_of(field)))
     }
 
+    /// Whether the name of `document` is another's, which is told.
+    fn is_taken(&mut self, document: &Document) -> bool {
+        let owner = document.name().and_then(|name| self.named.get(&name)).filter(|owner| *owner != document);
+        let Some(place) = owner.map(Document::place) else { return false };
+        let fault = format!("is in {place} already; this one is not taken");
+        self.fault(document, &Fault::new("metadata.name", fault));
+        true
+    }
+
     fn namespace(&mut self, value: &Value) {
         let Ok(namespace) = serde_json::from_value::<Namespace>(value.clone()) else { return };
         let labels = namespace.metadata.labels.unwrap_or_default();
@@ -207,6 +214,9 @@ impl Manifests {
     }
 
     fn secret(&mut self, document: &Document, value: &Value) {
+        if self.is_taken(document) {
+            return;
+        }
         let Ok(secret) = serde_json::from_value::<Secret>(value.clone()) else {
             // The reader's own words would quote the value.
             let expected = "expected texts, those of data in base64; this Secret is not taken";
@@ -364,8 +374,8 @@ mod tests {
         let mut world = World::new();
         let secret = |data: &str| format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: hf}}\n{data}\n");
         for (data, told) in [
-            ("stringData: {token: 123456}", "a.yaml:4: stringData: expected texts"),
-            ("data: {token: 'not base64: 123456'}", "a.yaml:4: data: expected texts"),
+            ("stringData: {token: 123456}", "a.yaml:4: Secret hf: stringData: expected texts"),
+            ("data: {token: 'not base64: 123456'}", "a.yaml:4: Secret hf: data: expected texts"),
         ] {
             world.write("a.yaml", &secret(data));
             let read = world.step();
@@ -376,6 +386,24 @@ mod tests {
         let read = world.step();
         let of = &read.secrets[&("default".to_owned(), "hf".to_owned())];
         assert_eq!((&*of["token"].0, &*of["other"].0), (&b"a"[..], &b"b"[..]));
+    }
+
+    #[test]
+    fn of_two_secrets_with_one_name_the_first_is_taken_and_the_other_told() {
+        let mut world = World::new();
+        let secret = |namespace: &str, token: &str| {
+            let metadata = format!("{{name: hf, namespace: {namespace}}}");
+            format!("apiVersion: v1\nkind: Secret\nmetadata: {metadata}\nstringData: {{token: {token}}}\n")
+        };
+        world.write("a.yaml", &secret("team", "first"));
+        world.write("b.yaml", &format!("{}---\n{}", secret("other", "its own"), secret("team", "second")));
+        let read = world.step();
+        let told = "b.yaml:8: Secret team/hf: metadata.name: is in a.yaml:1 already; this one is not taken";
+        assert_eq!(read.faults, [told]);
+        let token = |namespace: &str| &*read.secrets[&(namespace.to_owned(), "hf".to_owned())]["token"].0;
+        assert_eq!((token("team"), token("other")), (&b"first"[..], &b"its own"[..]));
+        std::fs::remove_file(world.folder.path().join("a.yaml")).unwrap();
+        assert!(world.step().faults.is_empty());
     }
 
     #[test]
