@@ -73,7 +73,7 @@ impl ControlPlane {
         })
         .await;
         // Before the garbage collector starts: it looks for new kinds twice a minute only.
-        apply_kinds(&kubectl);
+        apply_kinds(&kubectl).await;
         let flags = controllers(&folder);
         let manager =
             Tethered::start(&asset("kube-controller-manager"), &flags, &[], log("kube-controller-manager"));
@@ -166,11 +166,18 @@ impl ControlPlane {
 }
 
 /// Applies our kinds, and waits until they are served.
-pub(crate) fn apply_kinds(kubectl: &Kubectl) {
+pub(crate) async fn apply_kinds(kubectl: &Kubectl) {
     kubectl.run(&["apply", "--server-side", "-f", &args::root().join("crds/yaml").to_string_lossy()]);
-    for kind in ["deployments.lorikeet.dev", "adapters.lorikeet.dev"] {
-        kubectl.run(&["wait", "--for=condition=Established", "--timeout=60s", &format!("crd/{kind}")]);
-    }
+    // Their condition Established comes before they can be found. What `explain` finds it keeps for hours: asked too early,
+    // that is nothing.
+    until("our kinds are served", Duration::from_secs(60), async || {
+        let found = kubectl.try_run(&["api-resources", "--api-group=lorikeet.dev", "--output=name"]).ok()?;
+        let described = kubectl.try_run(&["get", "--raw", "/openapi/v3/apis/lorikeet.dev/v1alpha1"]).ok()?;
+        let is_served =
+            |kind: &str| found.contains(&format!("{}s.", kind.to_lowercase())) && described.contains(kind);
+        ["Deployment", "Adapter"].into_iter().all(is_served).then_some(())
+    })
+    .await;
 }
 
 /// A client with the credentials of `kubeconfig`.

@@ -21,16 +21,16 @@ impl Given {
     pub(crate) async fn or_own() -> Self {
         static GIVEN: OnceCell<Given> = OnceCell::const_new();
         let of = async || match args::kubeconfig() {
-            Some(kubeconfig) => Self::of(kubeconfig),
+            Some(kubeconfig) => Self::of(kubeconfig).await,
             None => Self { kubeconfig: ControlPlane::shared().await.admin() },
         };
         GIVEN.get_or_init(of).await.clone()
     }
 
     /// The one of `kubeconfig`, with our kinds as they are in this checkout.
-    fn of(kubeconfig: PathBuf) -> Self {
+    async fn of(kubeconfig: PathBuf) -> Self {
         let given = Self { kubeconfig };
-        apply_kinds(&given.kubectl());
+        apply_kinds(&given.kubectl()).await;
         given
     }
 
