@@ -67,6 +67,11 @@ pub enum UpError {
     State { folder: PathBuf, source: io::Error },
     #[error("--state {0}: is the folder of the manifests; expected another one, which may lie in it")]
     OneFolder(PathBuf),
+    #[error(
+        "--state {folder}: expected a new or empty folder, or that of an earlier `up`; it holds {found}, which is neither's, \
+         and would be in the way of what `up` writes and removes there"
+    )]
+    Strangers { folder: PathBuf, found: String },
     #[error("certificates: {0}")]
     Certificates(#[from] rcgen::Error),
     #[error("{0}")]
@@ -135,6 +140,9 @@ async fn up(config: Config) -> Result<(), UpError> {
     let state = config.state.canonicalize().map_err(in_state)?;
     if state == config.folder {
         return Err(UpError::OneFolder(state));
+    }
+    if let Some(found) = state::stranger(&state).map_err(in_state)? {
+        return Err(UpError::Strangers { folder: state, found });
     }
     let _lock = lock::lock(&state)?;
     let first = TcpListener::bind(config.listen)

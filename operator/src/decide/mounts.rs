@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use lorikeet_crds::DeploymentSpec;
 use lorikeet_crds::source::SourceSpec;
 
 use crate::decide::validate::{Refusal, ValidAdapter};
@@ -22,11 +23,18 @@ pub struct Mounts {
 }
 
 impl Mounts {
-    /// Those of a model, in its Deployment's own namespace.
+    /// Those of a Deployment's model, in its own namespace.
     ///
     /// # Errors
-    /// A name that no Secret or claim can have.
-    pub fn of_model(source: &SourceSpec) -> Result<Self, Refusal> {
+    /// A name that no Secret or claim can have, that of its API keys included.
+    pub fn of_spec(spec: &DeploymentSpec) -> Result<Self, Refusal> {
+        if let Some(auth) = &spec.auth {
+            check(&auth.api_keys_secret_ref.name, "auth.apiKeysSecretRef.name")?;
+        }
+        Self::of_model(&spec.model.source)
+    }
+
+    fn of_model(source: &SourceSpec) -> Result<Self, Refusal> {
         let mut mounts = Self::default();
         mounts.take(source)?;
         Ok(mounts)
@@ -95,10 +103,7 @@ fn add(
     field: &'static str,
     kind: &'static str,
 ) -> Result<(), Refusal> {
-    if !is_object_name(name) {
-        let expected = "a name of lower-case letters, digits, - and ., first and last a letter or digit";
-        return Err(Refusal::InvalidSpec { field, expected, got: name.to_owned() });
-    }
+    check(name, field)?;
     if names.len() >= MOST && !names.contains(name) {
         return Err(Refusal::TooManyMounts { field, kind, most: MOST });
     }
@@ -106,8 +111,17 @@ fn add(
     Ok(())
 }
 
+fn check(name: &str, field: &'static str) -> Result<(), Refusal> {
+    let expected = "a name of lower-case letters, digits, - and ., first and last a letter or digit";
+    match is_object_name(name) {
+        true => Ok(()),
+        false => Err(Refusal::InvalidSpec { field, expected, got: name.to_owned() }),
+    }
+}
+
 /// Whether the API server takes `name` for a Secret or a claim: one it does not take would keep all pods from being made.
-fn is_object_name(name: &str) -> bool {
+#[must_use]
+pub fn is_object_name(name: &str) -> bool {
     let alphanumeric = |byte: Option<u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let is_label = |label: &str| {
         alphanumeric(label.bytes().next())
@@ -121,12 +135,30 @@ fn is_object_name(name: &str) -> bool {
 mod tests {
     use k8s_openapi::api::core::v1::LocalObjectReference;
     use lorikeet_crds::Reason;
+    use lorikeet_crds::deployment::Auth;
 
     use super::*;
 
     fn source(source: &str, secret: Option<&str>) -> SourceSpec {
         let secret_ref = secret.map(|name| LocalObjectReference { name: name.to_owned() });
         SourceSpec { source: source.to_owned(), secret_ref, ..SourceSpec::default() }
+    }
+
+    #[test]
+    fn the_secret_of_api_keys_has_a_secrets_name() {
+        let mut spec = DeploymentSpec::default();
+        let mut named = |name: &str| {
+            let api_keys_secret_ref = LocalObjectReference { name: name.to_owned() };
+            spec.auth = Some(Auth { api_keys_secret_ref });
+            Mounts::of_spec(&spec).map_err(|refusal| refusal.to_string())
+        };
+        assert!(named("keys.v1").is_ok());
+        for name in ["../../etc", "", "Keys", "/etc"] {
+            assert!(
+                named(name).unwrap_err().starts_with("auth.apiKeysSecretRef.name: expected a name"),
+                "{name}"
+            );
+        }
     }
 
     #[test]

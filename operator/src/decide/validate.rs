@@ -137,7 +137,7 @@ pub fn validate(fleet: &Fleet) -> Result<ValidFleet, Refusal> {
     let valid = ValidFleet {
         resident_bytes,
         host_bytes,
-        mounts: Mounts::of_model(&deployment.spec.model.source)?,
+        mounts: Mounts::of_spec(&deployment.spec)?,
         ..undoubted(fleet, deployment)
     };
     Ok(with_adapters(valid, fleet, deployment, take))

@@ -262,7 +262,7 @@ impl Carrier {
         let folder = self.machine.secrets_folder().join(namespace);
         let content = |name: &String| self.manifests.secrets.get(&(namespace.clone(), name.clone()));
         for name in &valid.mounts.secrets {
-            secrets::mount(&folder.join(name), content(name))?;
+            secrets::mount(&folder, name, content(name))?;
         }
         let Some(auth) = &deployment.spec.auth else { return Ok(Ok(None)) };
         let name = &auth.api_keys_secret_ref.name;
@@ -274,7 +274,7 @@ impl Carrier {
             );
             return Ok(Err(why));
         }
-        secrets::mount(&folder.join(name), secret)?;
+        secrets::mount(&folder, name, secret)?;
         Ok(Ok(Some(folder.join(name).join("keys"))))
     }
 

@@ -5,6 +5,9 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
+/// The name of the file.
+pub const FILE: &str = "lock";
+
 /// The lock; gone with its value.
 #[derive(Debug)]
 pub struct Lock {
@@ -37,7 +40,7 @@ pub enum LockError {
 /// # Errors
 /// [`LockError::Held`] with the id of the process that has it.
 pub fn lock(folder: &Path) -> Result<Lock, LockError> {
-    let path = folder.join("lock");
+    let path = folder.join(FILE);
     let failed = |source| LockError::File { path: path.clone(), source };
     let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = options.map_err(failed)?;

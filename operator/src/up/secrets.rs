@@ -7,13 +7,18 @@ use std::path::Path;
 
 use k8s_openapi::ByteString;
 
+use crate::decide::mounts::is_object_name;
 use crate::up::write_secret;
 
-/// Makes `folder` hold `secret`, and nothing where there is none.
+/// Makes the folder `name` in `folder` hold `secret`, and nothing where there is none.
 ///
 /// # Errors
-/// A file cannot be written or removed.
-pub fn mount(folder: &Path, secret: Option<&BTreeMap<String, ByteString>>) -> io::Result<()> {
+/// A file cannot be written or removed, or the name is none of a Secret: it would lead elsewhere.
+pub fn mount(folder: &Path, name: &str, secret: Option<&BTreeMap<String, ByteString>>) -> io::Result<()> {
+    if !is_object_name(name) {
+        return Err(io::Error::new(ErrorKind::InvalidInput, format!("{name:?} is no name of a Secret")));
+    }
+    let folder = folder.join(name);
     let none = BTreeMap::new();
     let secret = secret.unwrap_or(&none);
     for (key, value) in secret.iter().filter(|(key, _)| is_key(key)) {
@@ -24,7 +29,7 @@ pub fn mount(folder: &Path, secret: Option<&BTreeMap<String, ByteString>>) -> io
             std::fs::rename(new, path)?;
         }
     }
-    let entries = match std::fs::read_dir(folder) {
+    let entries = match std::fs::read_dir(&folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         entries => entries?,
     };
@@ -69,7 +74,8 @@ mod tests {
     #[test]
     fn a_secret_is_a_folder_of_its_keys_and_of_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("secrets/here/hf");
+        let root = dir.path().join("secrets/here");
+        let folder = root.join("hf");
         let secret = |keys: &[(&str, &str)]| -> BTreeMap<String, ByteString> {
             keys.iter().map(|(key, text)| ((*key).to_owned(), ByteString((*text).into()))).collect()
         };
@@ -86,14 +92,17 @@ mod tests {
         let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
             pairs.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect()
         };
-        mount(&folder, None).unwrap();
+        for elsewhere in ["../../hf", "", "..", "/hf"] {
+            assert_eq!(mount(&root, elsewhere, None).unwrap_err().kind(), ErrorKind::InvalidInput);
+        }
+        mount(&root, "hf", None).unwrap();
         assert!(!folder.exists());
-        mount(&folder, Some(&secret(&[("token", "a"), ("other", "b"), ("../../escaped", "c")]))).unwrap();
+        mount(&root, "hf", Some(&secret(&[("token", "a"), ("other", "b"), ("../../escaped", "c")]))).unwrap();
         assert_eq!(files(), pairs(&[("other", "b"), ("token", "a")]));
         assert!(!dir.path().join("secrets/escaped").exists());
-        mount(&folder, Some(&secret(&[("token", "rotated")]))).unwrap();
+        mount(&root, "hf", Some(&secret(&[("token", "rotated")]))).unwrap();
         assert_eq!(files(), pairs(&[("token", "rotated")]));
-        mount(&folder, None).unwrap();
+        mount(&root, "hf", None).unwrap();
         assert_eq!(files(), []);
     }
 
@@ -101,8 +110,8 @@ mod tests {
     fn what_no_manifest_has_any_more_goes() {
         let dir = tempfile::tempdir().unwrap();
         let secret = BTreeMap::from([("token".to_owned(), ByteString(b"a".into()))]);
-        for path in ["here/hf", "here/s3", "there/hf"] {
-            mount(&dir.path().join(path), Some(&secret)).unwrap();
+        for (namespace, name) in [("here", "hf"), ("here", "s3"), ("there", "hf")] {
+            mount(&dir.path().join(namespace), name, Some(&secret)).unwrap();
         }
         keep(dir.path(), |namespace, name| (namespace, name) == ("here", "hf")).unwrap();
         let is_there = |path: &str| dir.path().join(path).exists();

@@ -14,11 +14,15 @@ use lorikeet_crds::{Adapter, AdapterStatus, Deployment, DeploymentStatus};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::up::lock;
+
 /// (namespace, name).
 pub type Key = (String, String);
 
 /// The annotation that names the manifest which an object comes from.
 pub const MANIFEST: &str = "lorikeet.dev/manifest";
+/// The file that counts the starts of `up` on a state folder.
+const EPOCH: &str = "epoch";
 /// What holds up an Adapter's deletion while its requests end.
 const FINALIZER: &str = "lorikeet.dev/drain";
 
@@ -251,12 +255,30 @@ fn identity() -> String {
     )
 }
 
+/// What in the folder is not of an `up`, which leaves its count of starts in it: files of others are not to be removed.
+///
+/// # Errors
+/// It cannot be read.
+pub fn stranger(state: &Path) -> io::Result<Option<String>> {
+    if state.join(EPOCH).is_file() {
+        return Ok(None);
+    }
+    for entry in std::fs::read_dir(state)? {
+        let name = entry?.file_name();
+        // An `up` that was refused as it started left its lock.
+        if name != lock::FILE {
+            return Ok(Some(name.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(None)
+}
+
 /// How often this state folder was started, this time included: the epoch of desired sets.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn next_epoch(state: &Path) -> io::Result<u64> {
-    let path = state.join("epoch");
+    let path = state.join(EPOCH);
     let before = match std::fs::read_to_string(&path) {
         Ok(text) => text.trim().parse().unwrap_or(0),
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
@@ -333,7 +355,13 @@ mod tests {
     #[test]
     fn each_start_is_another_epoch() {
         let state = tempfile::tempdir().unwrap();
+        assert_eq!(stranger(state.path()).unwrap(), None);
+        std::fs::write(state.path().join(lock::FILE), "7").unwrap();
+        assert_eq!(stranger(state.path()).unwrap(), None);
+        std::fs::create_dir(state.path().join("run")).unwrap();
+        assert_eq!(stranger(state.path()).unwrap().as_deref(), Some("run"));
         assert_eq!([next_epoch(state.path()).unwrap(), next_epoch(state.path()).unwrap()], [1, 2]);
+        assert_eq!(stranger(state.path()).unwrap(), None);
         let ids: std::collections::BTreeSet<String> = (0..100).map(|_| identity()).collect();
         assert_eq!(ids.len(), 100);
         assert!(ids.iter().all(|id| id.len() == 36));
