@@ -20,6 +20,7 @@ mod stage;
 mod tethered;
 mod until;
 
+mod admin_secret;
 mod at_rest;
 mod crash_sweep;
 mod drift;

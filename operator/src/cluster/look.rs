@@ -72,6 +72,7 @@ pub struct Looker {
 #[derive(Default)]
 pub struct Lane {
     admin: Option<(Instant, Admin)>,
+    closed_since: Option<Timestamp>,
     heard: bool,
     unheard_since: Option<Instant>,
     registry_at: Option<Instant>,
@@ -168,9 +169,13 @@ impl Look<'_> {
         self.sight.deployment.as_ref().filter(may).cloned()
     }
 
-    /// What opens the replicas: read by name now and then, as it is not watched.
+    /// What opens the replicas: read by name now and then, as it is not watched. Where it is gone or damaged and may not be
+    /// written, what it said before: that opens the replicas still.
     async fn admin(&mut self) -> Option<Admin> {
-        let deployment = self.sight.deployment.clone()?;
+        let Some(deployment) = self.sight.deployment.clone() else {
+            self.lane.admin = None;
+            return None;
+        };
         let lasts = self.looker.limits.secret;
         if let Some((at, admin)) = &self.lane.admin
             && at.elapsed() < lasts
@@ -185,24 +190,32 @@ impl Look<'_> {
         let keeping = Keeping { days, may_write, known };
         match ensure(&self.looker.client, self.fleet, &deployment, keeping, Timestamp::now()).await {
             Ok(admin) => {
-                self.lane.admin = admin.clone().map(|admin| (Instant::now(), admin));
                 self.soon(Some(lasts));
-                admin
+                let read = admin.map(|admin| (Instant::now(), admin));
+                self.lane.admin = read.or_else(|| self.lane.admin.take());
             }
-            Err(failure) => {
-                self.failures.push(failure);
-                self.lane.admin.as_ref().map(|(_, admin)| admin.clone())
-            }
+            Err(failure) => self.failures.push(failure),
         }
+        self.lane.admin.as_ref().map(|(_, admin)| admin.clone())
+    }
+
+    /// What is known of replicas while nothing opens them.
+    fn closed(&mut self) -> Contact {
+        let since = *self.lane.closed_since.get_or_insert_with(Timestamp::now);
+        Contact::Unreachable { error: "no admin Secret".to_owned(), since, last: None }
     }
 
     /// The replicas and what they say; nothing while that would mislead.
     fn replicas(&mut self, admin: Option<&Admin>) -> Option<Vec<Replica>> {
-        let pods = || self.sight.pods.iter().filter(|(_, pod)| !pod.finished);
         let is_closed = admin.is_none() && self.sight.deployment.is_some();
-        let passes = !self.failures.iter().any(Failure::is_lasting);
+        let is_missing = is_closed && self.failures.is_empty();
+        let closed = is_missing.then(|| self.closed());
+        if !is_missing {
+            self.lane.closed_since = None;
+        }
+        let pods = || self.sight.pods.iter().filter(|(_, pod)| !pod.finished);
+        let passes = self.failures.iter().any(|failure| !failure.is_lasting());
         if is_closed && passes && pods().any(|(_, pod)| pod.address.is_some()) {
-            self.soon(Some(self.looker.limits.backoff));
             return None;
         }
         let endpoint = |(name, pod): &(String, Arc<PodFacts>)| {
@@ -221,7 +234,10 @@ impl Look<'_> {
             name: name.clone(),
             incarnation: pod.incarnation.clone(),
             leaving: pod.leaving,
-            contact: actors.contact(self.fleet, name),
+            contact: match &closed {
+                Some(closed) if pod.address.is_some() => closed.clone(),
+                _ => actors.contact(self.fleet, name),
+            },
             refusal: actors.refusal(self.fleet, name),
         };
         let replicas: Vec<Replica> = pods().map(replica).collect();
@@ -238,7 +254,7 @@ impl Look<'_> {
         } else {
             self.lane.unheard_since = None;
         }
-        self.lane.heard = true;
+        self.lane.heard |= !is_closed;
         Some(replicas)
     }
 

@@ -64,7 +64,8 @@ pub struct Keeping<'a> {
 }
 
 /// Reads the Secret of `fleet`; where that is allowed, makes it, or renews it when it is due or damaged. One that was
-/// deleted is made without what opened the replicas before: whoever deletes it takes that back.
+/// deleted is made without what opened the replicas before: whoever deletes it takes that back. Nothing where it is not
+/// there, or damaged, and may not be written.
 ///
 /// # Errors
 /// Any [`Failure`] of the calls; [`Failure::NotOurs`].
