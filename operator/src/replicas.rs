@@ -7,6 +7,7 @@ pub mod change;
 pub mod client;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -61,15 +62,18 @@ impl Replicas {
         Self { actors: BTreeMap::new(), shared }
     }
 
-    /// The replicas of `fleet` are these, there: new ones get an actor, others lose theirs.
+    /// The replicas of `fleet` are these, there: new ones get an actor, others lose theirs. One that stays keeps it when
+    /// something else opens it.
     pub fn observe(&mut self, fleet: &FleetKey, endpoints: &BTreeMap<String, Endpoint>) {
         self.actors.retain(|(of, name), actor| {
-            of != fleet || endpoints.get(name).is_some_and(|endpoint| *endpoint == *actor.endpoint())
+            of != fleet || endpoints.get(name).is_some_and(|endpoint| actor.follows(endpoint))
         });
         for (name, endpoint) in endpoints {
-            let key = (fleet.clone(), name.clone());
-            if !self.actors.contains_key(&key) {
-                self.actors.insert(key, Actor::start(fleet.clone(), endpoint.clone(), self.shared.clone()));
+            match self.actors.entry((fleet.clone(), name.clone())) {
+                Entry::Occupied(mut actor) => actor.get_mut().open(endpoint),
+                Entry::Vacant(place) => {
+                    place.insert(Actor::start(fleet.clone(), endpoint.clone(), self.shared.clone()));
+                }
             }
         }
     }

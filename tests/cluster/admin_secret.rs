@@ -7,6 +7,7 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use lorikeet_crds::{Adapter, Deployment};
 use serde_json::{Value, json};
 
+use crate::control_plane::base64;
 use crate::manifests::{adapter, deployment, with};
 use crate::stage::Stage;
 use crate::until::{PATIENCE, until};
@@ -102,4 +103,46 @@ async fn a_deletion_in_the_foreground_keeps_no_adapter() {
     pods.patch(&pod, &params, &held(Value::Null)).await.expect("a pod");
     stage.api::<Deployment>().patch("base", &params, &held(Value::Null)).await.expect("it is there");
     stage.until_gone::<Deployment>("base").await;
+}
+
+/// Replicas are slow to answer, and each Adapter is on one of them: a renewed Secret makes nobody forget that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_moves_nothing_and_sends_nothing_again() {
+    let mut stage = Stage::new("renewal").await;
+    stage.kubelet.next(|script| {
+        script.delay = Duration::from_millis(1500);
+        script.longest_poll = Some(Duration::from_millis(500));
+    });
+    stage.start_operator().await;
+    let namespace = stage.namespace.clone();
+    let placed = |at| {
+        let one = adapter(&namespace, &format!("one-{at}"), "base");
+        with(one, "/spec/placement/replicas", json!(1))
+    };
+    stage.kubectl.apply(&(0..8).map(placed).collect::<Vec<_>>());
+    stage.kubectl.apply(&[deployment(&namespace, "base", 4)]);
+    stage.until_whole("base").await;
+    stage.until_quiet(Duration::from_secs(4)).await;
+    let written = stage.writes().len();
+    let fakes = stage.kubelet.fakes();
+    let heard: Vec<usize> = fakes.iter().map(|fake| fake.heard().len()).collect();
+    let hours =
+        |count| base64(&(jiff::Timestamp::now() + jiff::SignedDuration::from_hours(count)).to_string());
+    let due = Patch::Merge(json!({"data": {"made": hours(-9), "expires": hours(1)}}));
+    let secret = stage.api::<Secret>().patch("base-admin", &PatchParams::default(), &due).await;
+    let before = secret.expect("it is there").data;
+    until("the Secret is renewed", PATIENCE, async || {
+        (stage.get::<Secret>("base-admin").await?.data != before).then_some(())
+    })
+    .await;
+    let polled: Vec<usize> = fakes.iter().map(|fake| fake.polls()).collect();
+    until("the replicas answer on", PATIENCE, async || {
+        fakes.iter().zip(&polled).all(|(fake, before)| fake.polls() > before + 2).then_some(())
+    })
+    .await;
+    stage.until_quiet(Duration::from_secs(4)).await;
+    let written: Vec<String> = stage.writes().split_off(written).iter().map(ToString::to_string).collect();
+    assert!(written.len() == 1 && written[0].contains("/secrets/base-admin"), "{}", written.join("\n"));
+    let now: Vec<usize> = fakes.iter().map(|fake| fake.heard().len()).collect();
+    assert_eq!(now, heard, "replicas were written to");
 }

@@ -29,7 +29,15 @@ pub struct Actor {
     contact: Arc<Mutex<Contact>>,
     refusal: Arc<Mutex<Option<String>>>,
     wanted: watch::Sender<Option<DesiredList>>,
-    _tasks: Vec<AbortOnDropHandle<()>>,
+    ways: watch::Sender<Way>,
+    _tasks: [AbortOnDropHandle<()>; 2],
+}
+
+/// The way to a replica, or why nothing that is known opens one.
+type Way = Result<Client, Arc<ClientError>>;
+
+fn way(endpoint: &Endpoint) -> Way {
+    Client::new(endpoint).map_err(Arc::new)
 }
 
 /// The newest report, and how often names may have vanished from the reports until then.
@@ -46,27 +54,33 @@ impl Actor {
         let contact = Arc::new(Mutex::new(Contact::Pending));
         let (wanted, wants) = watch::channel(None);
         let (held, holds) = watch::channel(None);
+        let (ways, opens) = watch::channel(way(&endpoint));
         let refusal = Arc::new(Mutex::new(None));
-        let poll = Poll { fleet: fleet.clone(), contact: Arc::clone(&contact), held, shared: shared.clone() };
-        let refusals = Refusals { fleet, at: endpoint.address, now: Arc::clone(&refusal), count: 0 };
-        let push = Push { refusals, wants, holds, shared };
-        let tasks = match Client::new(&endpoint) {
-            Ok(client) => [tokio::spawn(poll.run(client.clone())), tokio::spawn(push.run(client))]
-                .map(AbortOnDropHandle::new)
-                .into(),
-            // Another endpoint, with another authority, gets another actor.
-            Err(error) => {
-                poll.fail(&error, None);
-                Vec::new()
-            }
+        let poll = Poll {
+            fleet: fleet.clone(),
+            contact: Arc::clone(&contact),
+            held,
+            ways: opens.clone(),
+            shared: shared.clone(),
         };
-        Self { endpoint, contact, refusal, wanted, _tasks: tasks }
+        let refusals = Refusals { fleet, at: endpoint.address, now: Arc::clone(&refusal), count: 0 };
+        let push = Push { refusals, wants, holds, ways: opens, shared };
+        let tasks = [tokio::spawn(poll.run()), tokio::spawn(push.run())].map(AbortOnDropHandle::new);
+        Self { endpoint, contact, refusal, wanted, ways, _tasks: tasks }
     }
 
-    /// Where the replica is.
+    /// Whether it follows the process at `endpoint`, whatever opens that.
     #[must_use]
-    pub const fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+    pub fn follows(&self, endpoint: &Endpoint) -> bool {
+        self.endpoint.is_same_process(endpoint)
+    }
+
+    /// What opens the replica is what `endpoint`, of the same process, says. What it said and was sent stays known.
+    pub fn open(&mut self, endpoint: &Endpoint) {
+        if self.endpoint.access != endpoint.access {
+            drop(self.ways.send_replace(way(endpoint)));
+            self.endpoint = endpoint.clone();
+        }
     }
 
     /// What it says now.
@@ -98,15 +112,27 @@ struct Poll {
     fleet: FleetKey,
     contact: Arc<Mutex<Contact>>,
     held: watch::Sender<Option<Held>>,
+    ways: watch::Receiver<Way>,
     shared: Shared,
 }
 
 impl Poll {
-    async fn run(self, client: Client) {
+    async fn run(mut self) {
         let mut last: Option<Arc<Report>> = None;
         let mut losses = 0;
         let mut pause = FIRST_PAUSE;
         loop {
+            let way = self.ways.borrow_and_update().clone();
+            let client = match way {
+                Ok(client) => client,
+                Err(error) => {
+                    self.fail(&error, last.as_ref());
+                    match self.ways.changed().await {
+                        Ok(()) => continue,
+                        Err(_) => return,
+                    }
+                }
+            };
             let asked = last.as_ref().map(|last| (last.instance.as_str(), last.report));
             match client.report(asked).await {
                 Ok(answer) => {
@@ -129,10 +155,14 @@ impl Poll {
                     self.load();
                     tokio::time::sleep(LOADING_PAUSE).await;
                 }
+                // Asked by a way that is not the newest.
+                Err(_) if self.ways.has_changed().unwrap_or(false) => {}
                 Err(error) => {
                     self.fail(&error, last.as_ref());
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                        changed = self.ways.changed() => if changed.is_err() { return },
+                    }
                 }
             }
         }
@@ -251,17 +281,19 @@ struct Push {
     refusals: Refusals,
     wants: watch::Receiver<Option<DesiredList>>,
     holds: watch::Receiver<Option<Held>>,
+    ways: watch::Receiver<Way>,
     shared: Shared,
 }
 
 impl Push {
-    async fn run(mut self, client: Client) {
+    async fn run(mut self) {
         let mut sent: Option<Sent> = None;
         let mut pause = FIRST_PAUSE;
         loop {
             let wanted = self.wants.borrow_and_update().clone();
             let held = self.holds.borrow_and_update().clone();
-            if let (Some(wanted), Some(held)) = (wanted, held) {
+            let client = self.ways.borrow_and_update().clone().ok();
+            if let (Some(wanted), Some(held), Some(client)) = (wanted, held, client) {
                 let mut known = sent.as_mut().filter(|sent| sent.is_known_to(&held.report));
                 let is_lost = known.as_mut().is_some_and(|sent| sent.is_lost_by(&held));
                 if is_lost {
@@ -301,6 +333,7 @@ impl Push {
             tokio::select! {
                 ended = self.wants.changed() => if ended.is_err() { return },
                 ended = self.holds.changed() => if ended.is_err() { return },
+                ended = self.ways.changed() => if ended.is_err() { return },
             }
         }
     }

@@ -62,6 +62,14 @@ pub struct Pass {
     pub token: String,
 }
 
+impl Endpoint {
+    /// Whether `other` is the same process, whatever opens it.
+    #[must_use]
+    pub fn is_same_process(&self, other: &Self) -> bool {
+        (&self.host, self.address, &self.incarnation) == (&other.host, other.address, &other.incarnation)
+    }
+}
+
 impl Access {
     fn passes(&self) -> impl Iterator<Item = &Pass> {
         std::iter::once(&self.newest).chain(&self.former)
