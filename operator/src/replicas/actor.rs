@@ -254,10 +254,16 @@ struct Refusals {
 }
 
 impl Refusals {
-    /// A write ended. Whether what is told changed: not by a first failure, as somebody else's version, or a stutter, is
-    /// over with the second attempt.
+    /// A write ended. Whether what is told changed: not by a first refusal, as somebody else's version is over with the
+    /// second attempt. A replica that gives no answer to a write refuses nothing; that is told of its contact.
     fn note(&mut self, error: Option<&ClientError>) -> bool {
-        self.count = error.map_or(0, |_| self.count.saturating_add(1));
+        self.count = match error {
+            None => 0,
+            Some(ClientError::Conflict | ClientError::Refused { .. }) => self.count.saturating_add(1),
+            Some(ClientError::Authority(_) | ClientError::Unreachable(_) | ClientError::Loading) => {
+                return false;
+            }
+        };
         let told = error.filter(|_| self.count > 1);
         let told = told.map(|error| error.to_string().chars().take(LONGEST_REFUSAL).collect::<String>());
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
@@ -433,10 +439,17 @@ mod tests {
         let told = || now.lock().unwrap().clone();
         assert!(!refusals.note(Some(&ClientError::Conflict)), "the whole set comes next");
         assert!(!refusals.note(None) && told().is_none());
+        let late = ClientError::Unreachable("it does not answer in time".to_owned());
+        for none in [&late, &ClientError::Loading, &late, &ClientError::Loading] {
+            assert!(!refusals.note(Some(none)) && told().is_none(), "{none} is no refusal");
+        }
         assert!(!refusals.note(Some(&error("too many"))));
+        assert!(!refusals.note(Some(&late)) && told().is_none());
         assert!(refusals.note(Some(&error("too many"))));
         assert_eq!(told().as_deref(), Some("413: too many"));
         assert!(!refusals.note(Some(&error("too many"))), "the same is told once");
+        assert!(!refusals.note(Some(&late)));
+        assert_eq!(told().as_deref(), Some("413: too many"), "silence takes nothing back");
         assert!(refusals.note(Some(&error(&"x".repeat(1000)))));
         assert_eq!(told().unwrap().len(), LONGEST_REFUSAL);
         assert!(refusals.note(None) && told().is_none());
