@@ -130,6 +130,7 @@ async fn renewed(stage: &Stage) {
     stage.until_quiet(Duration::from_secs(2)).await;
     stage.kubelet.hold_mounts(true);
     let (before, written) = (token(stage).await, stage.writes().len());
+    let strangers = replica.strangers();
     let hours =
         |count| base64(&(jiff::Timestamp::now() + jiff::SignedDuration::from_hours(count)).to_string());
     let due = json!({"data": {"made": hours(-9), "expires": hours(1)}});
@@ -141,6 +142,7 @@ async fn renewed(stage: &Stage) {
     .await;
     untroubled(stage, &replica, written, &["update secrets"]).await;
     let written = swapped(stage, &replica, 'e').await;
+    assert_eq!(replica.strangers(), strangers, "the new token was sent to who has the former certificate");
     stage.kubelet.hold_mounts(false);
     stage.kubelet.until_mounted("base-admin", &now).await;
     untroubled(stage, &replica, written, &[]).await;

@@ -68,6 +68,7 @@ pub(crate) struct Fake {
     /// Grows with each change of what it would report.
     changed: watch::Sender<u64>,
     polls: AtomicUsize,
+    strangers: AtomicUsize,
     restarts: AtomicU32,
 }
 
@@ -89,6 +90,7 @@ impl Fake {
             firsts: Mutex::default(),
             changed: watch::channel(0).0,
             polls: AtomicUsize::new(0),
+            strangers: AtomicUsize::new(0),
             restarts: AtomicU32::new(0),
         });
         let served = tokio::spawn(face::serve(listener, std::sync::Arc::clone(&fake)));
@@ -169,6 +171,11 @@ impl Fake {
     /// How many polls it has answered.
     pub(crate) fn polls(&self) -> usize {
         self.polls.load(Ordering::Relaxed)
+    }
+
+    /// How many requests came with a token that is not its own.
+    pub(crate) fn strangers(&self) -> usize {
+        self.strangers.load(Ordering::Relaxed)
     }
 
     /// Hears of changes of what it would report.

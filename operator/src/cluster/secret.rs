@@ -3,13 +3,13 @@
 //!
 //! A renewal replaces authority, certificate and token. Running replicas have the Secret's files before them, which their
 //! kubelets bring up to date a while later: until then they answer to what was there before. So the former authority and
-//! token stay in the Secret, and open replicas too until the former certificate expires: nothing can be signed by that
-//! authority any more, as its key was never kept.
+//! token stay in the Secret, and open replicas too for a while: nothing can be signed by that authority any more, as its key
+//! was never kept, but whoever has the former certificate's key is a replica for as long.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
@@ -27,6 +27,10 @@ use crate::replicas::client::{Access, Pass};
 const DIGEST: &str = "digest";
 /// What it is of.
 const WHOLE: [&str; 6] = ["ca.crt", "tls.crt", "tls.key", "token", "former-ca.crt", "former-token"];
+
+/// What opened the replicas before a renewal opens them for that long: kubelets bring files up to date within minutes, and
+/// so does one that was away once it is back.
+const FORMER_LASTS: SignedDuration = SignedDuration::from_hours(1);
 
 /// What the Secret says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,13 +142,13 @@ fn data(new: &credentials::Credentials, old: Option<&Admin>, now: Timestamp) -> 
     if let Some(old) = old {
         all.insert("former-ca.crt".to_owned(), old.access.newest.authority.clone());
         all.insert("former-token".to_owned(), old.access.newest.token.clone());
-        all.insert("former-expires".to_owned(), old.expires.to_string());
+        all.insert("former-expires".to_owned(), old.expires.min(now + FORMER_LASTS).to_string());
     }
     all.insert(DIGEST.to_owned(), digest(WHOLE.map(|key| all.get(key).map_or("", String::as_str))));
     all
 }
 
-/// What a Secret of ours says; nothing where somebody has damaged it. What was there before counts until it expires.
+/// What a Secret of ours says; nothing where somebody has damaged it. What was there before counts for a while.
 fn read(secret: &Secret, now: Timestamp) -> Option<Admin> {
     let text = |key: &str| {
         let bytes = &secret.data.as_ref()?.get(key)?.0;
@@ -197,14 +201,19 @@ mod tests {
     }
 
     #[test]
-    fn what_was_there_before_a_renewal_opens_replicas_until_it_expires() {
+    fn what_was_there_before_a_renewal_opens_replicas_for_an_hour() {
         let old = read(&made(None, at(0)), at(0)).unwrap();
         assert_eq!(old.access.former, None);
         let renewed = made(Some(&old), at(61));
         let new = read(&renewed, at(61)).unwrap();
         assert_ne!(new.access.newest, old.access.newest);
         assert_eq!(new.access.former.as_ref(), Some(&old.access.newest));
-        assert_eq!(read(&renewed, at(90)).unwrap().access.former, None);
+        let after = |minutes| at(61) + SignedDuration::from_mins(minutes);
+        assert_eq!(read(&renewed, after(59)).unwrap().access.former, new.access.former);
+        assert_eq!(read(&renewed, after(60)).unwrap().access.former, None);
+        // Nor longer than its certificate is valid.
+        let late = read(&made(Some(&old), old.expires), old.expires).unwrap();
+        assert_eq!(late.access.former, None);
         // A second renewal leaves nothing of the first generation.
         let third = read(&made(Some(&new), at(70)), at(70)).unwrap();
         assert_eq!(third.access.former.as_ref(), Some(&new.access.newest));

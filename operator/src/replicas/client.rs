@@ -1,4 +1,5 @@
 //! HTTP to one replica's admin face: TLS against the fleet's own authority, a bearer token, short time limits. No retry.
+//! A token is sent only to who has a certificate of its own generation.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -110,12 +111,32 @@ pub enum ClientError {
 /// A client of one replica.
 #[derive(Clone)]
 pub struct Client {
-    http: reqwest::Client,
     url: reqwest::Url,
     /// The newest first.
-    tokens: Arc<[String]>,
+    keys: Arc<[Key]>,
     /// Which of them opened it last.
     opens: Arc<AtomicUsize>,
+}
+
+/// One generation of what opens a replica.
+struct Key {
+    /// Trusts that generation's authority alone.
+    http: reqwest::Client,
+    token: String,
+}
+
+impl Key {
+    fn new(endpoint: &Endpoint, pass: &Pass) -> Result<Self, reqwest::Error> {
+        let http = reqwest::Client::builder()
+            .tls_certs_only([reqwest::Certificate::from_pem(pass.authority.as_bytes())?])
+            .https_only(true)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .resolve(&endpoint.host, endpoint.address)
+            .build()?;
+        Ok(Self { http, token: pass.token.clone() })
+    }
 }
 
 impl Client {
@@ -124,21 +145,12 @@ impl Client {
     /// # Errors
     /// The authority's certificate cannot be read.
     pub fn new(endpoint: &Endpoint) -> Result<Self, ClientError> {
-        let authority = |pass: &Pass| reqwest::Certificate::from_pem(pass.authority.as_bytes());
-        let authorities: Result<Vec<_>, _> = endpoint.access.passes().map(authority).collect();
-        let http = reqwest::Client::builder()
-            .tls_certs_only(authorities.map_err(ClientError::Authority)?)
-            .https_only(true)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .resolve(&endpoint.host, endpoint.address)
-            .build()
-            .map_err(ClientError::Authority)?;
+        let keys: Result<Arc<[_]>, _> =
+            endpoint.access.passes().map(|pass| Key::new(endpoint, pass)).collect();
+        let keys = keys.map_err(ClientError::Authority)?;
         let url = format!("https://{}:{}{ADAPTERS_PATH}", endpoint.host, endpoint.address.port());
         let url = url.parse().map_err(|_| ClientError::Unreachable(format!("{url:?} is not an address")))?;
-        let tokens = endpoint.access.passes().map(|pass| pass.token.clone()).collect();
-        Ok(Self { http, url, tokens, opens: Arc::default() })
+        Ok(Self { url, keys, opens: Arc::default() })
     }
 
     /// The next report after `after` of process `instance`, or the same when nothing changes; complete without them.
@@ -155,7 +167,7 @@ impl Client {
                 .append_pair("wait_seconds", &POLL_SECONDS.to_string());
             patience += Duration::from_secs(POLL_SECONDS);
         }
-        let asked = self.opened(|| self.http.get(url.clone()).timeout(patience + REPORT_TIMEOUT));
+        let asked = self.opened(|http| http.get(url.clone()).timeout(patience + REPORT_TIMEOUT));
         let response = tokio::time::timeout(patience, asked)
             .await
             .map_err(|_| ClientError::Unreachable("it does not answer in time".to_owned()))?;
@@ -170,9 +182,9 @@ impl Client {
     pub async fn put(&self, version: Version, adapters: DesiredList) -> Result<Accepted, ClientError> {
         let limit = ANSWER_TIMEOUT + ADAPTER_TIMEOUT * u32::try_from(adapters.len()).unwrap_or(u32::MAX);
         let json = HeaderValue::from_static("application/json");
-        let request = || {
+        let request = |http: &reqwest::Client| {
             let body = reqwest::Body::wrap_stream(stream::iter(pieces(version, Arc::clone(&adapters))));
-            self.http.put(self.url.clone()).header(CONTENT_TYPE, json.clone()).body(body).timeout(limit)
+            http.put(self.url.clone()).header(CONTENT_TYPE, json.clone()).body(body).timeout(limit)
         };
         read(accepted(self.opened(request).await?).await?).await
     }
@@ -186,24 +198,39 @@ impl Client {
         change: &DesiredChange<ArcIntern<DesiredAdapter>>,
     ) -> Result<Accepted, ClientError> {
         let limit = ANSWER_TIMEOUT + ADAPTER_TIMEOUT * u32::try_from(change.set.len()).unwrap_or(u32::MAX);
-        let request = || self.http.request(Method::PATCH, self.url.clone()).json(change).timeout(limit);
+        let request = |http: &reqwest::Client| {
+            http.request(Method::PATCH, self.url.clone()).json(change).timeout(limit)
+        };
         read(accepted(self.opened(request).await?).await?).await
     }
 
-    /// The answer to `request`, with the token that opened the replica last, or with another where it takes that one no
-    /// longer.
-    async fn opened(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, ClientError> {
+    /// The answer to `request`, with the key that opened the replica last, or with another where that one opens it no longer.
+    async fn opened(
+        &self,
+        request: impl Fn(&reqwest::Client) -> RequestBuilder,
+    ) -> Result<Response, ClientError> {
         let last = self.opens.load(Ordering::Relaxed);
-        let send = |which: usize| request().bearer_auth(&self.tokens[which]).send();
-        let mut response = send(last).await.map_err(unreachable)?;
-        for other in (0..self.tokens.len()).filter(|which| *which != last) {
-            if response.status() != StatusCode::UNAUTHORIZED {
+        let send = |which: usize| {
+            let Key { http, token } = &self.keys[which];
+            request(http).bearer_auth(token).send()
+        };
+        let mut answer = send(last).await;
+        for other in (0..self.keys.len()).filter(|which| *which != last) {
+            if !is_shut(&answer) {
                 break;
             }
-            response = send(other).await.map_err(unreachable)?;
+            answer = send(other).await;
             self.opens.store(other, Ordering::Relaxed);
         }
-        Ok(response)
+        answer.map_err(unreachable)
+    }
+}
+
+/// Whether another key may open the replica: it has another certificate, or does not take the token.
+fn is_shut(answer: &reqwest::Result<Response>) -> bool {
+    match answer {
+        Ok(response) => response.status() == StatusCode::UNAUTHORIZED,
+        Err(error) => error.is_connect(),
     }
 }
 

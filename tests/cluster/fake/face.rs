@@ -101,7 +101,10 @@ async fn behave(State(fake): State<Arc<Fake>>, request: Request, next: Next) -> 
     let opens = given.and_then(|given| given.strip_prefix("Bearer ")) == Some(&lock(&fake.guard).token);
     let mut response = match opens {
         true => answered(&script, request, next).await,
-        false => StatusCode::UNAUTHORIZED.into_response(),
+        false => {
+            fake.strangers.fetch_add(1, Ordering::Relaxed);
+            StatusCode::UNAUTHORIZED.into_response()
+        }
     };
     if script.closes {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
