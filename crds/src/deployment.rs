@@ -83,8 +83,8 @@ pub struct DeploymentSpec {
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
     /// The runtime's resources, as a container has them; the GPUs of the node pool are added. Default: none asked for.
-    /// `limits.memory` holds the model and `adapters.hostMemory`, without a GPU `adapters.gpuMemory` too: less than those two
-    /// is refused. Example: `{requests: {cpu: 4, memory: 40Gi}, limits: {memory: 40Gi}}`.
+    /// `limits.memory` holds the model and `adapters.hostMemory`, without a GPU `adapters.gpuMemory` too: it is
+    /// more than those together. Example: `{requests: {cpu: 4, memory: 40Gi}, limits: {memory: 40Gi}}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
 }

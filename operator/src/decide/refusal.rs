@@ -47,7 +47,7 @@ pub enum Refusal {
     },
     /// Adapters may take more memory than a replica may have.
     #[error(
-        "{fields}: expected at most resources.limits.memory, {limit} bytes, got {bytes}; lower what adapters may take, or raise the limit, which has to hold the model too"
+        "{fields}: expected less than resources.limits.memory, {limit} bytes, got {bytes}; lower what adapters may take, or raise the limit, which has to hold the model too"
     )]
     MemoryExceeded {
         /// The budgets.

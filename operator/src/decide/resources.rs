@@ -34,10 +34,11 @@ pub fn check(resources: &ResourceRequirements) -> Result<(), Refusal> {
     }
 }
 
-/// Checks that what adapters may take in memory is within what a replica may have: without a GPU both budgets are.
+/// Checks that what adapters may take in memory is less than what a replica may have, or no model would fit beside them:
+/// without a GPU both budgets are in memory.
 ///
 /// # Errors
-/// It is not: the replica would be ended when its adapters are loaded, and again each time after.
+/// It is not: the replica would be ended when its model or its adapters are loaded, and again each time after.
 pub fn check_memory(spec: &DeploymentSpec, resident: u64, host: u64) -> Result<(), Refusal> {
     let limit = spec.resources.as_ref().and_then(|all| all.limits.as_ref()?.get("memory"));
     let Some(limit) = limit.and_then(|limit| quantity::bytes(&limit.0)) else { return Ok(()) };
@@ -46,7 +47,7 @@ pub fn check_memory(spec: &DeploymentSpec, resident: u64, host: u64) -> Result<(
     } else {
         ("adapters.gpuMemory and adapters.hostMemory", host.saturating_add(resident))
     };
-    if bytes > limit { Err(Refusal::MemoryExceeded { fields, limit, bytes }) } else { Ok(()) }
+    if bytes >= limit { Err(Refusal::MemoryExceeded { fields, limit, bytes }) } else { Ok(()) }
 }
 
 type Quantities<'a> = BTreeMap<&'a str, (f64, &'a str)>;
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_adapters_may_take_is_within_what_a_replica_may_have() {
+    fn what_adapters_may_take_is_less_than_what_a_replica_may_have() {
         let of = |limits: Value, gpus: i32, resident: u64, host: u64| {
             let spec = json!({
                 "model": {"source": "hf://acme/base"}, "resources": {"limits": limits}, "nodePool": {"gpus": gpus}
@@ -87,15 +88,19 @@ mod tests {
             let spec: DeploymentSpec = serde_json::from_value(spec).unwrap();
             check_memory(&spec, resident << 30, host << 30).map_err(|refusal| refusal.to_string())
         };
-        assert_eq!(of(json!({"memory": "24Gi"}), 0, 8, 16), Ok(()));
-        assert_eq!(of(json!({"memory": "16Gi"}), 1, 8, 16), Ok(()), "a GPU has memory of its own");
+        assert_eq!(of(json!({"memory": "25Gi"}), 0, 8, 16), Ok(()));
+        assert_eq!(of(json!({"memory": "17Gi"}), 1, 8, 16), Ok(()), "a GPU has memory of its own");
         assert_eq!(of(json!({"cpu": "4"}), 0, 8, 16), Ok(()));
+        assert!(of(json!({"memory": "24Gi"}), 0, 8, 16).is_err(), "that leaves nothing for the model");
         let both = of(json!({"memory": "4Gi"}), 0, 8, 16).unwrap_err();
-        let said = "adapters.gpuMemory and adapters.hostMemory: expected at most resources.limits.memory, 4294967296 bytes, \
+        let said = "adapters.gpuMemory and adapters.hostMemory: expected less than resources.limits.memory, 4294967296 bytes, \
                     got 25769803776";
         assert!(both.starts_with(said), "{both}");
         let host = of(json!({"memory": "8Gi"}), 1, 8, 16).unwrap_err();
-        assert!(host.starts_with("adapters.hostMemory: expected at most resources.limits.memory"), "{host}");
+        assert!(
+            host.starts_with("adapters.hostMemory: expected less than resources.limits.memory"),
+            "{host}"
+        );
     }
 
     #[test]

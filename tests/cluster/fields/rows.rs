@@ -107,7 +107,7 @@ fn of_adapters() -> Vec<Row> {
     let selector = |row: Row| row.beside("/adapters/allowedNamespaces/from", json!("Selector"));
     vec![
         by_status("/adapters/gpuMemory", json!("plenty"), Reason::InvalidSpec, json!("4Gi")),
-        by_status("/adapters/hostMemory", json!("5Gi"), Reason::InvalidSpec, json!("4Gi"))
+        by_status("/adapters/hostMemory", json!("4Gi"), Reason::InvalidSpec, json!("3Gi"))
             .beside("/adapters/gpuMemory", json!("4Gi"))
             .beside("/resources/limits", json!({"memory": "8Gi"})),
         at_once("/adapters/maxRank", json!(0), MORE, json!(64)),
