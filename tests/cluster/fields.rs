@@ -3,7 +3,7 @@
 
 mod rows;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 
 use futures::{FutureExt as _, StreamExt as _, stream};
@@ -184,8 +184,8 @@ async fn go_through(stage: &Stage, cases: Vec<(Row, Value)>) {
         let case = Case { stage, row, plain: plain.clone() };
         (row.field, AssertUnwindSafe(case.run()).catch_unwind().await.is_ok())
     });
-    let ended: BTreeMap<_, _> = stream::iter(runs).buffer_unordered(LANES).collect().await;
-    let failed: Vec<_> = ended.iter().filter(|(_, is_well)| !**is_well).map(|(field, _)| field).collect();
+    let ended: Vec<_> = stream::iter(runs).buffer_unordered(LANES).collect().await;
+    let failed: Vec<_> = ended.iter().filter(|(_, is_well)| !is_well).map(|(field, _)| field).collect();
     assert!(failed.is_empty(), "{failed:?}: their panics are above");
 }
 

@@ -13,7 +13,7 @@ pub(super) enum Refused {
     ByStatus(Reason),
 }
 
-/// One field.
+/// One field; some are tried with several invalid values.
 pub(super) struct Row {
     /// Below `/spec`.
     pub(super) field: &'static str,
@@ -107,6 +107,7 @@ fn of_adapters() -> Vec<Row> {
     let selector = |row: Row| row.beside("/adapters/allowedNamespaces/from", json!("Selector"));
     vec![
         by_status("/adapters/gpuMemory", json!("plenty"), Reason::InvalidSpec, json!("4Gi")),
+        by_status("/adapters/hostMemory", json!("plenty"), Reason::InvalidSpec, json!("4Gi")),
         by_status("/adapters/hostMemory", json!("4Gi"), Reason::InvalidSpec, json!("3Gi"))
             .beside("/adapters/gpuMemory", json!("4Gi"))
             .beside("/resources/limits", json!({"memory": "8Gi"})),
