@@ -237,7 +237,8 @@ fn loaded_saying(subject: &Served<'_>, count: PlacementCount, refusing: Option<&
         (Reason::NoReplicas, "the Deployment has no replica that has loaded its model and answers".to_owned())
     } else if place.without_room > 0 {
         let message = format!(
-            "{} of {} replicas have no room for it in adapters.gpuMemory; raise it, or lower placement.replicas",
+            "{} of {} replicas have no room for it in adapters.gpuMemory; raise it, or lower placement.replicas; if its source has \
+             become smaller, set revision or digest: an edit has it measured anew",
             place.without_room, count.desired
         );
         (Reason::InsufficientMemory, message)

@@ -343,7 +343,16 @@ fn an_adapter_without_room_has_none_though_the_replicas_forget_what_it_takes() {
     assert_eq!(scene.status("b").bytes, Some(10));
     let again = scene.decide();
     assert!(again.adapters.is_empty(), "{:?}", again.adapters);
-    // Of another content nothing is known.
+    // What its source has become nobody reads again before an edit; then nothing is known of it.
+    let loaded = find(&scene.status("b").conditions, ConditionType::Loaded).unwrap();
+    assert!(
+        loaded.message.ends_with("set revision or digest: an edit has it measured anew"),
+        "{}",
+        loaded.message
+    );
+    let mut edited = Scene { fleet: scene.fleet.clone(), ..scene };
+    edited.edit("b", |adapter| adapter.spec.source.revision = Some("smaller".to_owned()));
+    assert_eq!(wanted(&edited.decide(), "r0", "b").map(|one| one.resident), Some(true));
     scene.set_source("b", "hf://acme/smaller");
     assert_eq!(wanted(&scene.decide(), "r0", "b").map(|one| one.resident), Some(true));
 }
