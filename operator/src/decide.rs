@@ -13,7 +13,7 @@ use lorikeet_crds::{Adapter, AdapterStatus, ConditionType, DeploymentStatus, Rea
 use crate::decide::adapter_status::{Served, leaving_status, served_status};
 use crate::decide::desired::desired_lists;
 use crate::decide::events::{is_true, transition};
-use crate::decide::place::{Measured, Place, place};
+use crate::decide::place::{Measured, Place, demand_of, place};
 use crate::decide::placements::Placements;
 use crate::decide::reports::{Reports, last};
 use crate::decide::scale::replicas;
@@ -93,22 +93,46 @@ pub fn decide(fleet: &Fleet, now: Timestamp) -> Decision {
     }
 }
 
-/// What of `fleet` is valid, and where its adapters go: for those who tell and do not carry out.
+/// What of `fleet` is valid, and where its adapters go: for those who tell and do not carry out. `as_written`: what its
+/// replicas say is taken from statuses, which tell of a demand only on how many replicas it was followed.
 ///
 /// # Errors
 /// The Deployment itself is refused.
-pub fn decide_places(fleet: &Fleet) -> Result<(ValidFleet, BTreeMap<AdapterKey, Place>), Refusal> {
+pub fn decide_places(
+    fleet: &Fleet,
+    as_written: bool,
+) -> Result<(ValidFleet, BTreeMap<AdapterKey, Place>), Refusal> {
     let valid = validate(fleet)?;
-    let places = places(fleet, &valid, &Reports::of(&fleet.replicas));
+    let served: Vec<&ValidAdapter> = valid.served().collect();
+    let mut measured = measured(fleet, &Reports::of(&fleet.replicas), &served);
+    if as_written {
+        let desired = |one: &Arc<Adapter>| one.status.as_ref().map_or(0, |status| status.replicas.desired);
+        let written: BTreeMap<AdapterKey, u32> =
+            fleet.adapters.iter().map(|one| (key_of(one), desired(one))).collect();
+        measured
+            .iter_mut()
+            .zip(&served)
+            .for_each(|(one, adapter)| one.demand = demand_of(written[&adapter.key]));
+    }
+    let places = placed(fleet, &served, &measured, valid.resident_bytes);
     Ok((valid, places))
 }
 
 /// Where each adapter goes, by index into the fleet's replicas.
 fn places(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>) -> BTreeMap<AdapterKey, Place> {
+    let served: Vec<&ValidAdapter> = valid.served().collect();
+    placed(fleet, &served, &measured(fleet, reports, &served), valid.resident_bytes)
+}
+
+fn placed(
+    fleet: &Fleet,
+    served: &[&ValidAdapter],
+    measured: &[Measured],
+    budget: u64,
+) -> BTreeMap<AdapterKey, Place> {
     let here = placeable(&fleet.replicas);
     let names: Vec<String> = here.iter().map(|index| fleet.replicas[*index].name.clone()).collect();
-    let served: Vec<&ValidAdapter> = valid.served().collect();
-    let mut places = place(&served, &measured(fleet, reports, &served), &names, valid.resident_bytes);
+    let mut places = place(served, measured, &names, budget);
     // From places among the placeable replicas to places among all of them; both ascend.
     places.iter_mut().flat_map(|place| &mut place.replicas).for_each(|index| *index = here[*index]);
     served.iter().map(|adapter| adapter.key.clone()).zip(places).collect()

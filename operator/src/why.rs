@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 use lorikeet_api::{AdapterReport, AdapterState, Tier};
+use lorikeet_crds::adapter::ReplicaPlacement;
 use lorikeet_crds::condition::find;
 use lorikeet_crds::{Adapter, ConditionType};
 
@@ -41,6 +42,8 @@ pub enum Holds {
     Former(Option<String>),
     /// Nothing.
     Nothing,
+    /// Its status lists others.
+    Unlisted,
 }
 
 /// What is said of one replica.
@@ -146,6 +149,7 @@ pub fn print(sight: &Sight, out: &mut impl Write) -> io::Result<()> {
                 writeln!(out, "{replica}: serves the former version{digest}; the new one: {because}")
             }
             Holds::Nothing => writeln!(out, "{replica}: does not hold it: {because}"),
+            Holds::Unlisted => writeln!(out, "{replica}: is not listed: {because}"),
         }),
     }
 }
@@ -167,7 +171,8 @@ fn unaccepted(adapter: &Adapter) -> Option<String> {
 /// The one reason that holds for all of them.
 pub fn why(sight: &Sight) -> Result<Vec<Line>, String> {
     let Sight { fleet, key, .. } = sight;
-    let (valid, places) = decide_places(fleet).map_err(|refusal| refusal.to_string())?;
+    let (valid, places) =
+        decide_places(fleet, sight.written.is_some()).map_err(|refusal| refusal.to_string())?;
     let refused = valid.refused.get(key).map(ToString::to_string);
     if let Some(refusal) = refused.or_else(|| adapter(sight).and_then(unaccepted)) {
         return meanwhile(sight, &valid, refusal);
@@ -185,7 +190,11 @@ pub fn why(sight: &Sight) -> Result<Vec<Line>, String> {
         let holds = report.map_or(Holds::Nothing, |report| holds(report, adapter));
         let refusal = replica.refusal.as_deref();
         let subject = Subject { sight, valid: &valid, adapter, place, placed, holds: &holds, refusal };
-        let because = silence(replica).unwrap_or_else(|| reason(&subject, report));
+        let silence = silence(replica);
+        if let Some(last) = last_listed(sight, replica).filter(|_| silence.is_none() && refusal.is_none()) {
+            return unlisted(&subject, replica, last);
+        }
+        let because = silence.unwrap_or_else(|| reason(&subject, report));
         Line { replica: replica.name.clone(), holds, because }
     };
     Ok(fleet.replicas.iter().enumerate().map(of).collect())
@@ -285,14 +294,43 @@ fn reason(subject: &Subject<'_>, report: Option<&AdapterReport>) -> String {
 
 /// Why nothing is known of it on this replica.
 fn untold(subject: &Subject<'_>) -> String {
-    let listed = adapter(subject.sight).and_then(|one| Some(one.status.as_ref()?.placements.len()));
-    if subject.sight.written.is_some() && listed.is_some_and(|listed| listed >= LISTED) {
-        return format!(
-            "its status names the {LISTED} replicas that there is most to tell of, those in error first, and not this one"
-        );
-    }
     let paused = if subject.valid.paused { "; spec.paused is true: set it to false" } else { "" };
     format!("it was not told of it yet{paused}")
+}
+
+/// The last replica that a status lists which has no place for `replica`.
+fn last_listed<'a>(sight: &'a Sight, replica: &Replica) -> Option<&'a ReplicaPlacement> {
+    sight.written?;
+    let placements = &adapter(sight)?.status.as_ref()?.placements;
+    let is_told = placements.iter().any(|one| one.pod == replica.name);
+    placements.last().filter(|_| placements.len() >= LISTED && !is_told)
+}
+
+/// What is said of a replica that is not listed: those that there is most to tell of come first, so that it is no worse
+/// than `last`, the last one that is.
+fn unlisted(subject: &Subject<'_>, replica: &Replica, last: &ReplicaPlacement) -> Line {
+    let line = |holds, because| Line { replica: replica.name.clone(), holds, because };
+    let spread = spread(subject);
+    let count = adapter(subject.sight).and_then(|one| one.status.as_ref()).map(|status| status.replicas);
+    if subject.placed && count.is_some_and(|count| count.ready == count.desired) {
+        return line(Holds::It, format!("it is placed here ({spread}), and all where it is placed have it"));
+    }
+    let listed = format!("its status lists the {LISTED} replicas that there is most to tell of");
+    let because = match (last.state.as_str(), &last.error) {
+        ("Ready", None) if subject.placed => format!(
+            "{listed}, and the last of them has it: it is placed here ({spread}), and is there or its load is about to begin"
+        ),
+        ("Registered", None) if subject.placed => format!(
+            "{listed}, and all that have it: it is placed here ({spread}), and its load is about to begin"
+        ),
+        ("Ready" | "Registered", None) => {
+            format!("{listed}, and the last of them is well: so is this one, and {}", elsewhere(subject))
+        }
+        _ => {
+            format!("{listed}, all of them in error or under way: this one may be so too; see to those first")
+        }
+    };
+    line(Holds::Unlisted, because)
 }
 
 /// Where the replica has it, and which content that is.

@@ -70,6 +70,12 @@ fn wanted(spread: Spread, demand: u32, replicas: usize) -> usize {
     }
 }
 
+/// The demand for which `Auto` asks for that many replicas.
+#[must_use]
+pub const fn demand_of(replicas: u32) -> u32 {
+    replicas.saturating_mul(DEMAND_PER_REPLICA)
+}
+
 /// The replicas in the adapter's own order. On all of them the order does not matter and is not computed.
 fn ranking(adapter: &ValidAdapter, seeds: &[u64], wanted: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..seeds.len()).collect();

@@ -152,6 +152,55 @@ fn of_several_replicas_the_others_say_what_would_change_it() {
 }
 
 #[test]
+fn an_auto_adapter_of_a_cluster_is_placed_on_as_many_replicas_as_its_status_says() {
+    let mut adapter = adapter_of("here", "sql");
+    adapter.spec.placement.replicas = IntOrString::String("Auto".to_owned());
+    adapter.status.as_mut().unwrap().replicas.desired = 3;
+    let contacts = (0..4).map(|_| reported(vec![report("sql")])).collect();
+    let mut sight = sight(adapter, contacts);
+    sight.written = Some(Timestamp::UNIX_EPOCH);
+    let told = said(&sight);
+    assert_eq!(told.matches("holds it: it is placed here (placement.replicas is Auto").count(), 3, "{told}");
+    sight.written = None;
+    let asked = said(&sight);
+    assert_eq!(asked.matches("holds it: it is placed here").count(), 1, "nobody asks for it: {asked}");
+}
+
+#[test]
+fn a_replica_that_a_status_does_not_list_is_no_worse_than_the_last_one_that_is() {
+    let told = |count: i32, ready: u32, state: &str, error: Option<&str>| {
+        let placement = |index: usize| ReplicaPlacement {
+            pod: format!("r{index}"),
+            tier: None,
+            state: state.to_owned(),
+            error: error.map(str::to_owned),
+        };
+        let mut adapter = adapter_of("here", "sql");
+        adapter.spec.placement.replicas = IntOrString::Int(count);
+        let status = adapter.status.as_mut().unwrap();
+        status.placements = (0..LISTED).map(placement).collect::<Vec<_>>().into();
+        (status.replicas.desired, status.replicas.ready) = (18, ready);
+        let contacts = (0..18).map(|_| reported(Vec::new())).collect();
+        Sight { written: Some(Timestamp::UNIX_EPOCH), ..sight(adapter, contacts) }
+    };
+    says(
+        &told(18, 18, "Ready", None),
+        &["r17: holds it: it is placed here (placement.replicas is 18), and all"],
+    );
+    says(
+        &told(18, 17, "Ready", None),
+        &["r17: is not listed: its status lists the 16", "is there or its load"],
+    );
+    says(&told(18, 0, "Registered", None), &["r17: is not listed: ", "and its load is about to begin"]);
+    says(&told(18, 0, "Failed", Some("torn")), &["r17: is not listed: ", "this one may be so too"]);
+    let elsewhere = said(&told(1, 0, "Ready", None));
+    assert!(elsewhere.matches("so is this one, and it is placed on 1 of the").count() >= 1, "{elsewhere}");
+    let mut pending = told(18, 17, "Ready", None);
+    pending.fleet.replicas[17].contact = Contact::Pending;
+    says(&pending, &["r17: does not hold it: it is not ready"]);
+}
+
+#[test]
 fn a_former_version_that_is_served_is_no_nothing() {
     let former = AdapterReport {
         digest: Some(OLD.to_owned()),
