@@ -123,7 +123,8 @@ impl Carrier {
         if documents.is_empty() {
             tracing::info!("no manifests in {} yet; waiting for *.yaml", self.folder.display());
         }
-        let manifests = self.admission.read(&documents, &self.deployments, &self.adapters);
+        let mut manifests = self.admission.read(&documents, &self.deployments, &self.adapters);
+        manifests.keep(&self.manifests);
         manifests.apply(&mut self.deployments, &mut self.adapters, Timestamp::now())?;
         for skipped in manifests.skipped.iter().filter(|one| !self.manifests.skipped.contains(one)) {
             tracing::info!("{skipped}: passed over, it means nothing on one machine");

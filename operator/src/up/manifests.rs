@@ -30,6 +30,8 @@ pub struct Manifests {
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// The content of Secrets.
     pub secrets: Secrets,
+    /// The file that each of both was read from.
+    origins: BTreeMap<(&'static str, Key), String>,
     /// What is wrong: `FILE:LINE: OBJECT: FIELD: what`.
     pub faults: Vec<String>,
     /// Kinds that mean nothing here: `FILE:LINE: KIND`.
@@ -86,7 +88,7 @@ impl Admission {
                     read.fault(document, &fault);
                     read.unclear.insert(file);
                 }
-                (Some("v1"), Some("Namespace")) => read.namespace(value),
+                (Some("v1"), Some("Namespace")) => read.namespace(file, value),
                 (Some("v1"), Some("Secret")) => read.secret(document, value),
                 (Some(_), Some(kind)) => read.skipped.push(format!("{file}:{}: {kind}", document.line)),
             }
@@ -207,10 +209,11 @@ impl Manifests {
         true
     }
 
-    fn namespace(&mut self, value: &Value) {
+    fn namespace(&mut self, file: String, value: &Value) {
         let Ok(namespace) = serde_json::from_value::<Namespace>(value.clone()) else { return };
-        let labels = namespace.metadata.labels.unwrap_or_default();
-        self.namespaces.insert(namespace.metadata.name.unwrap_or_default(), labels);
+        let name = namespace.metadata.name.unwrap_or_default();
+        self.origins.insert(("Namespace", (String::new(), name.clone())), file);
+        self.namespaces.insert(name, namespace.metadata.labels.unwrap_or_default());
     }
 
     fn secret(&mut self, document: &Document, value: &Value) {
@@ -226,7 +229,27 @@ impl Manifests {
         let mut data = secret.data.clone().unwrap_or_default();
         let written = secret.string_data.clone().unwrap_or_default();
         data.extend(written.into_iter().map(|(name, text)| (name, ByteString(text.into_bytes()))));
+        self.origins.insert(("Secret", key(&secret)), document.file.display().to_string());
         self.secrets.insert(key(&secret), data);
+    }
+
+    /// Secrets and labels that were read `before` stay as they were where their document is refused now, or nobody can say
+    /// what their file names.
+    pub fn keep(&mut self, before: &Self) {
+        for (name, file) in &before.origins {
+            let is_refused = self.named.contains_key(name) || self.unclear.contains(file);
+            if self.origins.contains_key(name) || !is_refused {
+                continue;
+            }
+            self.origins.insert(name.clone(), file.clone());
+            let (kind, key) = name;
+            if *kind == "Secret" {
+                self.secrets.extend(before.secrets.get(key).map(|secret| (key.clone(), secret.clone())));
+            } else {
+                let labels = before.namespaces.get(&key.1);
+                self.namespaces.extend(labels.map(|labels| (key.1.clone(), labels.clone())));
+            }
+        }
     }
 
     /// Applies what was admitted, and deletes what no document names any more. Whether anything changed.
@@ -386,6 +409,37 @@ mod tests {
         let read = world.step();
         let of = &read.secrets[&("default".to_owned(), "hf".to_owned())];
         assert_eq!((&*of["token"].0, &*of["other"].0), (&b"a"[..], &b"b"[..]));
+    }
+
+    #[test]
+    fn secrets_and_labels_of_what_cannot_be_read_stay_until_it_can() {
+        let mut world = World::new();
+        let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: team, labels: {a: b}}\n";
+        let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: hf}\nstringData: {token: t}\n";
+        let whole = format!("{namespace}---\n{secret}");
+        world.write("a.yaml", &whole);
+        let (first, mut before) = (world.step(), world.step());
+        for broken in [
+            String::new(),
+            format!("{whole}  - [\n"),
+            format!("kind: [\n---\n{secret}"),
+            format!("{namespace}---\n{}", secret.replace("token: t", "token: 1")),
+        ] {
+            world.write("a.yaml", &broken);
+            let mut read = world.step();
+            assert_eq!(read.faults.len(), 1, "{:?}", read.faults);
+            read.keep(&before);
+            assert!((&read.secrets, &read.namespaces) == (&first.secrets, &first.namespaces), "{broken}");
+            before = read;
+        }
+        world.write("a.yaml", namespace);
+        let mut read = world.step();
+        read.keep(&before);
+        assert!(read.secrets.is_empty() && read.namespaces == first.namespaces);
+        std::fs::remove_file(world.folder.path().join("a.yaml")).unwrap();
+        let mut last = world.step();
+        last.keep(&read);
+        assert!(last.namespaces.is_empty());
     }
 
     #[test]
