@@ -103,6 +103,12 @@ async fn every_child_is_made_owned_and_labelled() {
     );
     let account = stage.get::<ServiceAccount>("base-runtime").await.expect("it was listed");
     assert_eq!(account.automount_service_account_token, Some(false));
+    let network = stage.get::<NetworkPolicy>("base-runtime").await.and_then(|policy| policy.spec);
+    let network = network.expect("it was listed");
+    assert_eq!(network.policy_types, Some(vec!["Ingress".to_owned(), "Egress".to_owned()]));
+    let peers = network.egress.iter().flatten().flat_map(|rule| rule.to.iter().flatten());
+    let excepted = peers.filter_map(|peer| peer.ip_block.as_ref()?.except.clone()).flatten();
+    assert!(excepted.into_iter().any(|range| range == "169.254.0.0/16"), "a node's credentials can be read");
     // The namespace takes only pods that pass `restricted`: that there are pods shows that ours do.
     let pods = stage.api::<Pod>().list(&ListParams::default()).await.expect("pods");
     assert_eq!(pods.items.len(), 1);

@@ -4,13 +4,20 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::networking::v1::{
-    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+    IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer,
+    NetworkPolicyPort, NetworkPolicySpec,
 };
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::build::{ADMIN_PORT, PUBLIC_PORT, Scope, Settings};
+
+const DNS_PORT: i32 = 53;
+/// All of IPv4, and what no replica may reach of it: link-local addresses, where clouds hand out a node's credentials.
+const IPV4: (&str, &[&str]) = ("0.0.0.0/0", &["169.254.0.0/16"]);
+/// All of IPv6, and the same of it; EC2 answers on an address of its own.
+const IPV6: (&str, &[&str]) = ("::/0", &["fe80::/10", "fd00:ec2::254/128"]);
 
 /// An account that no token is made for: a replica has nothing to ask the API server.
 #[must_use]
@@ -38,8 +45,8 @@ pub fn disruption(scope: &Scope) -> PodDisruptionBudget {
     }
 }
 
-/// Nothing comes in but requests to the public port and the operator to the admin port. What goes out is not limited
-/// here: sources are anywhere.
+/// Nothing comes in but requests to the public port and the operator to the admin port. Nothing goes out but DNS, and TCP
+/// to where sources may be, which is anywhere but a node's own credentials.
 #[must_use]
 pub fn network(scope: &Scope, settings: &Settings) -> NetworkPolicy {
     let operator = NetworkPolicyPeer {
@@ -47,25 +54,51 @@ pub fn network(scope: &Scope, settings: &Settings) -> NetworkPolicy {
         pod_selector: Some(labelled("app.kubernetes.io/name", lorikeet_crds::FIELD_MANAGER)),
         ..NetworkPolicyPeer::default()
     };
+    // Some networks do not count the cluster's own pods among addresses.
+    let pods = NetworkPolicyPeer {
+        namespace_selector: Some(LabelSelector::default()),
+        ..NetworkPolicyPeer::default()
+    };
+    let dns = vec![port("UDP", Some(DNS_PORT)), port("TCP", Some(DNS_PORT))];
     NetworkPolicy {
         metadata: scope.metadata("-runtime"),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(scope.selector()),
-            policy_types: Some(vec!["Ingress".to_owned()]),
+            policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
             ingress: Some(vec![
-                NetworkPolicyIngressRule { ports: Some(vec![port(PUBLIC_PORT)]), from: None },
-                NetworkPolicyIngressRule { ports: Some(vec![port(ADMIN_PORT)]), from: Some(vec![operator]) },
+                NetworkPolicyIngressRule { ports: Some(vec![port("TCP", Some(PUBLIC_PORT))]), from: None },
+                NetworkPolicyIngressRule {
+                    ports: Some(vec![port("TCP", Some(ADMIN_PORT))]),
+                    from: Some(vec![operator]),
+                },
             ]),
-            ..NetworkPolicySpec::default()
+            egress: Some(vec![
+                NetworkPolicyEgressRule { ports: Some(dns), to: None },
+                NetworkPolicyEgressRule {
+                    ports: Some(vec![port("TCP", None)]),
+                    to: Some(vec![addresses(IPV4), addresses(IPV6), pods]),
+                },
+            ]),
         }),
     }
 }
 
-fn port(number: i32) -> NetworkPolicyPort {
+/// A port of `protocol`, or all of them.
+fn port(protocol: &str, number: Option<i32>) -> NetworkPolicyPort {
     NetworkPolicyPort {
-        port: Some(IntOrString::Int(number)),
-        protocol: Some("TCP".to_owned()),
+        port: number.map(IntOrString::Int),
+        protocol: Some(protocol.to_owned()),
         ..NetworkPolicyPort::default()
+    }
+}
+
+fn addresses((all, except): (&str, &[&str])) -> NetworkPolicyPeer {
+    NetworkPolicyPeer {
+        ip_block: Some(IPBlock {
+            cidr: all.to_owned(),
+            except: Some(except.iter().map(|&range| range.to_owned()).collect()),
+        }),
+        ..NetworkPolicyPeer::default()
     }
 }
 
