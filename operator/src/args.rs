@@ -72,6 +72,16 @@ fn endpoint(text: &str) -> Result<String, &'static str> {
     if text.parse().is_ok_and(is_one) { Ok(text.to_owned()) } else { Err("expected an http or https URL") }
 }
 
+/// How adapters move between replicas.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Placement")]
+pub struct PlaceArgs {
+    /// Adapters that move to one replica at a time, as when it joins; until one is there, the replica that it comes from
+    /// keeps it. What no other replica has is loaded at once, and so is what is pinned.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    pub concurrent_moves: u16,
+}
+
 /// Which manifests, on which ports, kept where.
 #[derive(Debug, Args)]
 pub struct UpArgs {
@@ -99,6 +109,9 @@ pub struct UpArgs {
     /// What is read of Adapters' sources before replicas hear of them.
     #[command(flatten)]
     pub probe: ProbeArgs,
+    /// How adapters move between replicas.
+    #[command(flatten)]
+    pub place: PlaceArgs,
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
@@ -215,6 +228,9 @@ pub struct RunArgs {
     /// What is read of Adapters' sources before replicas hear of them.
     #[command(flatten)]
     pub probe: ProbeArgs,
+    /// How adapters move between replicas.
+    #[command(flatten)]
+    pub place: PlaceArgs,
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,

@@ -13,6 +13,7 @@ use lorikeet_crds::{Adapter, AdapterStatus, ConditionType, DeploymentStatus, Rea
 use crate::decide::adapter_status::{Served, leaving_status, served_status};
 use crate::decide::desired::desired_lists;
 use crate::decide::events::{is_true, transition};
+use crate::decide::moves::{Moves, settle};
 use crate::decide::place::{Measured, Place, demand_of, place};
 use crate::decide::placements::Placements;
 use crate::decide::reports::{Reports, last};
@@ -33,6 +34,7 @@ pub mod fit;
 pub mod former;
 pub mod labels;
 pub mod mounts;
+pub mod moves;
 pub mod outcome;
 pub mod place;
 pub mod placements;
@@ -115,27 +117,34 @@ pub fn decide_places(
             .for_each(|(one, adapter)| one.demand = demand_of(written[&adapter.key]));
     }
     let places = placed(fleet, &served, &measured, valid.resident_bytes);
+    let places = served.iter().map(|adapter| adapter.key.clone()).zip(places).collect();
     Ok((valid, places))
 }
 
-/// Where each adapter goes, by index into the fleet's replicas.
+/// Where each adapter goes now, by index into the fleet's replicas: those that move are still where they come from.
 fn places(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>) -> BTreeMap<AdapterKey, Place> {
     let served: Vec<&ValidAdapter> = valid.served().collect();
-    placed(fleet, &served, &measured(fleet, reports, &served), valid.resident_bytes)
+    let measured = measured(fleet, reports, &served);
+    let mut places = placed(fleet, &served, &measured, valid.resident_bytes);
+    let moves = Moves {
+        adapters: &served,
+        measured: &measured,
+        replicas: &fleet.replicas,
+        reports,
+        budget: valid.resident_bytes,
+        at_once: fleet.moves,
+    };
+    settle(&mut places, &moves);
+    served.iter().map(|adapter| adapter.key.clone()).zip(places).collect()
 }
 
-fn placed(
-    fleet: &Fleet,
-    served: &[&ValidAdapter],
-    measured: &[Measured],
-    budget: u64,
-) -> BTreeMap<AdapterKey, Place> {
+fn placed(fleet: &Fleet, served: &[&ValidAdapter], measured: &[Measured], budget: u64) -> Vec<Place> {
     let here = placeable(&fleet.replicas);
     let names: Vec<String> = here.iter().map(|index| fleet.replicas[*index].name.clone()).collect();
     let mut places = place(served, measured, &names, budget);
     // From places among the placeable replicas to places among all of them; both ascend.
     places.iter_mut().flat_map(|place| &mut place.replicas).for_each(|index| *index = here[*index]);
-    served.iter().map(|adapter| adapter.key.clone()).zip(places).collect()
+    places
 }
 
 /// Where what `valid`, of a refused Deployment, goes on serving goes: by its budgets, or, where those are what is wrong, where
@@ -147,7 +156,8 @@ fn former_places(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>) -> BT
     let there = |adapter: &ValidAdapter| {
         let said = reports.of_name(&adapter.served_name);
         let resident = said.filter(|(_, report)| report.tier == Tier::Resident).map(|(index, _)| index);
-        Place { replicas: resident.collect(), without_room: 0 }
+        let replicas: Vec<usize> = resident.collect();
+        Place { wanted: replicas.len() as u32, replicas, without_room: 0 }
     };
     valid.served().map(|adapter| (adapter.key.clone(), there(adapter))).collect()
 }

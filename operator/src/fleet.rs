@@ -48,6 +48,8 @@ pub struct Fleet {
     pub replicas: Vec<Replica>,
     /// What the nodes have free for one more replica.
     pub capacity: Capacity,
+    /// How many adapters may move to one replica at a time.
+    pub moves: usize,
     /// The folder below which its replicas find claims, each by its name.
     pub claims: String,
     /// Where its requests go.

@@ -86,6 +86,7 @@ pub struct Config {
     claims: PathBuf,
     program: PathBuf,
     threads: usize,
+    moves: usize,
     probe: ProbeConfig,
 }
 
@@ -110,6 +111,7 @@ impl TryFrom<UpArgs> for Config {
             claims,
             program: program(args.runtime)?,
             threads: args.threads.map_or(cores, std::num::NonZero::get),
+            moves: usize::from(args.place.concurrent_moves),
             probe: ProbeConfig::of(args.probe, true),
         })
     }
@@ -170,6 +172,7 @@ fn machine(
         claims: config.claims.display().to_string(),
         reach: config.probe.reach(),
         threads: config.threads,
+        moves: config.moves,
         access: Arc::new(Access {
             newest: Pass { authority: made.authority.clone(), token: made.token.clone() },
             former: None,

@@ -74,6 +74,8 @@ pub struct Limits {
     pub registry: Duration,
     /// Days that a certificate is valid.
     pub certificate_days: u32,
+    /// Adapters that move to one replica at a time.
+    pub moves: usize,
 }
 
 /// Flags that contradict each other, or lack what they need.
@@ -123,6 +125,7 @@ impl TryFrom<RunArgs> for Config {
                 api: seconds(args.api_seconds),
                 registry: seconds(args.registry_seconds),
                 certificate_days: args.certificate_days,
+                moves: usize::from(args.place.concurrent_moves),
             },
             probe: ProbeConfig::of(args.probe, false),
         })

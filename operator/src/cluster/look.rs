@@ -270,6 +270,7 @@ impl Look<'_> {
             probes: BTreeMap::new(),
             replicas,
             capacity: Capacity::default(),
+            moves: self.looker.limits.moves,
             claims: workload::CLAIMS.to_owned(),
             url: served.then(|| format!("http://{of}.{namespace}.svc:{PUBLIC_PORT}")),
             workload: self.workload().map(|workload| workload_facts(workload, self.pods_that_stay())),

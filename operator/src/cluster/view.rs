@@ -141,6 +141,7 @@ async fn facts(client: &Client, key: FleetKey, adapters: Vec<Arc<Adapter>>) -> R
         probes: BTreeMap::new(),
         replicas,
         capacity: Capacity::default(),
+        moves: 0,
         claims: CLAIMS.to_owned(),
         url: None,
         workload: None,

@@ -58,10 +58,7 @@ pub fn served_status(
 ) -> AdapterStatus {
     let Served { adapter, valid, place, .. } = *subject;
     let current: Vec<(usize, &AdapterReport)> = reports.current(valid).collect();
-    let count = PlacementCount {
-        desired: place.replicas.len() as u32 + place.without_room,
-        ready: ready(place, &current),
-    };
+    let count = PlacementCount { desired: place.wanted, ready: ready(place, &current) };
     let known = current
         .iter()
         .map(|(_, report)| *report)
@@ -159,7 +156,7 @@ fn told(report: &AdapterReport) -> Option<Failure> {
     Some(Failure { message, ..failure })
 }
 
-/// On how many of the replicas that it is placed on it is resident.
+/// On how many of the replicas that it is placed on it is resident. One that moves is so where it comes from too.
 pub(super) fn ready(place: &Place, current: &[(usize, &AdapterReport)]) -> u32 {
     // Both ascend.
     let mut placed = place.replicas.iter().peekable();
@@ -167,7 +164,8 @@ pub(super) fn ready(place: &Place, current: &[(usize, &AdapterReport)]) -> u32 {
         while placed.next_if(|next| **next < index).is_some() {}
         placed.peek() == Some(&&index)
     };
-    current.iter().filter(|(index, report)| is_placed(*index) && is_resident(report)).count() as u32
+    let resident = current.iter().filter(|(index, report)| is_placed(*index) && is_resident(report)).count();
+    place.wanted.min(resident as u32)
 }
 
 /// A status that has its conditions alone.
@@ -201,7 +199,7 @@ fn sayings(
     let stalling =
         hard.unwrap_or(if place.without_room > 0 { Reason::InsufficientMemory } else { Reason::Paused });
     let [ready, mut reconciling, stalled] = super::status::kstatus(lacking, paused, stalling);
-    if idle && place.replicas.is_empty() && place.without_room == 0 {
+    if idle && place.wanted == 0 {
         // Nobody works on it, and nothing is wrong.
         reconciling.truth = Truth::False;
     }

@@ -18,9 +18,11 @@ pub struct Measured {
 /// Where one adapter goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
-    /// Indices into the replicas, ascending.
+    /// Indices into the replicas that keep it resident, ascending.
     pub replicas: Vec<usize>,
-    /// Replicas that it should be on beside those, had they room.
+    /// On how many it should be.
+    pub wanted: u32,
+    /// Those of them that have no room for it.
     pub without_room: u32,
 }
 
@@ -56,6 +58,7 @@ pub fn place(
                 place.replicas.push(index);
             }
         }
+        place.wanted = wanted as u32;
         place.without_room = (wanted - place.replicas.len()) as u32;
         place.replicas.sort_unstable();
     }
@@ -158,7 +161,7 @@ mod tests {
         let placed = placed(&adapters, &bytes(&adapters, 10), &names(1), 20);
         assert_eq!(placed[2].replicas, [0]);
         assert_eq!(placed[1].replicas, [0]);
-        assert_eq!(placed[0], Place { replicas: vec![], without_room: 1 });
+        assert_eq!(placed[0], Place { replicas: vec![], wanted: 1, without_room: 1 });
     }
 
     #[test]
@@ -185,6 +188,7 @@ mod tests {
             let mut used = vec![0; replicas];
             for (place, bytes) in placed.iter().zip(&sizes) {
                 let wanted = (copies as usize).min(replicas);
+                prop_assert_eq!(place.wanted as usize, wanted);
                 prop_assert_eq!(place.replicas.len() + place.without_room as usize, wanted);
                 place.replicas.iter().for_each(|index| used[*index] += bytes);
             }

@@ -1,6 +1,7 @@
 //! The decision as a whole: what an edit may and may not take away.
 
 mod measure;
+mod moves;
 mod rollout;
 mod standing;
 mod story;
@@ -49,6 +50,7 @@ impl Scene {
             probes: BTreeMap::new(),
             replicas: (0..count).map(|index| replica(&format!("r{index}"))).collect(),
             capacity: Capacity::default(),
+            moves: 8,
             claims: "/models".to_owned(),
             url: None,
             workload: None,

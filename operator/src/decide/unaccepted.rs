@@ -68,10 +68,7 @@ fn content(
     let known = current.iter().map(|(_, report)| *report).find(|report| report.digest.is_some());
     let replicas = AdapterStatus {
         served_name: Some(former.served_name.clone()),
-        replicas: PlacementCount {
-            desired: place.replicas.len() as u32 + place.without_room,
-            ready: ready(place, &current),
-        },
+        replicas: PlacementCount { desired: place.wanted, ready: ready(place, &current) },
         placements: placements.of(former),
         ..before
     };

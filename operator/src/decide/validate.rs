@@ -107,7 +107,7 @@ pub struct ValidAdapter {
     pub pinned: bool,
     /// Who goes first.
     pub priority: i32,
-    /// Bytes that it took when it was loaded last, as its status says; 0 where that is not known of this spec.
+    /// Bytes that it took when it was loaded last, as its status says; else those of its weights, where they were read; else 0.
     pub bytes: u64,
 }
 
@@ -213,6 +213,7 @@ fn take(
     let read = fleet.probes.get(&key).filter(|one| **one != Probe::Pending || !formers.is_read(adapter));
     let judged = valid_adapter(fleet, adapter, &mut valid.mounts)
         .and_then(|one| fit(read, adapter, deployment, valid).map(|accepted| accepted.then_some(one)))
+        .map(|one| one.map(|one| ValidAdapter { bytes: likely_bytes(one.bytes, read), ..one }))
         .and_then(|one| one.map(|one| valid.shards.take(&one).map(|()| one)).transpose());
     match judged {
         Ok(Some(one)) => return valid.adapters.push(one),
@@ -291,6 +292,14 @@ fn valid_adapter(fleet: &Fleet, adapter: &Adapter, mounts: &mut Mounts) -> Resul
         bytes: known_bytes(adapter),
         key,
     })
+}
+
+/// What it takes by its weights, where no replica has loaded it: else it would be placed where there is no room for it.
+fn likely_bytes(known: u64, read: Option<&Probe>) -> u64 {
+    match read {
+        Some(Probe::Facts(facts)) if known == 0 => facts.bytes.unwrap_or(0),
+        _ => known,
+    }
 }
 
 /// A status of another generation may speak of another content.

@@ -100,6 +100,7 @@ impl Scene {
             probes: BTreeMap::new(),
             replicas: Vec::new(),
             capacity: Capacity::default(),
+            moves: 8,
             claims: "/models".to_owned(),
             url: None,
             workload: None,

@@ -226,6 +226,7 @@ impl Carrier {
             probes: BTreeMap::new(),
             replicas: running.observe(&self.machine, key, &mut self.replicas),
             capacity: capacity(deployment.as_deref()),
+            moves: self.machine.moves,
             claims: self.machine.claims.clone(),
             url,
             workload: Some(running.workload()),

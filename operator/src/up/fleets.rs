@@ -40,6 +40,8 @@ pub struct Machine {
     pub reach: Reach,
     /// Threads that compute, over all replicas of a fleet.
     pub threads: usize,
+    /// Adapters that move to one replica at a time.
+    pub moves: usize,
     /// What opens the admin faces.
     pub access: Arc<Access>,
     /// Hears of every change.

@@ -73,6 +73,7 @@ pub fn sight(state: &Path, asked: &WhyArgs) -> Result<Sight, LookError> {
         probes: BTreeMap::new(),
         replicas,
         capacity: capacity(deployment.as_deref()),
+        moves: 0,
         claims: std::fs::read_to_string(run.join("claims"))?,
         url: deployment.as_ref().and_then(|deployment| deployment.status.as_ref()?.url.clone()),
         workload: None,

@@ -82,6 +82,7 @@ fn sight(adapter: Adapter, contacts: Vec<Contact>) -> Sight {
         probes: BTreeMap::new(),
         replicas: contacts.into_iter().enumerate().map(replica).collect(),
         capacity: Capacity::default(),
+        moves: 8,
         claims: "/models".to_owned(),
         url: None,
         workload: None,
