@@ -1,10 +1,14 @@
 //! The operator's account and what it may do: the documents of `deploy/rbac`, moved to the namespaces of a test.
 
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use kube::api::PostParams;
+use kube::{Api, Client};
 use lorikeet_tests::args;
 use serde::Deserialize as _;
 use serde_json::Value;
 
 use crate::audit::Permission;
+use crate::until::{PATIENCE, until};
 
 /// The namespace that the documents are written for.
 const WRITTEN_FOR: &str = "lorikeet-system";
@@ -44,6 +48,39 @@ pub(crate) fn documents(scope: Scope, system: &str, watched: &str) -> Vec<Value>
         }
     }
     documents
+}
+
+/// Waits until the API server grants `user` what the rules of `documents` allow: it hears of new roles a while after they
+/// were made, and what is asked before is refused.
+pub(crate) async fn until_granted(client: &Client, documents: &[Value], user: &str) {
+    let reviews: Api<SubjectAccessReview> = Api::all(client.clone());
+    for role in documents.iter().filter(|document| document["rules"].is_array()) {
+        let namespace = role["metadata"]["namespace"].as_str();
+        // A role is known as a whole.
+        let Some((group, resource, verb)) = allowed(std::slice::from_ref(role)).into_iter().next() else {
+            continue;
+        };
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource.as_str(), ""));
+        let attributes = ResourceAttributes {
+            namespace: namespace.map(str::to_owned),
+            group: Some(group),
+            resource: Some(resource.to_owned()),
+            subresource: Some(subresource.to_owned()),
+            verb: Some(verb),
+            ..ResourceAttributes::default()
+        };
+        let spec = SubjectAccessReviewSpec {
+            user: Some(user.to_owned()),
+            resource_attributes: Some(attributes),
+            ..SubjectAccessReviewSpec::default()
+        };
+        let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
+        until(&format!("{user} has its role in {namespace:?}"), PATIENCE, async || {
+            let answer = reviews.create(&PostParams::default(), &review).await.ok()?;
+            answer.status.filter(|status| status.allowed).map(drop)
+        })
+        .await;
+    }
 }
 
 /// What the rules of `documents` allow, one by one.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kube::api::{DeleteParams, ListParams};
+use lorikeet_api::AdapterState;
 use lorikeet_crds::{Adapter, Reason};
 use serde_json::json;
 
@@ -71,6 +72,46 @@ async fn an_adapter_for_one_replica_is_kept_on_one_and_moves_only_when_it_must()
             "{name}: {pods:?} to {:?}",
             after[name]
         );
+    }
+}
+
+/// A replica that joins is asked for two at a time of what others serve, and no adapter is nowhere meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_joins_takes_its_share_over_bit_by_bit() {
+    let mut stage = Stage::new("moves").await;
+    stage.options().flags = vec!["--concurrent-moves=2".to_owned()];
+    stage.start_operator().await;
+    let namespace = stage.namespace.clone();
+    let base = deployment(&namespace, "base", 1);
+    stage.kubectl.apply(std::slice::from_ref(&base));
+    let one = |at| with(adapter(&namespace, &name(at), "base"), "/spec/placement/replicas", json!(1));
+    stage.kubectl.apply(&(0..PLACED).map(one).collect::<Vec<_>>());
+    let before = until_kept_once(&stage).await;
+    for at in 0..PLACED {
+        stage.until_adapter_ready(&name(at)).await;
+    }
+    stage.kubelet.next(|script| script.load = Duration::from_millis(300));
+    stage.kubectl.apply(&[with(base, "/spec/replicas", json!(2))]);
+    let fakes = stage.kubelet.until_running(2).await;
+    // What moves is looked for where it comes from first.
+    let is_first = |fake: &&std::sync::Arc<Fake>| before[&name(0)].contains(&fake.name().to_owned());
+    let (first, second): (Vec<_>, Vec<_>) = fakes.iter().partition(is_first);
+    let (first, second) = (first[0], second[0]);
+    let mut most = 0;
+    until("it has its share", PATIENCE, async || {
+        let loads = second.report().adapters.iter().filter(|one| one.state == AdapterState::Loading).count();
+        assert!(loads <= 2, "{loads} move at a time");
+        most = most.max(loads);
+        let nowhere = (0..PLACED).find(|at| !first.serves(&name(*at)) && !second.serves(&name(*at)));
+        assert_eq!(nowhere, None, "it is served by no replica");
+        let (left, right) =
+            [first, second].map(|fake| (0..PLACED).filter(|at| fake.serves(&name(*at))).count()).into();
+        (left + right == PLACED && right > 2 && loads == 0).then_some(())
+    })
+    .await;
+    assert_eq!(most, 2);
+    for at in 0..PLACED {
+        stage.until_adapter_ready(&name(at)).await;
     }
 }
 

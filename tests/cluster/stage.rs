@@ -74,12 +74,15 @@ impl Stage {
         let system = format!("{namespace}-system");
         let kubectl = plane.kubectl();
         let mut objects = [&namespace, &system].map(|name| new_namespace(name)).to_vec();
-        objects.extend(account::documents(scope, &system, &namespace));
+        let account = account::documents(scope, &system, &namespace);
+        objects.extend(account.iter().cloned());
         kubectl.apply(&objects);
         let token = kubectl.run(&["create", "token", ACCOUNT, "--namespace", &system, "--duration=8h"]);
         let token = token.trim().to_owned();
         let proxy = Proxy::start(&plane).await;
         let client = plane.client().await;
+        let user = format!("system:serviceaccount:{system}:{ACCOUNT}");
+        account::until_granted(&client, &account, &user).await;
         let kubelet = Kubelet::start(client.clone(), &namespace, Script::default());
         let options = Options {
             identity: "operator-0".to_owned(),
@@ -91,7 +94,7 @@ impl Stage {
             flags: Vec::new(),
             log: plane.folder().join(format!("{namespace}-operator.log")),
         };
-        let audit = plane.audit(format!("system:serviceaccount:{system}:{ACCOUNT}"));
+        let audit = plane.audit(user);
         Self {
             operator: None,
             proxy,
