@@ -9,10 +9,12 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::config::Limits;
 use crate::cluster::failure::Failure;
 use crate::cluster::look::{Lane, Looked, Looker};
 use crate::cluster::malformed;
 use crate::cluster::queue::{Ended, Pauses, Queue};
+use crate::cluster::saying::Saying;
 use crate::cluster::statuses::Batch;
 use crate::cluster::table::ObjectKey;
 use crate::cluster::watch::{News, lock};
@@ -38,26 +40,15 @@ pub struct Controller {
     telling: JoinSet<()>,
 }
 
-/// Statuses of a fleet that are being written.
-#[derive(Clone, Copy, Debug, Default)]
-struct Saying {
-    under_way: bool,
-    /// A look meanwhile had more to say.
-    more: bool,
-    failures: u32,
-    held_until: Option<Instant>,
-}
-
 impl Controller {
     /// Nothing looked at yet.
     #[must_use]
     pub fn new(looker: Arc<Looker>, health: Arc<Health>) -> Self {
-        let limits = looker.limits;
-        let pauses = Pauses { first: limits.backoff, longest: limits.max_backoff, resync: limits.resync };
+        let queue = Queue::new(pauses(looker.limits));
         Self {
             looker,
             health,
-            queue: Queue::new(pauses),
+            queue,
             lanes: BTreeMap::new(),
             looks: JoinSet::new(),
             saying: BTreeMap::new(),
@@ -120,7 +111,7 @@ impl Controller {
             News::Touched(touched) => self.queue.mark(&touched.fleet, touched.urgent, now),
             News::Recovered => {
                 self.queue.forgive(now);
-                self.saying.values_mut().for_each(|saying| saying.held_until = None);
+                self.saying.values_mut().for_each(Saying::forgive);
             }
         }
     }
@@ -132,13 +123,7 @@ impl Controller {
             let lane = self.lanes.remove(&fleet).unwrap_or_default();
             let looker = Arc::clone(&self.looker);
             let now = Instant::now();
-            let say = self
-                .saying
-                .get(&fleet)
-                .is_none_or(|saying| !saying.under_way && saying.held_until.is_none_or(|until| until <= now));
-            if !say && let Some(saying) = self.saying.get_mut(&fleet) {
-                saying.more = true;
-            }
+            let say = self.saying.get_mut(&fleet).is_none_or(|saying| saying.may(now));
             self.looks.spawn(async move {
                 let started = Instant::now();
                 let looked = looker.look(&fleet, lane, say).await;
@@ -152,7 +137,8 @@ impl Controller {
 
     fn looked(&mut self, fleet: FleetKey, took: Duration, looked: Looked) {
         self.looker.metrics.reconciled(looked.ended != Ended::Failed, took);
-        self.queue.ended(&fleet, looked.ended, took, Instant::now());
+        let now = Instant::now();
+        self.queue.ended(&fleet, looked.ended, took, now);
         if looked.ended == Ended::Gone {
             self.saying.remove(&fleet);
             return;
@@ -160,11 +146,14 @@ impl Controller {
         if let Some(statuses) = looked.statuses.filter(|statuses| !statuses.is_empty()) {
             self.say(&fleet, statuses);
         }
+        if let Some(owed) = self.saying.get(&fleet).and_then(|saying| saying.owed(now)) {
+            self.queue.mark(&fleet, false, owed);
+        }
         self.lanes.insert(fleet, looked.lane);
     }
 
     fn say(&mut self, fleet: &FleetKey, statuses: Batch) {
-        self.saying.entry(fleet.clone()).or_default().under_way = true;
+        self.saying.entry(fleet.clone()).or_default().begin();
         let (looker, fleet) = (Arc::clone(&self.looker), fleet.clone());
         self.said.spawn(async move {
             let is_cut = statuses.is_cut;
@@ -181,22 +170,15 @@ impl Controller {
             tracing::debug!(namespace = fleet.namespace, name = fleet.name, %failure, "a status was not written");
         }
         let Some(saying) = self.saying.get_mut(fleet) else { return };
-        saying.under_way = false;
-        let more = std::mem::take(&mut saying.more) || is_cut;
-        if failures.is_empty() {
-            saying.failures = 0;
-            saying.held_until = None;
-            if more {
-                self.queue.mark(fleet, false, now);
-            }
-            return;
+        let again = if failures.is_empty() {
+            saying.written(is_cut, now)
+        } else {
+            let pauses = pauses(self.looker.limits);
+            Some(saying.failed(|failures| pauses.after(fleet, failures), now))
+        };
+        if let Some(again) = again {
+            self.queue.mark(fleet, false, again);
         }
-        saying.failures = saying.failures.saturating_add(1);
-        let limits = self.looker.limits;
-        let pauses = Pauses { first: limits.backoff, longest: limits.max_backoff, resync: limits.resync };
-        let until = now + pauses.after(fleet, saying.failures);
-        saying.held_until = Some(until);
-        self.queue.bring_forward(fleet, until);
     }
 
     /// Tells objects that cannot be read that they cannot: once of each version.
@@ -223,4 +205,8 @@ impl Controller {
             });
         }
     }
+}
+
+const fn pauses(limits: Limits) -> Pauses {
+    Pauses { first: limits.backoff, longest: limits.max_backoff, resync: limits.resync }
 }
