@@ -128,8 +128,8 @@ impl Look<'_> {
         let fleet = self.facts(replicas);
         let (fleet, mut decision) = match tokio::task::spawn_blocking(|| decided(fleet)).await {
             Ok(decided) => decided,
-            Err(_) => {
-                self.failures.push(Failure::Broken);
+            Err(error) => {
+                self.failures.push(error.into());
                 return None;
             }
         };
