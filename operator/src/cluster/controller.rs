@@ -196,18 +196,20 @@ impl Controller {
 
     /// Tells objects that cannot be read that they cannot: once of each version.
     fn tell_malformed(&mut self) {
-        let malformed = lock(&self.looker.world).malformed.clone();
-        self.looker.metrics.malformed.set(i64::try_from(malformed.len()).unwrap_or(i64::MAX));
-        self.told.retain(|key, _| malformed.contains_key(key));
-        for (key, one) in malformed {
-            if self.told.get(&key) == Some(&one.version) {
+        let mut world = lock(&self.looker.world);
+        let Some(unreadable) = world.unreadable.news() else { return };
+        self.looker.metrics.malformed.set(i64::try_from(unreadable.len()).unwrap_or(i64::MAX));
+        self.told.retain(|key, _| unreadable.contains_key(key));
+        for (key, one) in unreadable {
+            if self.told.get(key) == Some(&one.version) {
                 continue;
             }
             self.told.insert(key.clone(), one.version.clone());
+            let ((kind, key), error) = (key.clone(), one.error.clone());
             let looker = Arc::clone(&self.looker);
             self.telling.spawn(async move {
-                let ((kind, key), mut pause) = (key, looker.limits.backoff);
-                while let Err(failure) = malformed::tell(&looker.client, kind, &key, &one.error).await {
+                let mut pause = looker.limits.backoff;
+                while let Err(failure) = malformed::tell(&looker.client, kind, &key, &error).await {
                     tracing::warn!(%failure, "an object that cannot be read was not told so");
                     if matches!(failure, Failure::Conflict { .. } | Failure::Refused { .. }) {
                         break;
