@@ -67,7 +67,7 @@ words! {
         NameConflict,
         /// No replica runs yet.
         NoReplicas,
-        /// An object of the Deployment cannot be made as it should be.
+        /// An object of the Deployment, or the finalizer of an Adapter, cannot be made as it should be.
         NotCarriedOut,
         /// Fewer replicas than asked for are ready.
         ReplicasNotReady,

@@ -1,7 +1,7 @@
 //! The operator on a cluster: watch -> queue -> one fleet at a time: see, decide, write. What decides is elsewhere.
 //!
 //! * `watch`, `world`, `table`, `facts`: what is seen of the cluster, and which fleets a change touches
-//! * `queue`, `controller`: which fleet is looked at next
+//! * `queue`, `saying`, `tasks`, `controller`: which fleet is looked at next, and when its statuses are written
 //! * `look`: one look at a fleet, step by step; `secret`, `finalizer`, `apply`, `compare`, `ownership`, `statuses`,
 //!   `herald`, `capacity`: the steps
 //! * `view`: what somebody else sees who asks why
@@ -24,9 +24,11 @@ pub mod malformed;
 pub mod ownership;
 pub mod queue;
 pub mod rollout;
+pub mod saying;
 pub mod secret;
 pub mod statuses;
 pub mod table;
+pub mod tasks;
 pub mod view;
 pub mod watch;
 pub mod world;

@@ -5,6 +5,7 @@
 pub mod actor;
 pub mod change;
 pub mod client;
+mod poll;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

@@ -9,12 +9,15 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::config::Limits;
 use crate::cluster::failure::Failure;
 use crate::cluster::look::{Lane, Looked, Looker};
 use crate::cluster::malformed;
 use crate::cluster::queue::{Ended, Pauses, Queue};
+use crate::cluster::saying::Saying;
 use crate::cluster::statuses::Batch;
 use crate::cluster::table::ObjectKey;
+use crate::cluster::tasks::{Finished, Tasks};
 use crate::cluster::watch::{News, lock};
 use crate::cluster::world::OwnKind;
 use crate::fleet::FleetKey;
@@ -31,37 +34,33 @@ pub struct Controller {
     health: Arc<Health>,
     queue: Queue,
     lanes: BTreeMap<FleetKey, Lane>,
-    looks: JoinSet<(FleetKey, Duration, Looked)>,
+    looks: Tasks<Looked>,
     saying: BTreeMap<FleetKey, Saying>,
-    said: JoinSet<(FleetKey, bool, Vec<Failure>)>,
+    said: Tasks<Said>,
     told: BTreeMap<(OwnKind, ObjectKey), String>,
     telling: JoinSet<()>,
 }
 
-/// Statuses of a fleet that are being written.
-#[derive(Clone, Copy, Debug, Default)]
-struct Saying {
-    under_way: bool,
-    /// A look meanwhile had more to say.
-    more: bool,
-    failures: u32,
-    held_until: Option<Instant>,
+/// What came of writing statuses.
+struct Said {
+    /// There were more than were written at once.
+    is_cut: bool,
+    failures: Vec<Failure>,
 }
 
 impl Controller {
     /// Nothing looked at yet.
     #[must_use]
     pub fn new(looker: Arc<Looker>, health: Arc<Health>) -> Self {
-        let limits = looker.limits;
-        let pauses = Pauses { first: limits.backoff, longest: limits.max_backoff, resync: limits.resync };
+        let queue = Queue::new(pauses(looker.limits));
         Self {
             looker,
             health,
-            queue: Queue::new(pauses),
+            queue,
             lanes: BTreeMap::new(),
-            looks: JoinSet::new(),
+            looks: Tasks::default(),
             saying: BTreeMap::new(),
-            said: JoinSet::new(),
+            said: Tasks::default(),
             told: BTreeMap::new(),
             telling: JoinSet::new(),
         }
@@ -94,24 +93,22 @@ impl Controller {
                     some_changed.drain(..).collect::<BTreeSet<_>>().iter()
                         .for_each(|fleet| self.queue.mark(fleet, false, now));
                 }
-                Some(looked) = self.looks.join_next() => {
-                    if let Ok((fleet, took, looked)) = looked {
-                        self.looked(fleet, took, looked);
+                Some(looked) = self.looks.next() => self.looked(looked),
+                Some(said) = self.said.next() => self.said(said),
+                Some(told) = self.telling.join_next() => {
+                    if let Err(error) = told {
+                        let failure = Failure::from(error);
+                        self.looker.metrics.errors.with_label_values(&[failure.reason()]).inc();
+                        tracing::error!(%failure, "an object that cannot be read was not told so");
                     }
                 }
-                Some(said) = self.said.join_next() => {
-                    if let Ok((fleet, is_cut, failures)) = said {
-                        self.said(&fleet, is_cut, &failures);
-                    }
-                }
-                Some(_) = self.telling.join_next() => {}
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
     }
 
     fn has_room(&self) -> bool {
-        self.looks.len() < self.looker.limits.concurrency
+        self.looks.count() < self.looker.limits.concurrency
     }
 
     fn hear(&mut self, news: News) {
@@ -120,7 +117,7 @@ impl Controller {
             News::Touched(touched) => self.queue.mark(&touched.fleet, touched.urgent, now),
             News::Recovered => {
                 self.queue.forgive(now);
-                self.saying.values_mut().for_each(|saying| saying.held_until = None);
+                self.saying.values_mut().for_each(Saying::forgive);
             }
         }
     }
@@ -132,27 +129,23 @@ impl Controller {
             let lane = self.lanes.remove(&fleet).unwrap_or_default();
             let looker = Arc::clone(&self.looker);
             let now = Instant::now();
-            let say = self
-                .saying
-                .get(&fleet)
-                .is_none_or(|saying| !saying.under_way && saying.held_until.is_none_or(|until| until <= now));
-            if !say && let Some(saying) = self.saying.get_mut(&fleet) {
-                saying.more = true;
-            }
-            self.looks.spawn(async move {
-                let started = Instant::now();
-                let looked = looker.look(&fleet, lane, say).await;
-                (fleet, started.elapsed(), looked)
-            });
+            let say = self.saying.get_mut(&fleet).is_none_or(|saying| saying.may(now));
+            self.looks.spawn(fleet.clone(), async move { looker.look(&fleet, lane, say).await });
         }
         let metrics = &self.looker.metrics;
         metrics.queue.set(i64::try_from(self.queue.waiting(Instant::now())).unwrap_or(i64::MAX));
-        metrics.fleets.set(i64::try_from(self.lanes.len() + self.looks.len()).unwrap_or(i64::MAX));
+        metrics.fleets.set(i64::try_from(self.lanes.len() + self.looks.count()).unwrap_or(i64::MAX));
     }
 
-    fn looked(&mut self, fleet: FleetKey, took: Duration, looked: Looked) {
+    fn looked(&mut self, Finished { fleet, took, result }: Finished<Looked>) {
+        let looked = result.unwrap_or_else(|error| {
+            self.complain(&fleet, &error.into());
+            // What was known of the fleet went with it, and is read again.
+            Looked { lane: Lane::default(), ended: Ended::Failed, statuses: None }
+        });
         self.looker.metrics.reconciled(looked.ended != Ended::Failed, took);
-        self.queue.ended(&fleet, looked.ended, took, Instant::now());
+        let now = Instant::now();
+        self.queue.ended(&fleet, looked.ended, took, now);
         if looked.ended == Ended::Gone {
             self.saying.remove(&fleet);
             return;
@@ -160,59 +153,63 @@ impl Controller {
         if let Some(statuses) = looked.statuses.filter(|statuses| !statuses.is_empty()) {
             self.say(&fleet, statuses);
         }
+        if let Some(owed) = self.saying.get(&fleet).and_then(|saying| saying.owed(now)) {
+            self.queue.mark(&fleet, false, owed);
+        }
         self.lanes.insert(fleet, looked.lane);
     }
 
     fn say(&mut self, fleet: &FleetKey, statuses: Batch) {
-        self.saying.entry(fleet.clone()).or_default().under_way = true;
-        let (looker, fleet) = (Arc::clone(&self.looker), fleet.clone());
-        self.said.spawn(async move {
+        self.saying.entry(fleet.clone()).or_default().begin();
+        let looker = Arc::clone(&self.looker);
+        self.said.spawn(fleet.clone(), async move {
             let is_cut = statuses.is_cut;
             let concurrent = looker.limits.concurrent_writes;
-            let failures = statuses.write(&looker.client, &looker.herald, concurrent).await;
-            (fleet, is_cut, failures)
+            Said { is_cut, failures: statuses.write(&looker.client, &looker.herald, concurrent).await }
         });
     }
 
-    fn said(&mut self, fleet: &FleetKey, is_cut: bool, failures: &[Failure]) {
+    fn said(&mut self, Finished { fleet, result, .. }: Finished<Said>) {
         let now = Instant::now();
-        for failure in failures {
-            self.looker.metrics.errors.with_label_values(&[failure.reason()]).inc();
-            tracing::debug!(namespace = fleet.namespace, name = fleet.name, %failure, "a status was not written");
+        let said = result.unwrap_or_else(|error| Said { is_cut: false, failures: vec![error.into()] });
+        said.failures.iter().for_each(|failure| self.complain(&fleet, failure));
+        let Some(saying) = self.saying.get_mut(&fleet) else { return };
+        let again = if said.failures.is_empty() {
+            saying.written(said.is_cut, now)
+        } else {
+            let pauses = pauses(self.looker.limits);
+            Some(saying.failed(|failures| pauses.after(&fleet, failures), now))
+        };
+        if let Some(again) = again {
+            self.queue.mark(&fleet, false, again);
         }
-        let Some(saying) = self.saying.get_mut(fleet) else { return };
-        saying.under_way = false;
-        let more = std::mem::take(&mut saying.more) || is_cut;
-        if failures.is_empty() {
-            saying.failures = 0;
-            saying.held_until = None;
-            if more {
-                self.queue.mark(fleet, false, now);
-            }
-            return;
+    }
+
+    /// Counts and logs what failed beside the steps of a look. It is tried again.
+    fn complain(&self, FleetKey { namespace, name }: &FleetKey, failure: &Failure) {
+        self.looker.metrics.errors.with_label_values(&[failure.reason()]).inc();
+        match failure {
+            Failure::Broken(_) => tracing::error!(namespace, name, %failure, "not carried out"),
+            _ => tracing::debug!(namespace, name, %failure, "a status was not written"),
         }
-        saying.failures = saying.failures.saturating_add(1);
-        let limits = self.looker.limits;
-        let pauses = Pauses { first: limits.backoff, longest: limits.max_backoff, resync: limits.resync };
-        let until = now + pauses.after(fleet, saying.failures);
-        saying.held_until = Some(until);
-        self.queue.bring_forward(fleet, until);
     }
 
     /// Tells objects that cannot be read that they cannot: once of each version.
     fn tell_malformed(&mut self) {
-        let malformed = lock(&self.looker.world).malformed.clone();
-        self.looker.metrics.malformed.set(i64::try_from(malformed.len()).unwrap_or(i64::MAX));
-        self.told.retain(|key, _| malformed.contains_key(key));
-        for (key, one) in malformed {
-            if self.told.get(&key) == Some(&one.version) {
+        let mut world = lock(&self.looker.world);
+        let Some(unreadable) = world.unreadable.news() else { return };
+        self.looker.metrics.malformed.set(i64::try_from(unreadable.len()).unwrap_or(i64::MAX));
+        self.told.retain(|key, _| unreadable.contains_key(key));
+        for (key, one) in unreadable {
+            if self.told.get(key) == Some(&one.version) {
                 continue;
             }
             self.told.insert(key.clone(), one.version.clone());
+            let ((kind, key), error) = (key.clone(), one.error.clone());
             let looker = Arc::clone(&self.looker);
             self.telling.spawn(async move {
-                let ((kind, key), mut pause) = (key, looker.limits.backoff);
-                while let Err(failure) = malformed::tell(&looker.client, kind, &key, &one.error).await {
+                let mut pause = looker.limits.backoff;
+                while let Err(failure) = malformed::tell(&looker.client, kind, &key, &error).await {
                     tracing::warn!(%failure, "an object that cannot be read was not told so");
                     if matches!(failure, Failure::Conflict { .. } | Failure::Refused { .. }) {
                         break;
@@ -222,5 +219,105 @@ impl Controller {
                 }
             });
         }
+    }
+}
+
+const fn pauses(limits: Limits) -> Pauses {
+    Pauses { first: limits.backoff, longest: limits.max_backoff, resync: limits.resync }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use kube::client::Body;
+    use kube::runtime::events::Reporter;
+    use lorikeet_crds::Deployment;
+
+    use super::*;
+    use crate::build::Settings;
+    use crate::build::arguments::Reach;
+    use crate::cluster::herald::Herald;
+    use crate::cluster::table::{Change, Seen};
+    use crate::cluster::world::{InFleet as _, World};
+    use crate::metrics::Metrics;
+    use crate::probe::{ProbeConfig, Probes};
+    use crate::replicas::Replicas;
+
+    /// An operator that sees one Deployment and reaches the API server by `client`.
+    fn looker(client: kube::Client) -> Looker {
+        // Another test may have done it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut deployment = Deployment::default();
+        deployment.metadata.namespace = Some("ns".to_owned());
+        deployment.metadata.name = Some("base".to_owned());
+        let (key, fleet) = (("ns".to_owned(), "base".to_owned()), Some(deployment.fleet()));
+        let mut world = World::default();
+        world.deployments.take(Change::Apply(Seen { key, fleet, urgent: 0, object: deployment }));
+        let long = Duration::from_secs(3600);
+        let limits = Limits {
+            concurrency: 1,
+            concurrent_writes: 1,
+            resync: long,
+            secret: long,
+            backoff: Duration::from_millis(1),
+            max_backoff: Duration::from_millis(1),
+            api: long,
+            registry: long,
+            certificate_days: 1,
+        };
+        let probe = ProbeConfig {
+            limit: Duration::ZERO,
+            concurrent: 1,
+            fresh: long,
+            hub: "https://hub.example".to_owned(),
+            hosts: Default::default(),
+            paths: false,
+        };
+        let (tell, _) = tokio::sync::mpsc::unbounded_channel();
+        let reach = Reach::new(&probe.hub, &probe.hosts.allow);
+        Looker {
+            world: Arc::new(Mutex::new(world)),
+            replicas: Mutex::new(Replicas::new(1, tell.clone())),
+            probes: Probes::new(probe, tell),
+            settings: Settings { image: "image".to_owned(), namespace: "ns".to_owned(), reach },
+            sees_nodes: false,
+            limits,
+            herald: Herald::new(client.clone(), Reporter { controller: "test".to_owned(), instance: None }),
+            metrics: Metrics::new().unwrap(),
+            client,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_a_look_or_of_a_status_write_is_counted_and_its_fleet_looked_at_again() {
+        let (all, statuses) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
+        let (stop, calls) = (CancellationToken::new(), Arc::clone(&all));
+        let stopping = stop.clone();
+        // The first call is a look's; nothing that is asked for is there.
+        let server = tower::service_fn(move |request: http::Request<Body>| {
+            let is_first = calls.fetch_add(1, Ordering::Relaxed) == 0;
+            let is_status = request.uri().path().ends_with("/status");
+            let is_first_status = is_status && statuses.fetch_add(1, Ordering::Relaxed) == 0;
+            if is_status && !is_first_status {
+                stopping.cancel();
+            }
+            async move {
+                assert!(!is_first && !is_first_status, "a fault of ours");
+                let answer = http::Response::builder().status(404).body(Body::empty());
+                Ok::<_, Infallible>(answer.unwrap())
+            }
+        });
+        let looker = Arc::new(looker(kube::Client::new(server, "ns")));
+        let metrics = looker.metrics.clone();
+        let (_news, mut news) = tokio::sync::mpsc::unbounded_channel();
+        let (_changed, mut changed) = tokio::sync::mpsc::unbounded_channel();
+        let controller = Controller::new(looker, Arc::default());
+        let run = controller.run(&mut news, &mut changed, &stop);
+        tokio::time::timeout(Duration::from_secs(30), run).await.expect("the status is written again");
+        assert_eq!(metrics.errors.with_label_values(&["Broken"]).get(), 2);
+        assert!(all.load(Ordering::Relaxed) > 3);
     }
 }

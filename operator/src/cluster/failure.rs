@@ -47,9 +47,9 @@ pub enum Failure {
     /// An object has no form as JSON.
     #[error("a child has no form as JSON: {0}")]
     Form(#[from] serde_json::Error),
-    /// The decision itself broke off: a fault of ours.
-    #[error("the decision broke off")]
-    Broken,
+    /// A step panicked: a fault of ours.
+    #[error("a fault of ours: {0}")]
+    Broken(#[from] tokio::task::JoinError),
 }
 
 impl Failure {
@@ -83,7 +83,7 @@ impl Failure {
             Self::NotOurs { .. } => "NotOurs",
             Self::Credentials(_) => "Credentials",
             Self::Form(_) => "Form",
-            Self::Broken => "Broken",
+            Self::Broken(_) => "Broken",
         }
     }
 

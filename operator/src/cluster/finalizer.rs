@@ -100,6 +100,8 @@ pub fn withhold(desired: &mut BTreeMap<String, DesiredList>, lacking: &[&Arc<Ada
 pub struct Written {
     /// Adapters that bear the finalizer now.
     pub held: BTreeSet<AdapterKey>,
+    /// Adapters whose finalizer the API server does not let be written, and why: that will not pass by itself.
+    pub refused: BTreeMap<AdapterKey, String>,
     /// What failed.
     pub failures: Vec<Failure>,
 }
@@ -123,20 +125,32 @@ pub async fn write(
     while let Some(one) = done.next().await {
         match one {
             Ok(held) => written.held.extend(held),
-            Err(failure) => written.failures.push(failure),
+            Err((key, failure)) => {
+                if failure.is_lasting() {
+                    written.refused.insert(key, failure.to_string());
+                }
+                written.failures.push(failure);
+            }
         }
     }
     written
 }
 
-async fn one(client: Client, adapter: Arc<Adapter>, on: bool) -> Result<Option<AdapterKey>, Failure> {
+async fn one(
+    client: Client,
+    adapter: Arc<Adapter>,
+    on: bool,
+) -> Result<Option<AdapterKey>, (AdapterKey, Failure)> {
     let key = key_of(&adapter);
     let api: Api<Adapter> = Api::namespaced(client, &key.0);
     let patch = patch(&adapter, on);
     match api.patch(&key.1, &PatchParams::apply(lorikeet_crds::FIELD_MANAGER), &Patch::Merge(&patch)).await {
         Ok(_) => Ok(on.then_some(key)),
         Err(error) if is_gone(&error) => Ok(None),
-        Err(error) => Err(Failure::of(format!("finalizer of Adapter {}/{}", key.0, key.1), error)),
+        Err(error) => {
+            let failure = Failure::of(format!("finalizer of Adapter {}/{}", key.0, key.1), error);
+            Err((key, failure))
+        }
     }
 }
 

@@ -8,8 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use kube::runtime::events::{Event, EventType};
-use kube::{Client, Resource as _};
+use kube::Client;
 use lorikeet_crds::{Adapter, Deployment};
 use serde_json::Value;
 
@@ -20,7 +19,7 @@ use crate::cluster::compare::differs;
 use crate::cluster::config::Limits;
 use crate::cluster::facts::{PodFacts, workload_facts};
 use crate::cluster::failure::Failure;
-use crate::cluster::finalizer::{self, Outlives, has, lacking, withhold};
+use crate::cluster::finalizer::{self, Outlives, Written, has, lacking, withhold};
 use crate::cluster::herald::{Herald, shortened};
 use crate::cluster::kinds::{Child, ChildKind, each};
 use crate::cluster::queue::Ended;
@@ -29,9 +28,9 @@ use crate::cluster::secret::{Admin, Keeping, ensure, host};
 use crate::cluster::statuses::Batch;
 use crate::cluster::watch::lock;
 use crate::cluster::world::{Sight, World};
-use crate::decide::outcome::{Outcome, conclude};
+use crate::decide::outcome::{Outcome, conclude, conclude_adapter};
 use crate::decide::scale::gpus;
-use crate::decide::validate::{AdapterKey, ValidFleet, key_of};
+use crate::decide::validate::{ValidFleet, key_of};
 use crate::decide::{Decision, decide};
 use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Replica};
 use crate::metrics::Metrics;
@@ -78,7 +77,6 @@ pub struct Lane {
     registry_at: Option<Instant>,
     rollout: Rollout,
     settled: Settled,
-    said: Option<&'static str>,
 }
 
 /// How a look ended.
@@ -110,7 +108,7 @@ impl Looker {
         };
         let mut look = Look { looker: self, fleet, sight, lane, failures: Vec::new(), again: None };
         let statuses = look.run(say).await;
-        look.complain().await;
+        look.complain();
         let ended = if look.failures.is_empty() { Ended::Done(look.again) } else { Ended::Failed };
         Looked { lane: look.lane, ended, statuses }
     }
@@ -128,14 +126,20 @@ impl Look<'_> {
         let fleet = self.facts(replicas);
         let (fleet, mut decision) = match tokio::task::spawn_blocking(|| decided(fleet)).await {
             Ok(decided) => decided,
-            Err(_) => {
-                self.failures.push(Failure::Broken);
+            Err(error) => {
+                self.failures.push(error.into());
                 return None;
             }
         };
-        let held = self.ask(&mut decision).await;
+        let Written { held, refused, .. } = self.ask(&mut decision).await;
         // They have another version now, or none; the watch will tell.
-        held.iter().chain(&decision.released).for_each(|key| drop(decision.adapters.remove(key)));
+        let released = decision.released.iter().filter(|key| !refused.contains_key(*key));
+        held.iter().chain(released).for_each(|key| drop(decision.adapters.remove(key)));
+        for adapter in &self.sight.adapters {
+            if let Some(why) = refused.get(&key_of(adapter)) {
+                conclude_adapter(&mut decision, adapter, shortened(why), Timestamp::now());
+            }
+        }
         let before = self.failures.len();
         let valid = decision.valid.take().filter(|_| admin.is_some());
         let is_pending = self.apply(fleet, valid).await;
@@ -294,7 +298,7 @@ impl Look<'_> {
 
     /// Asks the replicas. Puts the finalizer on before they hear of an Adapter, and takes it off when nothing holds a
     /// deletion any longer.
-    async fn ask(&mut self, decision: &mut Decision) -> BTreeSet<AdapterKey> {
+    async fn ask(&mut self, decision: &mut Decision) -> Written {
         let is_paused = self.sight.deployment.as_ref().is_some_and(|one| one.spec.paused);
         let (adapters, outlives) = (&self.sight.adapters, self.outlives());
         let mut on = if is_paused { Vec::new() } else { lacking(adapters, decision, outlives) };
@@ -309,14 +313,14 @@ impl Look<'_> {
             self.looker.replicas().want(self.fleet, held);
         }
         let concurrent = self.looker.limits.concurrent_writes;
-        let written = finalizer::write(&self.looker.client, &on, &off, concurrent).await;
-        self.failures.extend(written.failures);
+        let mut written = finalizer::write(&self.looker.client, &on, &off, concurrent).await;
+        self.failures.append(&mut written.failures);
         on.retain(|one| !written.held.contains(&key_of(one)));
         if !written.held.is_empty() {
             withhold(&mut desired, &on);
             self.looker.replicas().want(self.fleet, desired);
         }
-        written.held
+        written
     }
 
     /// Makes the children as they should be. Whether the replicas, or the way to them, were not.
@@ -365,6 +369,10 @@ impl Look<'_> {
         let mut failures = applying.apply(&children).await;
         if writes_registry {
             failures.extend(applying.prune(&children).await);
+            if failures.iter().any(Failure::is_lasting) {
+                // The next look tries it too: one that does not would take for over what is not.
+                self.lane.registry_at = None;
+            }
         }
         let is_pending = applying.is_pending;
         self.failures.extend(failures);
@@ -429,27 +437,13 @@ impl Look<'_> {
         }
     }
 
-    /// Counts and logs what failed. What will not pass by itself is said once at the Deployment.
-    async fn complain(&mut self) {
+    /// Counts and logs what failed. What will not pass by itself is in a status, and its Event with it.
+    fn complain(&self) {
         for failure in &self.failures {
             self.looker.metrics.errors.with_label_values(&[failure.reason()]).inc();
             let (namespace, name) = (&self.fleet.namespace, &self.fleet.name);
             tracing::warn!(namespace, name, reason = failure.reason(), %failure, "not carried out");
         }
-        let lasting = self.failures.iter().find(|failure| failure.is_lasting());
-        let reason = lasting.map(Failure::reason);
-        if reason == std::mem::replace(&mut self.lane.said, reason) {
-            return;
-        }
-        let (Some(failure), Some(deployment)) = (lasting, &self.sight.deployment) else { return };
-        let event = Event {
-            type_: EventType::Warning,
-            reason: failure.reason().to_owned(),
-            note: Some(shortened(&failure.to_string())),
-            action: "Reconcile".to_owned(),
-            secondary: None,
-        };
-        self.looker.herald.at_deployment(&event, &deployment.object_ref(&())).await;
     }
 }
 

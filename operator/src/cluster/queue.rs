@@ -57,16 +57,16 @@ impl Queue {
         Self { fleets: BTreeMap::new(), due: BTreeSet::new(), pauses }
     }
 
-    /// Something happened to `fleet`. What is urgent waits for errors only.
-    pub fn mark(&mut self, fleet: &FleetKey, urgent: bool, now: Instant) {
+    /// Something happened to `fleet`, or will at `at`. What is urgent waits for errors only.
+    pub fn mark(&mut self, fleet: &FleetKey, urgent: bool, at: Instant) {
         let state = self.fleets.entry(fleet.clone()).or_default();
         let paced = if urgent { None } else { state.paced_until };
-        let at = [Some(now), state.held_until, paced].into_iter().flatten().max().unwrap_or(now);
+        let at = [Some(at), state.held_until, paced].into_iter().flatten().max().unwrap_or(at);
         self.bring_forward(fleet, at);
     }
 
     /// Look at `fleet` at that time, at the latest.
-    pub fn bring_forward(&mut self, fleet: &FleetKey, at: Instant) {
+    fn bring_forward(&mut self, fleet: &FleetKey, at: Instant) {
         let state = self.fleets.entry(fleet.clone()).or_default();
         if state.due.is_some_and(|due| due <= at) {
             return;

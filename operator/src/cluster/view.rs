@@ -10,12 +10,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config, ResourceExt as _};
+use kube::{Api, Client, Config, ResourceExt};
 use lorikeet_api::{
     AdapterReport, AdapterState, BaseModel, ErrorCode, Failure, ReportedSet, Tier, TierBytes,
 };
 use lorikeet_crds::adapter::ReplicaPlacement;
-use lorikeet_crds::{Adapter, Deployment};
+use lorikeet_crds::condition::find;
+use lorikeet_crds::{Adapter, ConditionType, Deployment, Reason};
 
 use crate::args::WhyArgs;
 use crate::build::LABEL;
@@ -64,7 +65,7 @@ async fn look(asked: &WhyArgs) -> Result<Sight, ViewError> {
     let key = named(adapters.iter().map(AsRef::as_ref), &asked.adapter, &namespace)?;
     let adapter = adapters.iter().find(|one| key_of(one) == key);
     let fleet = adapter.map(|one| fleet_of(one)).unwrap_or_default();
-    let written = adapter.and_then(|one| last_written(one));
+    let written = adapter.and_then(|one| last_written(one.as_ref()));
     let of_fleet = adapters.iter().filter(|one| fleet_of(one) == fleet).cloned().collect();
     Ok(Sight { fleet: facts(&client, fleet, of_fleet).await?, key, written })
 }
@@ -118,9 +119,8 @@ fn fleet_of(adapter: &Adapter) -> FleetKey {
 }
 
 /// When the operator last wrote the status, as the API server keeps it.
-fn last_written(adapter: &Adapter) -> Option<Timestamp> {
-    let of_status =
-        adapter.managed_fields().iter().filter(|one| one.subresource.as_deref() == Some("status"));
+fn last_written(object: &impl ResourceExt) -> Option<Timestamp> {
+    let of_status = object.managed_fields().iter().filter(|one| one.subresource.as_deref() == Some("status"));
     of_status.filter_map(|one| one.time.as_ref()).map(|time| time.0).max()
 }
 
@@ -132,7 +132,8 @@ async fn facts(client: &Client, key: FleetKey, adapters: Vec<Arc<Adapter>>) -> R
     let what = format!("pods of namespace {}", key.namespace);
     let pods =
         Api::<Pod>::namespaced(client.clone(), &key.namespace).list(&pods).await.map_err(unread(what))?;
-    let mut replicas: Vec<Replica> = pods.iter().filter_map(|pod| replica(pod, &adapters)).collect();
+    let mut replicas: Vec<Replica> =
+        pods.iter().filter_map(|pod| replica(pod, deployment.as_ref(), &adapters)).collect();
     replicas.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(Fleet {
         namespaces: namespaces(client, &adapters).await,
@@ -166,7 +167,7 @@ async fn namespaces(
 }
 
 /// A pod as the statuses tell of it.
-fn replica(pod: &Pod, adapters: &[Arc<Adapter>]) -> Option<Replica> {
+fn replica(pod: &Pod, deployment: Option<&Deployment>, adapters: &[Arc<Adapter>]) -> Option<Replica> {
     let (name, facts) = (pod.name_any(), PodFacts::of(pod));
     if facts.finished {
         return None;
@@ -177,17 +178,26 @@ fn replica(pod: &Pod, adapters: &[Arc<Adapter>]) -> Option<Replica> {
         told.into_iter().partition(|(_, placement)| placement.state == REFUSED);
     let refusal = refused.first().map(|(_, placement)| placement.error.clone().unwrap_or_default());
     let silent = told.iter().find(|(_, placement)| placement.state == "Unreachable");
-    let contact = if let Some((adapter, placement)) = silent {
-        let error = placement.error.clone().unwrap_or_default();
+    let why = deployment.and_then(|one| Some((why_silent(one, &name)?, last_written(one))));
+    let silent =
+        silent.map(|(one, placement)| (placement.error.clone().unwrap_or_default(), last_written(*one)));
+    let contact = if let Some((error, written)) = why.or(silent) {
         // Since that status was written at the latest.
-        let since = last_written(adapter).unwrap_or(Timestamp::UNIX_EPOCH);
-        Contact::Unreachable { error, since, last: None }
+        Contact::Unreachable { error, since: written.unwrap_or(Timestamp::UNIX_EPOCH), last: None }
     } else if told.is_empty() && !is_ready(pod) {
         Contact::Pending
     } else {
         Contact::Reported(Arc::new(reported(&told)))
     };
     Some(Replica { name, incarnation: facts.incarnation, leaving: facts.leaving, contact, refusal })
+}
+
+/// Why `pod` does not answer, as its Deployment says: of a few of them.
+fn why_silent(deployment: &Deployment, pod: &str) -> Option<String> {
+    let ready = find(&deployment.status.as_ref()?.conditions, ConditionType::Ready)?;
+    let told = ready.message.split("; ").filter(|_| ready.reason == Reason::ReplicaUnreachable.as_str());
+    let of_pod = |part: &str| part.strip_prefix(pod)?.strip_prefix(": ").map(str::to_owned);
+    told.into_iter().find_map(of_pod)
 }
 
 fn is_ready(pod: &Pod) -> bool {
@@ -254,7 +264,8 @@ fn report(adapter: &Adapter, placement: &ReplicaPlacement) -> AdapterReport {
 
 #[cfg(test)]
 mod tests {
-    use lorikeet_crds::AdapterStatus;
+    use lorikeet_crds::condition::{Saying, Truth, conditions};
+    use lorikeet_crds::{AdapterStatus, DeploymentStatus};
     use serde_json::json;
 
     use super::*;
@@ -283,8 +294,10 @@ mod tests {
 
     #[test]
     fn a_status_tells_of_a_replica_what_it_reported() {
-        let contact =
-            |ready: &str, adapters: &[Arc<Adapter>]| replica(&pod(ready), adapters).unwrap().contact;
+        let of = |ready: &str, deployment: Option<&Deployment>, adapters: &[Arc<Adapter>]| {
+            replica(&pod(ready), deployment, adapters).unwrap().contact
+        };
+        let contact = |ready: &str, adapters: &[Arc<Adapter>]| of(ready, None, adapters);
         let Contact::Reported(set) = contact("False", &[told("Ready", None)]) else {
             panic!("it was told of")
         };
@@ -297,6 +310,22 @@ mod tests {
         assert_eq!(set.adapters[0].source, "", "it speaks of another content");
         let silent = contact("True", &[told("Unreachable", Some("refused"))]);
         assert!(matches!(silent, Contact::Unreachable { error, .. } if error == "refused"));
+        // Why, its Deployment says.
+        let ready = Saying {
+            condition: ConditionType::Ready,
+            truth: Truth::False,
+            reason: Reason::ReplicaUnreachable,
+            message: "o: late; p: connect: refused; and 2 more".to_owned(),
+        };
+        let mut base = Deployment::default();
+        base.status = Some(DeploymentStatus {
+            conditions: conditions(&[], &[ready], None, Timestamp::UNIX_EPOCH),
+            ..DeploymentStatus::default()
+        });
+        for adapters in [vec![], vec![told("Unreachable", Some("see its Deployment"))]] {
+            let silent = of("True", Some(&base), &adapters);
+            assert!(matches!(silent, Contact::Unreachable { error, .. } if error == "connect: refused"));
+        }
         assert!(matches!(contact("False", &[]), Contact::Pending));
         assert!(matches!(contact("True", &[]), Contact::Reported(_)));
     }

@@ -175,23 +175,23 @@ where
         Event::InitApply(DeserializeGuard(object)) | Event::Apply(DeserializeGuard(object)) => match object {
             Ok(object) => {
                 let seen = own(object);
-                world.malformed.remove(&(kind, seen.key.clone()));
+                world.unreadable.remove(kind, &seen.key);
                 Change::Apply(seen)
             }
             Err(invalid) => {
                 let key = key(&invalid.metadata);
                 let version = invalid.metadata.resource_version.unwrap_or_default();
-                world.malformed.insert((kind, key.clone()), Malformed { version, error: invalid.error });
+                world.unreadable.put(kind, key.clone(), Malformed { version, error: invalid.error });
                 Change::Unreadable(key)
             }
         },
         Event::Delete(object) => {
             let key = key(object.meta());
-            world.malformed.remove(&(kind, key.clone()));
+            world.unreadable.remove(kind, &key);
             Change::Delete(key)
         }
         Event::Init => {
-            world.malformed.retain(|(of, _), _| *of != kind);
+            world.unreadable.restart(kind);
             Change::Restart
         }
         Event::InitDone => Change::Complete,

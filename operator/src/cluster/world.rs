@@ -43,7 +43,39 @@ pub struct World {
     pub namespaces: Table<BTreeMap<String, String>>,
     children: BTreeMap<ChildKind, Table<Value>>,
     /// Objects of ours that cannot be read.
-    pub malformed: BTreeMap<(OwnKind, ObjectKey), Malformed>,
+    pub unreadable: Unreadable,
+}
+
+/// Objects of ours that cannot be read.
+#[derive(Debug, Default)]
+pub struct Unreadable {
+    all: BTreeMap<(OwnKind, ObjectKey), Malformed>,
+    changed: bool,
+}
+
+impl Unreadable {
+    /// This one cannot be read.
+    pub fn put(&mut self, kind: OwnKind, key: ObjectKey, one: Malformed) {
+        self.changed = true;
+        self.all.insert((kind, key), one);
+    }
+
+    /// This one can, or is gone.
+    pub fn remove(&mut self, kind: OwnKind, key: &ObjectKey) {
+        self.changed |= self.all.remove(&(kind, key.clone())).is_some();
+    }
+
+    /// Everything of that kind is told anew.
+    pub fn restart(&mut self, kind: OwnKind) {
+        let before = self.all.len();
+        self.all.retain(|(of, _), _| *of != kind);
+        self.changed |= self.all.len() < before;
+    }
+
+    /// All of them, where they are not those of the last call.
+    pub fn news(&mut self) -> Option<&BTreeMap<(OwnKind, ObjectKey), Malformed>> {
+        std::mem::take(&mut self.changed).then_some(&self.all)
+    }
 }
 
 /// What has been seen of one fleet.
@@ -196,6 +228,27 @@ mod tests {
         assert!(sight.deployment.is_none());
         let elsewhere = FleetKey { namespace: "b".to_owned(), name: "x".to_owned() };
         assert!(world.sight(&elsewhere).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_of_where_it_changed() {
+        let key = ("ns".to_owned(), "bad".to_owned());
+        let one = |version: &str| Malformed { version: version.to_owned(), error: "no source".to_owned() };
+        let mut unreadable = Unreadable::default();
+        assert!(unreadable.news().is_none());
+        unreadable.put(OwnKind::Adapter, key.clone(), one("1"));
+        assert_eq!(unreadable.news().unwrap().len(), 1);
+        assert!(unreadable.news().is_none());
+        unreadable.remove(OwnKind::Deployment, &key);
+        unreadable.restart(OwnKind::Deployment);
+        assert!(unreadable.news().is_none(), "none was there");
+        unreadable.put(OwnKind::Adapter, key.clone(), one("2"));
+        assert_eq!(unreadable.news().unwrap()[&(OwnKind::Adapter, key.clone())], one("2"));
+        unreadable.remove(OwnKind::Adapter, &key);
+        assert!(unreadable.news().unwrap().is_empty());
+        unreadable.put(OwnKind::Adapter, key, one("3"));
+        unreadable.restart(OwnKind::Adapter);
+        assert!(unreadable.news().unwrap().is_empty());
     }
 
     #[test]

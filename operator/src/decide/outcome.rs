@@ -1,12 +1,15 @@
-//! What came of carrying a decision out, as the Deployment's status says it. Pure; knows no API server.
+//! What came of carrying a decision out, as statuses say it. Pure; knows no API server. The Event is the transition of the
+//! status, and nothing else: it is said once while what failed fails, by whoever meets it.
 
 use jiff::Timestamp;
-use lorikeet_crds::condition::conditions;
-use lorikeet_crds::{ConditionType, Deployment, Reason};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use lorikeet_crds::condition::{Saying, conditions};
+use lorikeet_crds::{Adapter, ConditionType, Deployment, Reason};
 
 use crate::decide::Decision;
 use crate::decide::events::{is_true, transition};
 use crate::decide::status::kstatus;
+use crate::decide::validate::key_of;
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,13 +40,41 @@ pub fn conclude(decision: &mut Decision, deployment: &Deployment, outcome: &Outc
         _ => return,
     };
     let sayings = kstatus(Some(lacking), deployment.spec.paused, Reason::NotCarriedOut);
-    let said = conditions(&before.conditions, &sayings, deployment.metadata.generation, now);
-    for condition in &mut status.conditions {
+    let generation = deployment.metadata.generation;
+    overlay(&mut status.conditions, &before.conditions, &sayings, generation, now);
+    decision.events.retain(|event| event.adapter.is_some());
+    let old = deployment.status.as_ref().map(|status| status.conditions.as_slice());
+    decision.events.extend(transition(None, old, &status.conditions));
+}
+
+/// Lets the status of `adapter` in `decision` say that it is not carried out, and will not be by itself: why.
+pub fn conclude_adapter(decision: &mut Decision, adapter: &Adapter, why: String, now: Timestamp) {
+    let key = key_of(adapter);
+    let before = adapter.status.clone().unwrap_or_default();
+    let mut status = decision.adapters.remove(&key).unwrap_or_else(|| before.clone());
+    let sayings = kstatus(Some((Reason::NotCarriedOut, why)), false, Reason::NotCarriedOut);
+    overlay(&mut status.conditions, &before.conditions, &sayings, adapter.metadata.generation, now);
+    decision.events.retain(|event| event.adapter.as_ref() != Some(&key));
+    if adapter.status.as_ref() == Some(&status) {
+        return;
+    }
+    let old = adapter.status.as_ref().map(|status| status.conditions.as_slice());
+    decision.events.extend(transition(Some(&key), old, &status.conditions));
+    decision.adapters.insert(key, status);
+}
+
+/// Says `sayings` in the place of what `of` says of the same, `before` being what the object says.
+fn overlay(
+    of: &mut [Condition],
+    before: &[Condition],
+    sayings: &[Saying],
+    generation: Option<i64>,
+    now: Timestamp,
+) {
+    let said = conditions(before, sayings, generation, now);
+    for condition in of {
         if let Some(new) = said.iter().find(|one| one.type_ == condition.type_) {
             *condition = new.clone();
         }
     }
-    decision.events.retain(|event| event.adapter.is_some());
-    let old = deployment.status.as_ref().map(|status| status.conditions.as_slice());
-    decision.events.extend(transition(None, old, &status.conditions));
 }

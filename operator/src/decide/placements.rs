@@ -19,6 +19,10 @@ pub const LISTED: usize = 16;
 /// The state of an Adapter on a replica that does not take what it should hold.
 pub const REFUSED: &str = "Refused";
 
+/// What is said of one that does not answer. Why is said once, by the Deployment: a text that changes, in the status of each
+/// of ten thousand Adapters, would be as many writes.
+const SILENT: &str = "it does not answer; see the status of its Deployment, and its log";
+
 /// The lists of a decision.
 pub struct Placements<'a> {
     replicas: &'a [Replica],
@@ -56,8 +60,8 @@ impl<'a> Placements<'a> {
         let mut judged = Judged::of(adapter);
         let row = self.reports.row(&adapter.served_name);
         let mut line = |(index, replica): (usize, &Replica)| match &replica.contact {
-            // One that goes may be silent.
-            Contact::Unreachable { .. } if replica.leaving => Line::None,
+            // One that goes may be silent, and one that was never heard may be starting: nothing is known to be there.
+            Contact::Unreachable { last, .. } if replica.leaving || last.is_none() => Line::None,
             Contact::Unreachable { .. } => Line::Silent,
             Contact::Pending | Contact::Loading | Contact::Reported(_) => {
                 let said = row.get(index).copied().flatten();
@@ -113,15 +117,15 @@ fn order(placement: &ReplicaPlacement) -> (u8, &str) {
 
 fn placement(replica: &Replica, line: Line<'_>) -> Option<ReplicaPlacement> {
     let pod = replica.name.clone();
-    let without = |state: &str, error: Option<&String>| {
-        let (pod, state, error) = (replica.name.clone(), state.to_owned(), error.cloned());
+    let without = |state: &str, error: Option<&str>| {
+        let (pod, state, error) = (replica.name.clone(), state.to_owned(), error.map(str::to_owned));
         Some(ReplicaPlacement { pod, tier: None, state, error })
     };
-    let (outdated, state, tier, error) = match (line, &replica.contact) {
-        (Line::Says { outdated, state, tier, error }, _) => (outdated, state, tier, error),
-        (Line::Silent, Contact::Unreachable { error, .. }) => return without("Unreachable", Some(error)),
-        (Line::Refuses, _) => return without(REFUSED, replica.refusal.as_ref()),
-        _ => return None,
+    let (outdated, state, tier, error) = match line {
+        Line::Says { outdated, state, tier, error } => (outdated, state, tier, error),
+        Line::Silent => return without("Unreachable", Some(SILENT)),
+        Line::Refuses => return without(REFUSED, replica.refusal.as_deref()),
+        Line::None => return None,
     };
     let state = match state {
         _ if outdated => "Outdated",

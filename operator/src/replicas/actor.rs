@@ -1,4 +1,4 @@
-//! One replica's actor: follows its report by long polling, and brings its desired set to what is wanted.
+//! One replica's actor: has its report followed, and brings its desired set to what is wanted.
 //!
 //! Compares with what the replica reports, never with what was sent before it restarted.
 
@@ -6,20 +6,18 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use lorikeet_api::{DesiredChange, Version};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::fleet::{Contact, DesiredList, FleetKey, Report, Said};
+use crate::fleet::{Contact, DesiredList, FleetKey, Report};
 use crate::replicas::Shared;
 use crate::replicas::change::change;
 use crate::replicas::client::{Client, ClientError, Endpoint};
+use crate::replicas::poll::{Held, Poll};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// One that loads its model is asked again after that time.
-const LOADING_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// So much of what a replica says is kept.
 const LONGEST_REFUSAL: usize = 500;
 
@@ -34,17 +32,10 @@ pub struct Actor {
 }
 
 /// The way to a replica, or why nothing that is known opens one.
-type Way = Result<Client, Arc<ClientError>>;
+pub(super) type Way = Result<Client, Arc<ClientError>>;
 
 fn way(endpoint: &Endpoint) -> Way {
     Client::new(endpoint).map_err(Arc::new)
-}
-
-/// The newest report, and how often names may have vanished from the reports until then.
-#[derive(Clone)]
-struct Held {
-    report: Arc<Report>,
-    losses: u64,
 }
 
 impl Actor {
@@ -107,116 +98,6 @@ impl Actor {
     }
 }
 
-/// Follows the report.
-struct Poll {
-    fleet: FleetKey,
-    contact: Arc<Mutex<Contact>>,
-    held: watch::Sender<Option<Held>>,
-    ways: watch::Receiver<Way>,
-    shared: Shared,
-}
-
-impl Poll {
-    async fn run(mut self) {
-        let mut last: Option<Arc<Report>> = None;
-        let mut losses = 0;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let way = self.ways.borrow_and_update().clone();
-            let client = match way {
-                Ok(client) => client,
-                Err(error) => {
-                    self.fail(&error, last.as_ref());
-                    match self.ways.changed().await {
-                        Ok(()) => continue,
-                        Err(_) => return,
-                    }
-                }
-            };
-            let asked = last.as_ref().map(|last| (last.instance.as_str(), last.report));
-            match client.report(asked).await {
-                Ok(answer) => {
-                    pause = FIRST_PAUSE;
-                    losses += u64::from(answer.complete || !answer.removed.is_empty());
-                    let report = match &last {
-                        Some(last) if !answer.complete => merged(last, answer),
-                        _ => answer,
-                    };
-                    let report = Arc::new(report);
-                    let changed = last.as_ref().is_none_or(|last| **last != *report) || !self.is_reported();
-                    last = Some(Arc::clone(&report));
-                    if changed {
-                        self.held.send_replace(Some(Held { report: Arc::clone(&report), losses }));
-                        self.say(Contact::Reported(report));
-                    }
-                }
-                Err(ClientError::Loading) => {
-                    pause = FIRST_PAUSE;
-                    self.load();
-                    tokio::time::sleep(LOADING_PAUSE).await;
-                }
-                // Asked by a way that is not the newest.
-                Err(_) if self.ways.has_changed().unwrap_or(false) => {}
-                Err(error) => {
-                    self.fail(&error, last.as_ref());
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
-                        changed = self.ways.changed() => if changed.is_err() { return },
-                    }
-                }
-            }
-        }
-    }
-
-    fn is_reported(&self) -> bool {
-        matches!(*self.contact.lock().unwrap_or_else(PoisonError::into_inner), Contact::Reported(_))
-    }
-
-    fn load(&self) {
-        let is_known =
-            matches!(*self.contact.lock().unwrap_or_else(PoisonError::into_inner), Contact::Loading);
-        if !is_known {
-            self.say(Contact::Loading);
-        }
-    }
-
-    fn fail(&self, error: &ClientError, last: Option<&Arc<Report>>) {
-        let error = error.to_string();
-        let since = match &*self.contact.lock().unwrap_or_else(PoisonError::into_inner) {
-            Contact::Unreachable { since, error: same, .. } if *same == error => return,
-            Contact::Unreachable { since, .. } => *since,
-            Contact::Pending | Contact::Loading | Contact::Reported(_) => Timestamp::now(),
-        };
-        self.say(Contact::Unreachable { error, since, last: last.cloned() });
-    }
-
-    fn say(&self, contact: Contact) {
-        *self.contact.lock().unwrap_or_else(PoisonError::into_inner) = contact;
-        // Nobody listens any more only while the operator stops.
-        let _ = self.shared.changed.send(self.fleet.clone());
-    }
-}
-
-/// A report brought up to date by a partial one.
-fn merged(last: &Report, mut answer: Report) -> Report {
-    let news = std::mem::take(&mut answer.adapters);
-    let gone = std::mem::take(&mut answer.removed);
-    let mut changes: Vec<(&str, Option<&Said>)> =
-        news.iter().map(|one| (one.name.as_str(), Some(one))).collect();
-    changes.extend(gone.iter().map(|name| (name.as_str(), None)));
-    changes.sort_by_key(|(name, _)| *name);
-    let mut rest = last.adapters.as_slice();
-    let mut adapters = Vec::with_capacity(rest.len() + news.len());
-    for (name, said) in changes {
-        let (before, from) = rest.split_at(rest.partition_point(|one| one.name.as_str() < name));
-        adapters.extend_from_slice(before);
-        adapters.extend(said.cloned());
-        rest = &from[usize::from(from.first().is_some_and(|one| one.name == name))..];
-    }
-    adapters.extend_from_slice(rest);
-    Report { adapters, complete: true, ..answer }
-}
-
 /// The last set that the replica accepted, and the process that did.
 struct Sent {
     instance: String,
@@ -260,7 +141,12 @@ impl Refusals {
         self.count = match error {
             None => 0,
             Some(ClientError::Conflict | ClientError::Refused { .. }) => self.count.saturating_add(1),
-            Some(ClientError::Authority(_) | ClientError::Unreachable(_) | ClientError::Loading) => {
+            Some(
+                ClientError::Authority(_)
+                | ClientError::Unreachable(_)
+                | ClientError::Late
+                | ClientError::Loading,
+            ) => {
                 return false;
             }
         };
@@ -366,52 +252,10 @@ impl Push {
 #[cfg(test)]
 mod tests {
     use internment::ArcIntern;
-    use lorikeet_api::{AdapterReport, AdapterState, BaseModel, DesiredAdapter, Tier, TierBytes};
+    use lorikeet_api::DesiredAdapter;
 
     use super::*;
-
-    fn said(name: &str, rank: u32) -> Said {
-        ArcIntern::new(AdapterReport {
-            name: name.to_owned(),
-            source: String::new(),
-            state: AdapterState::Ready,
-            tier: Tier::Resident,
-            digest: None,
-            revision: None,
-            credentials: None,
-            rank,
-            bytes: 0,
-            target_modules: Vec::new(),
-            running: 0,
-            waiting: 0,
-            demand: 0,
-            error: None,
-        })
-    }
-
-    fn report(adapters: Vec<Said>, removed: &[&str]) -> Report {
-        Report {
-            instance: "i".to_owned(),
-            report: 1,
-            version: Some(Version { epoch: 1, sequence: 1 }),
-            base: BaseModel { name: "base".to_owned(), digest: None, revision: None, ready: true },
-            draining: false,
-            resident: TierBytes::default(),
-            host: TierBytes::default(),
-            complete: false,
-            adapters,
-            removed: removed.iter().map(|name| (*name).to_owned()).collect(),
-        }
-    }
-
-    #[test]
-    fn a_partial_report_changes_what_it_names() {
-        let last = report(vec![said("b", 1), said("d", 1), said("f", 1)], &[]);
-        let news = report(vec![said("a", 2), said("d", 2), said("g", 2)], &["b", "c"]);
-        let now = merged(&last, news);
-        assert_eq!(now.adapters, [said("a", 2), said("d", 2), said("f", 1), said("g", 2)]);
-        assert!(now.complete && now.removed.is_empty());
-    }
+    use crate::replicas::poll::tests::{report, said};
 
     #[test]
     fn names_that_vanish_are_missed_and_those_that_came_are_not_counted_again() {

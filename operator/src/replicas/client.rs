@@ -92,6 +92,9 @@ pub enum ClientError {
     /// No answer, or a broken one.
     #[error("{0}")]
     Unreachable(String),
+    /// No answer in the time that it has.
+    #[error("it does not answer in time")]
+    Late,
     /// It loads its model.
     #[error("the replica loads its model")]
     Loading,
@@ -168,9 +171,7 @@ impl Client {
             patience += Duration::from_secs(POLL_SECONDS);
         }
         let asked = self.opened(|http| http.get(url.clone()).timeout(patience + REPORT_TIMEOUT));
-        let response = tokio::time::timeout(patience, asked)
-            .await
-            .map_err(|_| ClientError::Unreachable("it does not answer in time".to_owned()))?;
+        let response = tokio::time::timeout(patience, asked).await.map_err(|_| ClientError::Late)?;
         read(accepted(response?).await?).await
     }
 

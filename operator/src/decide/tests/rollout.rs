@@ -1,7 +1,7 @@
 //! What a Deployment says while its replicas are not, or not yet, as its spec asks.
 
 use super::*;
-use crate::decide::outcome::{Outcome, conclude};
+use crate::decide::outcome::{Outcome, conclude, conclude_adapter};
 use crate::fleet::{Hindrance, Workload};
 
 /// A fleet whose replicas are all as asked.
@@ -52,6 +52,49 @@ fn what_fails_for_good_stalls_with_its_text() {
     let failed = after(&scene, &Outcome::Failed("Deployment here/base-runtime: no".to_owned()));
     assert_eq!(said(&failed), ([false, false, true], "NotCarriedOut".to_owned()));
     assert!(failed.events.iter().any(|event| event.warning && event.message.ends_with(": no")));
+}
+
+#[test]
+fn what_fails_is_said_once_by_whoever_meets_it_and_again_after_it_was_over() {
+    let mut scene = rolled(1);
+    let mut said = |outcome: Outcome| -> Vec<(Reason, bool)> {
+        let decision = after(&scene, &outcome);
+        let events = decision.events.iter().map(|event| (event.reason, event.warning)).collect();
+        // Nothing else is handed on: the next look may be another process's.
+        scene.deployment().status = decision.status;
+        events
+    };
+    let failed = || Outcome::Failed("Service here/base is there and not ours".to_owned());
+    assert_eq!(said(failed()), [(Reason::NotCarriedOut, true)]);
+    assert_eq!(said(failed()), []);
+    assert_eq!(said(Outcome::Failed("another, after the first was mended".to_owned())), []);
+    assert_eq!(said(Outcome::Done), [(Reason::AsDesired, false)]);
+    assert_eq!(said(failed()), [(Reason::NotCarriedOut, true)]);
+}
+
+#[test]
+fn an_adapter_that_is_not_carried_out_says_why_once() {
+    let mut scene = rolled(1).adapter("sql");
+    let now = Timestamp::from_second(2000).unwrap();
+    let refused = |scene: &Scene, decision: &mut Decision| {
+        conclude_adapter(decision, &scene.fleet.adapters[0], "finalizer: not allowed".to_owned(), now);
+    };
+    let key = ("here".to_owned(), "sql".to_owned());
+    let mut decision = scene.decide();
+    refused(&scene, &mut decision);
+    let of_it = |decision: &Decision| -> Vec<String> {
+        let is_of_it = |event: &&crate::decide::Occurrence| event.adapter.as_ref() == Some(&key);
+        decision.events.iter().filter(is_of_it).map(|event| event.message.clone()).collect()
+    };
+    assert_eq!(of_it(&decision), ["finalizer: not allowed"]);
+    let status = decision.adapters.remove(&key).unwrap();
+    assert_eq!((kstatus(&status), ready_reason(&status)), ([false, false, true], "NotCarriedOut"));
+    Arc::make_mut(&mut scene.fleet.adapters[0]).status = Some(status);
+    let mut again = scene.decide();
+    refused(&scene, &mut again);
+    assert_eq!(of_it(&again), [] as [&str; 0]);
+    assert!(!again.adapters.contains_key(&key), "nothing is written");
+    assert_eq!(of_it(&scene.decide()), ["resident on 0 of 1 replicas"], "it is over");
 }
 
 #[test]

@@ -41,6 +41,32 @@ fn an_adapter_of_a_deployment_that_is_scaled_to_none_says_so_and_is_not_worked_o
 }
 
 #[test]
+fn why_a_replica_does_not_answer_is_said_by_the_deployment_alone() {
+    let mut scene = Scene::with_replicas(2).adapter("sql").settle();
+    let all = Workload { replicas: 2, updated: 2, ready: 2, current: true, hindrance: None };
+    (scene.fleet.workload, scene.deployment().spec.replicas) = (Some(all), Some(2));
+    let Contact::Reported(last) = scene.fleet.replicas[0].contact.clone() else { panic!("it answers") };
+    let since = Timestamp::UNIX_EPOCH;
+    let silent = |error: &str, last| Contact::Unreachable { error: error.to_owned(), since, last };
+    let is_said = |decision: &Decision, why: &str| {
+        let status = decision.status.as_ref().unwrap();
+        find(&status.conditions, ConditionType::Ready).unwrap().message.contains(why)
+    };
+    scene.fleet.replicas[0].contact = silent("connection refused", Some(Arc::clone(&last)));
+    assert!(is_said(&scene.step(), "r0: connection refused"));
+    let place = scene.status("sql").placements[0].clone();
+    assert_eq!((place.pod.as_str(), place.state.as_str()), ("r0", "Unreachable"));
+    assert!(place.error.is_some_and(|error| error.contains("its Deployment")));
+    scene.fleet.replicas[0].contact = silent("timed out", Some(last));
+    let decision = scene.step();
+    assert!(is_said(&decision, "r0: timed out") && decision.adapters.is_empty(), "one write");
+    // One that was never heard, as one that starts, has nothing that anybody knows of.
+    scene.fleet.replicas[0].contact = silent("connection refused", None);
+    scene.step();
+    assert!(scene.status("sql").placements.iter().all(|place| place.pod == "r1"));
+}
+
+#[test]
 fn replicas_that_serve_different_contents_of_one_source_are_told_of_until_a_digest_says_which() {
     let mut scene = Scene::with_replicas(3).adapter("sql").settle();
     let Contact::Reported(report) = &scene.fleet.replicas[1].contact else { panic!("it answers") };
