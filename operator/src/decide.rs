@@ -190,12 +190,7 @@ fn of_valid(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>, now: Times
             served_status(&subject, reports, &placements, now)
         } else {
             let why = valid.refused.get(&key).map_or(Why::Reading, Why::Refused);
-            let still = match valid.former(&key) {
-                Some(former) => Still::Former(former, &places[&key]),
-                None if valid.unheard.contains(&key) => Still::AsBefore,
-                None => Still::Nothing,
-            };
-            unaccepted_status(adapter, why, still, reports, &placements, now)
+            unaccepted_status(adapter, why, still(valid, &places, &key), reports, &placements, now)
         };
         if counts(fleet, adapter) {
             add(&mut count, &status);
@@ -209,12 +204,12 @@ fn of_valid(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>, now: Times
 fn of_refused(fleet: &Fleet, refusal: &Refusal, reports: &Reports<'_>, now: Timestamp) -> Decision {
     let mut decision = Decision::default();
     let valid = fleet.deployment.as_ref().map(|one| continued(fleet, one)).unwrap_or_default();
+    let places = former_places(fleet, &valid, reports);
     if has_strays(fleet, reports) {
-        decision.desired = desired_sets(fleet, &valid, &former_places(fleet, &valid, reports));
+        decision.desired = desired_sets(fleet, &valid, &places);
     }
     let placements = Placements::new(&fleet.replicas, reports);
     let mut count = AdapterCount::default();
-    let still = if fleet.deployment.is_some() { Still::AsBefore } else { Still::Nothing };
     for adapter in &fleet.adapters {
         let key = key_of(adapter);
         let status = match &adapter.metadata.deletion_timestamp {
@@ -224,7 +219,7 @@ fn of_refused(fleet: &Fleet, refusal: &Refusal, reports: &Reports<'_>, now: Time
             }
             None => {
                 let why = Why::Refused(refusal);
-                unaccepted_status(adapter, why, still, reports, &placements, now)
+                unaccepted_status(adapter, why, still(&valid, &places, &key), reports, &placements, now)
             }
         };
         if counts(fleet, adapter) {
@@ -233,6 +228,15 @@ fn of_refused(fleet: &Fleet, refusal: &Refusal, reports: &Reports<'_>, now: Time
         say(&mut decision, adapter, key, status);
     }
     finish(decision, fleet, Some(refusal), count, now)
+}
+
+/// What the Adapter of `key`, which is not accepted, serves nevertheless.
+fn still<'a>(valid: &'a ValidFleet, places: &'a BTreeMap<AdapterKey, Place>, key: &AdapterKey) -> Still<'a> {
+    match valid.former(key) {
+        Some(former) => Still::Former(former, &places[key]),
+        None if valid.unheard.contains(key) => Still::Unheard,
+        None => Still::Nothing,
+    }
 }
 
 /// Whether the Deployment counts `adapter` as one of its own: it may name it, and stays.

@@ -1,8 +1,8 @@
 //! Former: what an Adapter serves while an edit of it is not accepted. Nothing is remembered for it: it is what replicas
 //! report under its name, pinned to the content that they have. Pure.
 //!
-//! An Adapter has a former content only if its own status says that it was accepted or served: a name that was another
-//! Adapter's before is nothing to continue.
+//! An Adapter has a former content only if its own status says that it had its name: a name that was another Adapter's
+//! before is nothing to continue.
 
 use std::cell::OnceCell;
 use std::cmp::Reverse;
@@ -149,11 +149,10 @@ impl Default for Vote {
     }
 }
 
-/// Whether the Adapter was accepted before, or its status names something that it goes on serving.
-fn has_served(status: &AdapterStatus) -> bool {
-    is_true(&status.conditions, ConditionType::Accepted)
-        || status.digest.is_some()
-        || !status.placements.is_empty()
+/// Whether the Adapter was accepted before, or goes on serving something: then its status has its name. Not by what the status
+/// says of contents or replicas: that is what was heard last, and of a replica that was not heard nothing is said.
+const fn has_served(status: &AdapterStatus) -> bool {
+    status.served_name.is_some()
 }
 
 /// Whether the replica would answer requests from it.

@@ -8,7 +8,7 @@ use internment::ArcIntern;
 use lorikeet_api::{AdapterState, Tier};
 use lorikeet_crds::adapter::ReplicaPlacement;
 
-use crate::decide::reports::{Judged, Reports};
+use crate::decide::reports::{Judged, Reports, last};
 use crate::decide::validate::ValidAdapter;
 use crate::fleet::{Contact, Replica};
 
@@ -51,6 +51,12 @@ impl<'a> Placements<'a> {
     #[must_use]
     pub fn new(replicas: &'a [Replica], reports: &'a Reports<'a>) -> Self {
         Self { replicas, reports, made: RefCell::default() }
+    }
+
+    /// Replicas that are there and were never heard.
+    pub fn unheard(&self) -> impl Iterator<Item = &'a str> {
+        let is_unheard = |replica: &&Replica| last(&replica.contact).is_none();
+        self.replicas.iter().filter(is_unheard).map(|replica| replica.name.as_str())
     }
 
     /// What each replica says of `adapter`: those in error first, then those where something is under way, then those that

@@ -5,6 +5,7 @@ mod moves;
 mod rollout;
 mod standing;
 mod story;
+mod unheard;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use lorikeet_api::{AdapterReport, AdapterState, BaseModel, DesiredAdapter, Tier, TierBytes};
+use lorikeet_crds::adapter::ReplicaPlacement;
 use lorikeet_crds::condition::find;
 use lorikeet_crds::deployment::NamespacesFrom;
 use lorikeet_crds::{Adapter, AdapterStatus, ConditionType, Deployment, Reason};

@@ -1,9 +1,11 @@
 //! Status of an Adapter that is not accepted: it was refused, or its source is still being read. What it served before an
 //! edit is served on, and its status goes on saying so. Pure.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use lorikeet_api::AdapterReport;
-use lorikeet_crds::adapter::{AdapterStatus, PlacementCount};
+use lorikeet_crds::adapter::{AdapterStatus, PlacementCount, ReplicaPlacement};
 use lorikeet_crds::condition::{Saying, Truth};
 use lorikeet_crds::{Adapter, ConditionType, Reason};
 
@@ -27,8 +29,8 @@ pub enum Why<'a> {
 pub enum Still<'a> {
     /// Nothing.
     Nothing,
-    /// Whatever it served before: nobody is asked to change it, or nobody was heard.
-    AsBefore,
+    /// Something, perhaps: a replica that could tell was not heard.
+    Unheard,
     /// What it served before an edit, and where that is placed.
     Former(&'a ValidAdapter, &'a Place),
 }
@@ -46,7 +48,7 @@ pub fn unaccepted_status(
     let before = adapter.status.clone().unwrap_or_default();
     let content = match still {
         Still::Nothing => AdapterStatus::default(),
-        Still::AsBefore => before,
+        Still::Unheard => unheard(before, placements),
         Still::Former(former, place) => content(before, former, place, reports, placements),
     };
     let status = stamped(adapter, &sayings(adapter, why, content.digest.as_deref()), now);
@@ -55,6 +57,15 @@ pub fn unaccepted_status(
         conditions: status.conditions,
         ..content
     }
+}
+
+/// What was said before, as far as it speaks of replicas that may have it still.
+fn unheard(before: AdapterStatus, placements: &Placements<'_>) -> AdapterStatus {
+    let unheard: BTreeSet<&str> = placements.unheard().collect();
+    let said = |row: &&ReplicaPlacement| unheard.contains(row.pod.as_str());
+    let rows: Vec<ReplicaPlacement> = before.placements.iter().filter(said).cloned().collect();
+    let ready = before.replicas.ready.min(unheard.len() as u32);
+    AdapterStatus { placements: rows.into(), replicas: PlacementCount { ready, ..before.replicas }, ..before }
 }
 
 fn content(
