@@ -23,5 +23,7 @@ pub use deployment::{Deployment, DeploymentSpec, DeploymentStatus};
 pub const GROUP: &str = "lorikeet.dev";
 /// The one version that is served and stored.
 pub const VERSION: &str = "v1alpha1";
+/// The finalizer of Adapters: what holds up a deletion while running requests end.
+pub const FINALIZER: &str = "lorikeet.dev/drain";
 /// The field manager of everything that the operator applies.
 pub const FIELD_MANAGER: &str = "lorikeet-operator";

@@ -25,7 +25,9 @@ pub struct SourceSpec {
     /// The revision to take of an hf:// source: a branch, a tag or a commit. It is resolved to an immutable one, which the
     /// status names. Default: the source's main branch. Example: `v3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 200))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$') && !self.matches('[.][.]|(^|/)[.](/|$)')")
+        .message("revision: expected letters, digits, '.', '_', '-' and '/', without '..' and without a part that is empty or '.'"))]
     pub revision: Option<String>,
     /// Pins the content: `sha256:` and 64 lower-case hex digits, as the status and `lorikeet inspect` name it. Any other
     /// content is refused. Default: whatever is there.

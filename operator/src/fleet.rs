@@ -65,7 +65,7 @@ pub struct Replica {
     pub name: String,
     /// Changes when the containers of the pod restart.
     pub incarnation: String,
-    /// Since when it is being deleted.
+    /// It is being deleted.
     pub leaving: bool,
     /// What it says of itself; the error and since when, where it does not answer.
     pub contact: Contact,

@@ -23,6 +23,7 @@ fn long(length: usize) -> Value {
 fn source_cases() -> Vec<Case> {
     let taken = "";
     let scheme = "source: expected one of hf://";
+    let revision = "revision: expected letters, digits";
     vec![
         ("source", json!("s3://bucket/key"), taken),
         ("source", json!("gs://bucket/key"), scheme),
@@ -42,7 +43,16 @@ fn source_cases() -> Vec<Case> {
         ("source", json!(format!("hf://{}", "x".repeat(2048))), "may not be more than 2048"),
         ("revision", json!("main"), taken),
         ("revision", json!(""), "should be at least 1 chars long"),
-        ("revision", long(257), "may not be more than 256"),
+        ("revision", long(201), "may not be more than 200"),
+        ("revision", json!("refs/pr/1"), taken),
+        ("revision", json!("release-1.2_rc..3"), revision),
+        ("revision", json!("a b"), revision),
+        ("revision", json!("x?y"), revision),
+        ("revision", json!("x%2Fy"), revision),
+        ("revision", json!(".."), revision),
+        ("revision", json!("."), revision),
+        ("revision", json!("/main"), revision),
+        ("revision", json!("a//b"), revision),
         ("digest", json!(digest('a')), taken),
         ("digest", json!("sha256:abc"), "digest: expected sha256: and 64"),
         ("digest", json!(digest('A')), "digest: expected sha256: and 64"),

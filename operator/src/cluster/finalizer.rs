@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
-use lorikeet_crds::{Adapter, ConditionType};
+use lorikeet_crds::{Adapter, ConditionType, FINALIZER};
 use serde_json::{Value, json};
 
 use crate::cluster::failure::{Failure, is_gone};
@@ -18,8 +18,6 @@ use crate::decide::events::is_true;
 use crate::decide::validate::{AdapterKey, key_of};
 use crate::fleet::DesiredList;
 
-/// The finalizer's name.
-pub const FINALIZER: &str = "lorikeet.dev/drain";
 /// Finalizers that one look at a fleet writes: the next look goes on.
 const AT_ONCE: usize = 256;
 

@@ -7,12 +7,11 @@ use kube::api::{ApiResource, Patch, PatchParams};
 use kube::core::DynamicObject;
 use kube::{Api, Client, ResourceExt as _};
 use lorikeet_crds::condition::{Saying, Truth, conditions};
-use lorikeet_crds::{Adapter, ConditionType, Deployment, FIELD_MANAGER, Reason};
+use lorikeet_crds::{Adapter, ConditionType, Deployment, FIELD_MANAGER, FINALIZER, Reason};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use crate::cluster::failure::{Failure, is_gone};
-use crate::cluster::finalizer::FINALIZER;
 use crate::cluster::table::ObjectKey;
 use crate::cluster::world::OwnKind;
 

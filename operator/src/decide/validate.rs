@@ -118,7 +118,7 @@ pub enum Spread {
     All,
     /// That many, or all where there are fewer.
     Count(u32),
-    /// By demand: one, and one more for each that reports waiting requests.
+    /// By demand: one for each 8 requests at a time, and one where there are none.
     Auto,
 }
 

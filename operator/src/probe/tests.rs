@@ -54,6 +54,7 @@ async fn answer(State(server): State<Server>, request: Request) -> Response {
     match (folder, file) {
         ("/loop", _) => to(&path),
         ("/inside", _) => to("http://10.0.0.1/x"),
+        (folder, _) if folder.starts_with("/to/") => to(&folder[4..].replacen('/', "://", 1)),
         ("/moved", file) => to(&format!("/whole/{file}")),
         ("/broken", _) => status(500).into_response(),
         ("/closed", _) => status(401).into_response(),
@@ -210,6 +211,29 @@ async fn an_address_that_is_not_public_is_not_asked() {
     assert!(probes.iter().all(|probe| matches!(probe, Probe::Unreadable(_))), "{probes:?}");
     assert!(why(&probes[2]).contains("not public"), "{probes:?}");
     assert_eq!(server.asked.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_rule_with_a_port_opens_that_port_alone() {
+    let (server, other) = (Server::default(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let open = server.start().await.replace("127.0.0.1", "localhost");
+    let closed = format!("localhost:{}", other.local_addr().unwrap().port());
+    let mut scene = Scene::new("https://hub.invalid", |config| {
+        config.hosts = HostPolicy { allow: vec![open["http://".len()..].parse().unwrap()] };
+    });
+    scene.adapter(&format!("{open}/plain"));
+    for scheme in ["http", "https"] {
+        scene.adapter(&format!("{scheme}://{closed}/plain"));
+        scene.adapter(&format!("{open}/to/{scheme}/{closed}"));
+    }
+    let probes = scene.read().await;
+    assert_eq!(probes[0], facts(Some(900)));
+    for closed in &probes[1..] {
+        let why = why(closed);
+        assert!(why.contains("not public") || why.contains("only https is allowed"), "{why}");
+    }
+    let nobody = tokio::time::timeout(Duration::ZERO, other.accept()).await;
+    assert!(nobody.is_err(), "it was connected to: {nobody:?}");
 }
 
 #[tokio::test]

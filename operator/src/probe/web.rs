@@ -19,7 +19,10 @@ const REDIRECTS: usize = 5;
 
 /// Reads over HTTP.
 pub(super) struct Web {
-    client: Client,
+    /// Connects anywhere: for the hosts and ports that a rule names.
+    named: Client,
+    /// Connects only to addresses that the policy allows.
+    guarded: Client,
     policy: Arc<HostPolicy>,
 }
 
@@ -49,13 +52,10 @@ impl Web {
             policy.allow.push(HostRule::Host(host.to_owned(), hub.port_or_known_default()));
         }
         let policy = Arc::new(policy);
-        let client = Client::builder()
-            .redirect(Policy::none())
-            .no_proxy()
-            .user_agent(concat!("lorikeet-operator/", env!("CARGO_PKG_VERSION")))
-            .dns_resolver(Guard(Arc::clone(&policy)))
-            .build()?;
-        Ok(Self { client, policy })
+        let agent = concat!("lorikeet-operator/", env!("CARGO_PKG_VERSION"));
+        let builder = || Client::builder().redirect(Policy::none()).no_proxy().user_agent(agent);
+        let guarded = builder().dns_resolver(Guard(Arc::clone(&policy))).build()?;
+        Ok(Self { named: builder().build()?, guarded, policy })
     }
 
     /// What the adapter with these files says of itself.
@@ -64,9 +64,13 @@ impl Web {
     /// Its configuration was not read. Weights that are not read are for the replicas to judge.
     pub(super) async fn read(&self, config: &Url, weights: &Url) -> Result<Probe, WebError> {
         let json = self.text(config).await?;
-        let Probe::Facts(mut facts) = config::read(&json) else { return Ok(config::read(&json)) };
-        facts.bytes = self.size(weights).await.unwrap_or_default();
-        Ok(Probe::Facts(facts))
+        match config::read(&json) {
+            Probe::Facts(mut facts) => {
+                facts.bytes = self.size(weights).await.unwrap_or_default();
+                Ok(Probe::Facts(facts))
+            }
+            fault => Ok(fault),
+        }
     }
 
     /// The file, one byte over the longest that is taken at most.
@@ -104,7 +108,9 @@ impl Web {
         let mut at = url.clone();
         for _ in 0..=REDIRECTS {
             self.policy.check(&at).map_err(|error| WebError::Forbidden(error.to_string()))?;
-            let request = self.client.get(at.clone());
+            // A resolver is asked for a name without its port: whom a rule names with one is told apart here.
+            let client = if self.policy.names(&at) { &self.named } else { &self.guarded };
+            let request = client.get(at.clone());
             let request = match range {
                 Some(range) => request.header(RANGE, range),
                 None => request,
@@ -178,10 +184,9 @@ impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
         let policy = Arc::clone(&self.0);
         Box::pin(async move {
-            let named = policy.names_host(name.as_str());
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
             let allowed: Vec<SocketAddr> =
-                found.into_iter().filter(|address| named || policy.allows(address.ip())).collect();
+                found.into_iter().filter(|address| policy.allows(address.ip())).collect();
             if allowed.is_empty() {
                 return Err(NotPublic.into());
             }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
-use lorikeet_crds::{Adapter, AdapterStatus, Deployment, DeploymentStatus};
+use lorikeet_crds::{Adapter, AdapterStatus, Deployment, DeploymentStatus, FINALIZER};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -23,8 +23,6 @@ pub type Key = (String, String);
 pub const MANIFEST: &str = "lorikeet.dev/manifest";
 /// The file that counts the starts of `up` on a state folder.
 const EPOCH: &str = "epoch";
-/// What holds up an Adapter's deletion while its requests end.
-const FINALIZER: &str = "lorikeet.dev/drain";
 
 /// A kind that is kept.
 pub trait Kept: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone {

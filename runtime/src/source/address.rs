@@ -81,7 +81,8 @@ impl HostPolicy {
         }
     }
 
-    /// Whether the URL's host itself is allowed, wherever its name leads.
+    /// Whether a rule names the URL's host and port: then its name may lead anywhere. Every other URL is asked with a
+    /// client that connects to allowed addresses alone.
     #[must_use]
     pub fn names(&self, url: &Url) -> bool {
         let host = url.host_str().unwrap_or_default().trim_end_matches('.');
@@ -90,13 +91,6 @@ impl HostPolicy {
             HostRule::Host(allowed, at) => allowed == host && (at.is_none() || *at == port),
             HostRule::Network(..) => false,
         })
-    }
-
-    /// Whether a rule names this host, at whatever port.
-    #[must_use]
-    pub fn names_host(&self, host: &str) -> bool {
-        let host = host.trim_end_matches('.');
-        self.allow.iter().any(|rule| matches!(rule, HostRule::Host(allowed, _) if allowed == host))
     }
 
     /// Whether a connection to `address` is allowed.
@@ -227,6 +221,14 @@ mod tests {
             ["http://minio.models.svc/x", "http://10.3.0.1/x", "http://mirror.evil/x", "http://x.mirror/x"]
         {
             assert!(!check(&policy, bad), "{bad}");
+        }
+        let names = |url: &str| policy.names(&Url::parse(url).unwrap());
+        for scheme in ["http", "https"] {
+            assert!(names(&format!("{scheme}://minio.models.svc:9000/x")));
+            assert!(names(&format!("{scheme}://mirror/x")) && names(&format!("{scheme}://mirror:6443/x")));
+            for port in ["", ":6443"] {
+                assert!(!names(&format!("{scheme}://minio.models.svc{port}/x")), "{scheme} {port}");
+            }
         }
         assert!(policy.allows("10.2.3.4".parse().unwrap()) && !policy.allows("10.3.3.4".parse().unwrap()));
         assert!(policy.allows("::ffff:10.2.3.4".parse().unwrap()));

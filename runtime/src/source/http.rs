@@ -38,9 +38,9 @@ pub(super) struct Bearer {
 
 /// Requests of files.
 pub(super) struct Http {
-    /// Connects anywhere: for what the command line and the configuration name.
+    /// Connects anywhere: for what the command line and the configuration name, and the hosts and ports of rules.
     trusted: Client,
-    /// Connects only where the policy allows.
+    /// Connects only to addresses that the policy allows.
     guarded: Client,
     policy: Arc<HostPolicy>,
     hub: Option<Url>,
@@ -171,7 +171,8 @@ impl Http {
         let is_hub = self.hub.as_ref().is_some_and(|hub| hub.origin() == url.origin());
         let client = match caller.trust {
             Trust::CommandLine => &self.trusted,
-            Trust::Admin if is_hub => &self.trusted,
+            // A resolver is asked for a name without its port: whom a rule names with one is told apart here.
+            Trust::Admin if is_hub || self.policy.names(url) => &self.trusted,
             Trust::Admin => {
                 self.policy.check(url)?;
                 &self.guarded
@@ -280,10 +281,9 @@ impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
         let policy = Arc::clone(&self.0);
         Box::pin(async move {
-            let named = policy.names_host(name.as_str());
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
             let allowed: Vec<SocketAddr> =
-                found.into_iter().filter(|address| named || policy.allows(address.ip())).collect();
+                found.into_iter().filter(|address| policy.allows(address.ip())).collect();
             if allowed.is_empty() {
                 return Err(NotPublic.into());
             }

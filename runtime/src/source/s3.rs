@@ -75,8 +75,12 @@ impl S3 {
             return self.build(name, &config, client(&self.patience));
         }
         self.policy.check(&url)?;
-        let guarded = client(&self.patience).no_proxy().dns_resolver(Guard(Arc::clone(&self.policy)));
-        self.build(name, &config, guarded)
+        let client = client(&self.patience).no_proxy();
+        let client = match self.policy.names(&url) {
+            true => client,
+            false => client.dns_resolver(Guard(Arc::clone(&self.policy))),
+        };
+        self.build(name, &config, client)
     }
 
     fn build(&self, name: &str, config: &S3Config, client: ClientBuilder) -> Result<Bucket, FetchError> {

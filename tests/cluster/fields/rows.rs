@@ -52,6 +52,7 @@ pub(super) fn of_adapter(namespace: &str) -> Vec<Row> {
         at_once("/deploymentRef/namespace", json!(""), EMPTY, json!(namespace)),
         at_once("/source", json!("ftp://example.com/x"), "source: expected one of", json!("hf://acme/other")),
         at_once("/revision", json!(""), EMPTY, json!("v2")),
+        at_once("/revision", json!("a b"), "revision: expected letters", json!("refs/pr/1")),
         at_once("/digest", json!("sha256:abc"), "digest: expected sha256", json!(digest('a'))),
         at_once("/secretRef/name", json!(7), STRING, json!("hf-token")),
         at_once("/servedName", json!("a b"), "servedName: expected letters", json!("served")),
@@ -75,6 +76,7 @@ fn of_model() -> Vec<Row> {
     vec![
         at_once("/model/source", json!("/models/base"), "source: expected one of", json!("hf://acme/other")),
         at_once("/model/revision", json!(""), EMPTY, json!("main")),
+        at_once("/model/revision", json!("../main"), "revision: expected letters", json!("refs/pr/1")),
         at_once("/model/digest", json!(digest('B')), "digest: expected sha256", json!(digest('b'))),
         at_once("/model/secretRef/name", json!(7), STRING, json!("hf-token")),
         at_once("/model/servedName", json!("a b"), "servedName: expected letters", json!("served")),

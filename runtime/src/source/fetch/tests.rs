@@ -242,6 +242,36 @@ async fn the_admin_face_reaches_only_what_the_policy_allows() {
 }
 
 #[tokio::test]
+async fn a_rule_with_a_port_opens_that_port_alone() {
+    // What must not be asked: it would answer.
+    let other = Server::start(good).await;
+    let closed = other.address.port();
+    let server = Server::start(move |asked| match asked.path.split('/').collect::<Vec<_>>()[..] {
+        ["", "to", scheme, file] => Answer::to(format!("{scheme}://localhost:{closed}/a/{file}")),
+        _ => good(asked),
+    })
+    .await;
+    let open = server.address.port();
+    let mut here = Here::new();
+    here.config.hosts = HostPolicy { allow: vec![format!("localhost:{open}").parse().unwrap()] };
+    let fetcher = here.fetcher();
+    assert!(from_admin(&fetcher, &format!("http://localhost:{open}/a/")).await.is_ok());
+    // It speaks no TLS, but it is asked for it.
+    let spoken = from_admin(&fetcher, &format!("https://localhost:{open}/a/")).await.unwrap_err();
+    assert!(matches!(spoken, FetchError::Unavailable(_)), "{spoken}");
+    for url in [
+        format!("http://localhost:{closed}/a/"),
+        format!("https://localhost:{closed}/a/"),
+        format!("http://localhost:{open}/to/http/"),
+        format!("http://localhost:{open}/to/https/"),
+    ] {
+        let error = from_admin(&fetcher, &url).await.unwrap_err();
+        assert!(matches!(error, FetchError::Forbidden(_)), "{url}: {error}");
+    }
+    assert_eq!(other.connections(), 0, "nobody connected");
+}
+
+#[tokio::test]
 async fn a_pinned_digest_is_all_that_is_taken_and_enough_to_find_it_again() {
     let server = Server::start(good).await;
     let here = Here::new();
