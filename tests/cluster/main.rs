@@ -16,6 +16,7 @@ mod kubelet;
 mod manifests;
 mod operator;
 mod proxy;
+mod scene;
 mod stage;
 mod tethered;
 mod until;
