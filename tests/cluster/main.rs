@@ -25,6 +25,7 @@ mod admin_secret;
 mod at_rest;
 mod crash_sweep;
 mod drift;
+mod events;
 mod faults;
 mod fields;
 mod gpus;
