@@ -44,7 +44,7 @@ async fn lose(stage: &Stage) {
 /// that says so, and lets go all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_fleet_without_its_secret_is_decided_on() {
-    let mut stage = Stage::cluster_wide("paused-closed").await;
+    let mut stage = Stage::wide("paused-closed").await;
     stage.kubelet.next(|script| script.longest_poll = Some(Duration::from_millis(200)));
     stage.start_operator().await;
     let namespace = stage.namespace.clone();
@@ -81,7 +81,7 @@ async fn a_paused_fleet_without_its_secret_is_decided_on() {
 /// address: that keeps no Adapter.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_in_the_foreground_keeps_no_adapter() {
-    let mut stage = Stage::cluster_wide("foreground").await;
+    let mut stage = Stage::wide("foreground").await;
     stage.start_operator().await;
     let namespace = stage.namespace.clone();
     stage.kubectl.apply(&["sql", "chat"].map(|name| adapter(&namespace, name, "base")));

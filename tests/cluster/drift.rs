@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::control_plane::base64;
 use crate::end_state::{Kind, api, neutral};
 use crate::manifests::{adapter, deployment};
+use crate::scene::serving;
 use crate::stage::Stage;
 use crate::until::{PATIENCE, until};
 
@@ -51,9 +52,7 @@ async fn read(stage: &Stage, kind: Kind, name: &str) -> Option<DynamicObject> {
 async fn every_child_that_is_changed_or_deleted_becomes_what_it_was() {
     let stage = Stage::with_operator("drift").await;
     let namespace = stage.namespace.clone();
-    stage.kubectl.apply(&[deployment(&namespace, "base", 1), adapter(&namespace, "sql", "base")]);
-    stage.until_adapter_ready("sql").await;
-    stage.until_deployment_ready("base").await;
+    serving(&stage, 1, &["sql"]).await;
     let maps = api(&stage.client, CONFIG_MAP, &namespace).list(&Default::default()).await.expect("a list");
     let registry = maps.items.iter().map(ResourceExt::name_any).find(|name| name.contains("-registry-"));
     let registry = registry.expect("a registry");
@@ -96,8 +95,7 @@ async fn every_child_that_is_changed_or_deleted_becomes_what_it_was() {
 async fn an_admin_secret_that_is_damaged_is_made_anew_and_the_replicas_stay() {
     let stage = Stage::with_operator("damage").await;
     let namespace = stage.namespace.clone();
-    stage.kubectl.apply(&[deployment(&namespace, "base", 1)]);
-    stage.until_deployment_ready("base").await;
+    serving(&stage, 1, &[]).await;
     let replica = stage.kubelet.until_running(1).await.remove(0);
     let damages = [
         ("token", json!(base64("edited"))),
@@ -134,9 +132,7 @@ async fn an_admin_secret_that_is_damaged_is_made_anew_and_the_replicas_stay() {
 async fn what_others_own_in_a_child_stays_theirs() {
     let stage = Stage::with_operator("shared").await;
     let namespace = stage.namespace.clone();
-    stage.kubectl.apply(&[deployment(&namespace, "base", 1), adapter(&namespace, "sql", "base")]);
-    stage.until_adapter_ready("sql").await;
-    stage.until_deployment_ready("base").await;
+    serving(&stage, 1, &["sql"]).await;
     stage.until_quiet(std::time::Duration::from_secs(2)).await;
     let before = stage.writes().len();
     // An annotation of the workload is for its controller to act on, as Kubernetes has it; a label is not.

@@ -176,7 +176,7 @@ async fn a_changed_digest_is_swapped_by_one_line_and_nothing_else_is_sent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_adapter_drains_and_one_that_never_drains_is_let_go_in_time() {
     // Here it outlives them, and holds them until they have drained.
-    let mut stage = Stage::cluster_wide("delete").await;
+    let mut stage = Stage::wide("delete").await;
     stage.start_operator().await;
     let namespace = stage.namespace.clone();
     let adapters = ["quick", "stuck", "stays"].map(|name| adapter(&namespace, name, "base"));

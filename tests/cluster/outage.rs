@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::manifests::{adapter, deployment, digest, with};
 use crate::proxy::Fault;
+use crate::scene::{change_unseen, serving, until_carried_out};
 use crate::stage::{Stage, is_ready_adapter};
 use crate::until::{PATIENCE, until};
 
@@ -24,9 +25,7 @@ async fn while_the_api_server_is_away_for_a_minute_replicas_keep_their_adapters(
     let mut stage = Stage::with_operator("away").await;
     let namespace = stage.namespace.clone();
     let sql = adapter(&namespace, "sql", "base");
-    stage.kubectl.apply(&[deployment(&namespace, "base", 2), sql.clone()]);
-    stage.until_adapter_ready("sql").await;
-    stage.until_deployment_ready("base").await;
+    serving(&stage, 2, &["sql"]).await;
     let fakes = stage.kubelet.fakes();
     let heard: Vec<usize> = fakes.iter().map(|fake| fake.heard().len()).collect();
     stage.proxy.down();
@@ -74,9 +73,7 @@ async fn a_replica_that_restarts_while_the_api_server_is_away_gets_its_adapters(
     let mut stage = Stage::new("away-shortly").await;
     stage.options().lease_seconds = 120;
     stage.start_operator().await;
-    let namespace = stage.namespace.clone();
-    stage.kubectl.apply(&[deployment(&namespace, "base", 2), adapter(&namespace, "sql", "base")]);
-    stage.until_adapter_ready("sql").await;
+    serving(&stage, 2, &["sql"]).await;
     stage.proxy.down();
     let fakes = stage.kubelet.fakes();
     fakes[0].restart();
@@ -108,25 +105,12 @@ async fn a_write_that_is_never_answered_is_given_up_and_tried_again() {
 async fn while_no_operator_runs_nothing_is_touched_and_what_changed_meanwhile_is_done_after() {
     let mut stage = Stage::with_operator("absent").await;
     let namespace = stage.namespace.clone();
-    let sql = adapter(&namespace, "sql", "base");
-    stage.kubectl.apply(&[
-        deployment(&namespace, "base", 2),
-        sql.clone(),
-        adapter(&namespace, "chat", "base"),
-    ]);
-    for name in ["sql", "chat"] {
-        stage.until_adapter_ready(name).await;
-    }
-    stage.until_deployment_ready("base").await;
+    serving(&stage, 2, &["sql", "chat"]).await;
     stage.kill_operator();
     let fakes = stage.kubelet.fakes();
     let heard: Vec<usize> = fakes.iter().map(|fake| fake.heard().len()).collect();
     // What changes in ten minutes: a swap, a deletion, a new adapter, a child deleted, a replica restarted, one replaced.
-    stage
-        .kubectl
-        .apply(&[with(sql, "/spec/digest", json!(digest('8'))), adapter(&namespace, "late", "base")]);
-    stage.kubectl.run(&["delete", "lora", "chat", "--namespace", &namespace, "--wait=false"]);
-    stage.kubectl.run(&["delete", "service", "base", "--namespace", &namespace]);
+    change_unseen(&stage).await;
     fakes[0].restart();
     stage.kubectl.run(&["delete", "pod", fakes[1].name(), "--namespace", &namespace, "--wait=false"]);
     until("the cluster replaced the pod", PATIENCE, async || {
@@ -142,27 +126,16 @@ async fn while_no_operator_runs_nothing_is_touched_and_what_changed_meanwhile_is
     stage.kubectl.run(&[&of[..], &lease.each_ref().map(String::as_str)].concat());
     let back = Instant::now();
     stage.start_operator().await;
-    until("everything is as asked", CONVERGENCE, async || {
-        let status = stage.get::<Adapter>("sql").await?.status?;
-        let late = stage.get::<Adapter>("late").await.is_some_and(|adapter| is_ready_adapter(&adapter));
-        let gone = stage.get::<Adapter>("chat").await.is_none();
-        let service = stage.get::<k8s_openapi::api::core::v1::Service>("base").await.is_some();
-        let fakes = stage.kubelet.fakes();
-        let served =
-            fakes.iter().all(|fake| fake.serves("sql") && fake.serves("late") && !fake.serves("chat"));
-        (late && gone && service && served && status.digest == Some(digest('8'))).then_some(())
-    })
-    .await;
+    until_carried_out(&stage, CONVERGENCE).await;
     say(&format!("operator away: in order {:.1} s after its start", back.elapsed().as_secs_f64()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_that_is_deleted_is_gone_whether_or_not_the_replicas_answer() {
-    let mut stage = Stage::cluster_wide("terminating").await;
+    let mut stage = Stage::wide("terminating").await;
     stage.start_operator().await;
     let namespace = stage.namespace.clone();
-    stage.kubectl.apply(&[deployment(&namespace, "base", 2), adapter(&namespace, "sql", "base")]);
-    stage.until_adapter_ready("sql").await;
+    serving(&stage, 2, &["sql"]).await;
     stage.kubelet.fakes().iter().for_each(|fake| fake.script(|script| script.hung = true));
     stage.kubectl.run(&["delete", "namespace", &namespace, "--timeout=60s"]);
 }
@@ -171,8 +144,7 @@ async fn a_namespace_that_is_deleted_is_gone_whether_or_not_the_replicas_answer(
 async fn an_adapter_whose_replicas_do_not_answer_can_be_deleted() {
     let stage = Stage::with_operator("dead").await;
     let namespace = stage.namespace.clone();
-    stage.kubectl.apply(&[deployment(&namespace, "base", 2), adapter(&namespace, "sql", "base")]);
-    stage.until_adapter_ready("sql").await;
+    serving(&stage, 2, &["sql"]).await;
     stage.kubelet.fakes().iter().for_each(|fake| fake.script(|script| script.hung = true));
     stage.kubectl.run(&["delete", "lora", "sql", "--namespace", &namespace, "--timeout=60s"]);
     // And with no pod at all.

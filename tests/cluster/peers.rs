@@ -7,6 +7,7 @@ use lorikeet_crds::{Adapter, ConditionType, Deployment, Reason};
 use serde_json::json;
 
 use crate::manifests::{adapter, deployment, digest, with};
+use crate::scene::serving;
 use crate::stage::{Stage, is_ready_adapter};
 use crate::until::{PATIENCE, until};
 
@@ -14,9 +15,7 @@ use crate::until::{PATIENCE, until};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_restarts_in_its_pod_gets_its_adapters_again() {
     let stage = Stage::with_operator("restart").await;
-    let namespace = stage.namespace.clone();
-    stage.kubectl.apply(&[deployment(&namespace, "base", 2), adapter(&namespace, "sql", "base")]);
-    stage.until_adapter_ready("sql").await;
+    serving(&stage, 2, &["sql"]).await;
     let fakes = stage.kubelet.fakes();
     for _ in 0..3 {
         fakes[0].restart();
@@ -35,9 +34,7 @@ async fn a_container_that_restarts_in_its_pod_gets_its_adapters_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_adapter_that_a_replica_lost_is_loaded_again() {
     let stage = Stage::with_operator("unloaded").await;
-    let namespace = stage.namespace.clone();
-    stage.kubectl.apply(&[deployment(&namespace, "base", 1), adapter(&namespace, "sql", "base")]);
-    stage.until_adapter_ready("sql").await;
+    serving(&stage, 1, &["sql"]).await;
     let fake = stage.kubelet.fakes().remove(0);
     fake.lose("sql");
     until("it is loaded again", PATIENCE, async || fake.serves("sql").then_some(())).await;
@@ -102,13 +99,7 @@ async fn an_object_that_cannot_be_read_stops_nobody_else() {
     let mut stage = Stage::cluster_wide("malformed").await;
     stage.start_operator().await;
     let namespace = stage.namespace.clone();
-    stage.kubectl.apply(&[
-        deployment(&namespace, "base", 1),
-        adapter(&namespace, "bad", "base"),
-        adapter(&namespace, "sql", "base"),
-    ]);
-    stage.until_adapter_ready("sql").await;
-    stage.until_adapter_ready("bad").await;
+    serving(&stage, 1, &["bad", "sql"]).await;
     stage.loosen_definitions();
     stage.spoil("lora/bad", "rank").await;
     stage.kubectl.apply(&[adapter(&namespace, "next", "base")]);
@@ -148,9 +139,7 @@ async fn nothing_is_ready_that_no_replica_reports() {
 async fn two_deployments_whose_children_would_share_a_name_do_not_fight() {
     let stage = Stage::with_operator("clash").await;
     let namespace = stage.namespace.clone();
-    stage.kubectl.apply(&[deployment(&namespace, "base", 1), adapter(&namespace, "sql", "base")]);
-    stage.until_adapter_ready("sql").await;
-    stage.until_deployment_ready("base").await;
+    serving(&stage, 1, &["sql"]).await;
     stage.kubectl.apply(&[deployment(&namespace, "base-replicas", 1)]);
     until("it is observed", PATIENCE, async || stage.get::<Deployment>("base-replicas").await?.status).await;
     stage.until_quiet(Duration::from_secs(3)).await;

@@ -1,5 +1,6 @@
 //! A proxy between the operator and the API server that makes faults: of single requests, of watch events, of all.
 
+mod confine;
 mod relay;
 mod watches;
 
@@ -20,16 +21,26 @@ use crate::control_plane::ControlPlane;
 pub(crate) struct Call {
     /// `GET`, `POST`, `PUT`, `PATCH`, `DELETE`.
     pub(crate) method: String,
-    /// Without the query.
+    /// Without the query; of a view that is confined, of its namespace.
     pub(crate) path: String,
     /// The query, undecoded.
     pub(crate) query: String,
 }
 
 impl Call {
+    /// Its path and query.
+    fn target(&self) -> String {
+        if self.query.is_empty() { self.path.clone() } else { format!("{}?{}", self.path, self.query) }
+    }
+
     /// Whether it changes something. A Lease is no state of ours.
     pub(crate) fn is_write(&self) -> bool {
         self.method != "GET" && !self.is_lease()
+    }
+
+    /// Whether it puts a finalizer on an Adapter, or takes it off: nothing else of one is patched beside its status.
+    pub(crate) fn is_of_finalizer(&self) -> bool {
+        self.method == "PATCH" && self.path.contains("/adapters/") && !self.path.ends_with("/status")
     }
 
     /// Whether it keeps or reads a Lease.
@@ -45,7 +56,7 @@ impl Call {
 
 impl std::fmt::Display for Call {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{} {}?{}", self.method, self.path, self.query)
+        write!(out, "{} {}", self.method, self.target())
     }
 }
 
@@ -62,7 +73,7 @@ pub(crate) enum Fault {
     CutBefore,
     /// The API server carries it out; the connection breaks before the answer.
     CutAfter,
-    /// As `CutAfter`, and from then on nothing gets through: see [`Proxy::is_struck`].
+    /// As `CutAfter`, and from then on nothing gets through: see [`Proxy::struck`].
     Strike,
     /// No answer ever.
     Hang,
@@ -86,6 +97,8 @@ struct State {
     judge: Option<Judge>,
     events: Option<EventJudge>,
     calls: Vec<Call>,
+    /// The namespace that stands for the whole cluster.
+    confined: Option<String>,
     /// Nothing gets through.
     down: bool,
     /// Lists as they were when the view was frozen, by path and query; while it is, watches hear nothing.
@@ -98,7 +111,7 @@ struct Shared {
     state: Mutex<State>,
     /// Grows when all watches are to end.
     severed: watch::Sender<u64>,
-    struck: watch::Sender<bool>,
+    struck: watch::Sender<Option<Call>>,
     upstream: reqwest::Client,
     server: String,
 }
@@ -133,12 +146,13 @@ impl Proxy {
                 judge: None,
                 events: None,
                 calls: Vec::new(),
+                confined: None,
                 down: false,
                 frozen: None,
                 lists: BTreeMap::new(),
             }),
             severed: watch::channel(0).0,
-            struck: watch::channel(false).0,
+            struck: watch::channel(None).0,
             upstream,
             server: plane.server().to_owned(),
         });
@@ -169,7 +183,7 @@ impl Proxy {
             let mut state = self.shared.state();
             (state.judge, state.events, state.down) = (None, None, false);
         }
-        self.shared.struck.send_replace(false);
+        self.shared.struck.send_replace(None);
         self.thaw();
     }
 
@@ -184,9 +198,14 @@ impl Proxy {
         self.shared.severed.send_modify(|count| *count += 1);
     }
 
-    /// Whether a request was judged [`Fault::Strike`].
-    pub(crate) fn is_struck(&self) -> bool {
-        *self.shared.struck.borrow()
+    /// The request that was judged [`Fault::Strike`], once the API server has answered it.
+    pub(crate) fn struck(&self) -> Option<Call> {
+        self.shared.struck.borrow().clone()
+    }
+
+    /// From now on the operator is shown `namespace` for the whole cluster.
+    pub(crate) fn confine(&self, namespace: &str) {
+        self.shared.state().confined = Some(namespace.to_owned());
     }
 
     /// From now on the operator sees the cluster as it is now: lists are answered with what they hold now, watches

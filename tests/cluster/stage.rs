@@ -1,20 +1,19 @@
 //! A stage for one scenario: two namespaces of a control plane, the operator's account, a proxy, replicas.
 
+mod waits;
+
 use std::fmt::Debug;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Api, Client, Resource};
-use lorikeet_crds::condition::find;
-use lorikeet_crds::{Adapter, ConditionType, Deployment, Reason};
 use lorikeet_tests::say::say;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+pub(crate) use self::waits::{is_ready_adapter, is_ready_deployment, is_whole};
 use crate::account::{self, Scope};
 use crate::audit::{Audit, Event};
 use crate::control_plane::ControlPlane;
@@ -52,6 +51,14 @@ impl Stage {
     /// On the shared control plane; the operator watches one namespace, by a Role.
     pub(crate) async fn new(name: &str) -> Self {
         Self::on(ControlPlane::shared().await, name, Scope::Namespaced).await
+    }
+
+    /// On the shared control plane; the operator watches all namespaces, so that its Adapters bear the finalizer, and is shown
+    /// the scenario's alone.
+    pub(crate) async fn wide(name: &str) -> Self {
+        let stage = Self::on(ControlPlane::shared().await, name, Scope::Cluster).await;
+        stage.proxy.confine(&stage.namespace);
+        stage
     }
 
     /// On a control plane of its own; the operator watches all namespaces.
@@ -200,78 +207,6 @@ impl Stage {
     {
         self.api::<K>().get_opt(name).await.expect("the API server answers")
     }
-
-    /// Waits until Adapter `name` satisfies `condition`.
-    #[track_caller]
-    pub(crate) fn until_adapter(
-        &self,
-        name: &str,
-        what: &str,
-        condition: impl Fn(&Adapter) -> bool,
-    ) -> impl Future<Output = Adapter> {
-        until(&format!("Adapter {name}: {what}"), PATIENCE, async move || {
-            self.get::<Adapter>(name).await.filter(|adapter| condition(adapter))
-        })
-    }
-
-    /// Waits until Adapter `name`'s newest spec is Ready.
-    #[track_caller]
-    pub(crate) fn until_adapter_ready(&self, name: &str) -> impl Future<Output = Adapter> {
-        self.until_adapter(name, "Ready", is_ready_adapter)
-    }
-
-    /// Waits until Adapter `name` is not Ready for `reason`.
-    #[track_caller]
-    pub(crate) fn until_adapter_says(&self, name: &str, reason: Reason) -> impl Future<Output = Adapter> {
-        self.until_adapter(name, reason.as_str(), move |adapter| {
-            let status = adapter.status.clone().unwrap_or_default();
-            status.observed_generation == adapter.metadata.generation
-                && find(&status.conditions, ConditionType::Ready)
-                    .is_some_and(|ready| ready.status != "True" && ready.reason == reason.as_str())
-        })
-    }
-
-    /// Waits until Deployment `name`'s newest spec is Ready.
-    #[track_caller]
-    pub(crate) fn until_deployment_ready(&self, name: &str) -> impl Future<Output = Deployment> {
-        until(&format!("Deployment {name}: Ready"), PATIENCE, async move || {
-            self.get::<Deployment>(name).await.filter(is_ready_deployment)
-        })
-    }
-
-    /// Waits until Deployment `name`'s newest spec is Ready, and all its Adapters are.
-    #[track_caller]
-    pub(crate) fn until_whole(&self, name: &str) -> impl Future<Output = Deployment> {
-        until(&format!("Deployment {name}: Ready with its Adapters"), PATIENCE, async move || {
-            self.get::<Deployment>(name).await.filter(is_whole)
-        })
-    }
-
-    /// Waits until there is no object of kind `K` and that name.
-    #[track_caller]
-    pub(crate) fn until_gone<K>(&self, name: &str) -> impl Future<Output = ()>
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
-    {
-        until(&format!("{} {name} is gone", K::kind(&())), PATIENCE, async move || {
-            self.get::<K>(name).await.is_none().then_some(())
-        })
-    }
-
-    /// Waits until the operator has not written for `quiet`, as the audit log has it. This is a length of time and no
-    /// condition: nothing else can show that nothing happens.
-    pub(crate) async fn until_quiet(&self, quiet: Duration) -> usize {
-        let mut count = self.audit.count();
-        let mut since = std::time::Instant::now();
-        until("the operator comes to rest", PATIENCE, async || {
-            let now = self.audit.count();
-            if now != count {
-                (count, since) = (now, std::time::Instant::now());
-            }
-            (since.elapsed() >= quiet).then_some(count)
-        })
-        .await
-    }
 }
 
 impl Drop for Stage {
@@ -292,30 +227,6 @@ impl Drop for Stage {
         say(&grep
             .map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).into_owned()));
     }
-}
-
-/// Whether the newest spec is Ready.
-pub(crate) fn is_ready_adapter(adapter: &Adapter) -> bool {
-    let status = adapter.status.clone().unwrap_or_default();
-    is_ready(&status.conditions, status.observed_generation, adapter.metadata.generation)
-}
-
-/// Whether the newest spec is Ready.
-pub(crate) fn is_ready_deployment(deployment: &Deployment) -> bool {
-    let status = deployment.status.clone().unwrap_or_default();
-    is_ready(&status.conditions, status.observed_generation, deployment.metadata.generation)
-}
-
-/// Whether the newest spec is Ready, and all Adapters that count for it.
-pub(crate) fn is_whole(deployment: &Deployment) -> bool {
-    let conditions = deployment.status.iter().flat_map(|status| &status.conditions);
-    let mut of_adapters = conditions.filter(|one| one.type_ == ConditionType::AdaptersReady.as_str());
-    is_ready_deployment(deployment) && of_adapters.any(|one| one.status == "True")
-}
-
-fn is_ready(conditions: &[Condition], observed: Option<i64>, generation: Option<i64>) -> bool {
-    observed == generation
-        && find(conditions, ConditionType::Ready).is_some_and(|condition| condition.status == "True")
 }
 
 /// A namespace that takes no pod which Pod Security `restricted` would not.

@@ -9,11 +9,12 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::proxy::confine::confined;
 use crate::proxy::{Call, Fault, Shared, watches};
 
 /// A body that may break off.
@@ -51,11 +52,7 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
 }
 
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
-    let call = Call {
-        method: request.method().to_string(),
-        path: request.uri().path().to_owned(),
-        query: request.uri().query().unwrap_or_default().to_owned(),
-    };
+    let call = called(&shared, &request);
     let fault = judge(&shared, &call)?;
     match fault {
         Fault::None | Fault::CutAfter | Fault::Strike => {}
@@ -69,12 +66,22 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     }
     let answer = forward(&shared, &call, request).await;
     if matches!(fault, Fault::Strike) {
-        shared.struck.send_replace(true);
+        shared.struck.send_replace(Some(call.clone()));
     }
     match fault {
         Fault::CutAfter | Fault::Strike => Err(Cut),
         _ => answer,
     }
+}
+
+/// The request as the API server is asked.
+fn called(shared: &Shared, request: &Request<Incoming>) -> Call {
+    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+    let (path, query) = match &shared.state().confined {
+        Some(namespace) if request.method() == Method::GET => confined(path, query, namespace),
+        _ => (path.to_owned(), query.to_owned()),
+    };
+    Call { method: request.method().to_string(), path, query }
 }
 
 fn judge(shared: &Shared, call: &Call) -> Result<Fault, Cut> {
@@ -97,7 +104,7 @@ fn frozen(
     if call.method != "GET" || call.is_lease() {
         return None;
     }
-    let key = format!("{}?{}", call.path, call.query);
+    let key = call.target();
     let mut state = shared.state();
     let Some(frozen) = &state.frozen else {
         if !call.is_watch() {
@@ -119,7 +126,7 @@ async fn forward(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Cut> {
     let (parts, body) = request.into_parts();
-    let url = format!("{}{}", shared.server, parts.uri);
+    let url = format!("{}{}", shared.server, call.target());
     let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
     let mut headers = parts.headers;
     headers.remove(hyper::header::HOST);

@@ -1,0 +1,52 @@
+//! Scenes that several scenarios begin with, or have to come to.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Service;
+use kube::api::DeleteParams;
+use lorikeet_crds::Adapter;
+use serde_json::json;
+
+use crate::manifests::{adapter, deployment, digest, with};
+use crate::stage::{Stage, is_ready_adapter};
+use crate::until::until;
+
+/// What `sql` becomes while nobody looks.
+const CHANGED: char = 'c';
+
+/// Deployment `base` of `replicas` with `adapters`, all of them Ready.
+pub(crate) async fn serving(stage: &Stage, replicas: u32, adapters: &[&str]) {
+    let mut all = vec![deployment(&stage.namespace, "base", replicas)];
+    all.extend(adapters.iter().map(|name| adapter(&stage.namespace, name, "base")));
+    stage.kubectl.apply(&all);
+    for name in adapters {
+        stage.until_adapter_ready(name).await;
+    }
+    stage.until_whole("base").await;
+}
+
+/// Of what [`serving`] made with `sql` and `chat`: the one is swapped, the other deleted, `late` is new, a child is gone.
+pub(crate) async fn change_unseen(stage: &Stage) {
+    let sql = adapter(&stage.namespace, "sql", "base");
+    let changed = with(sql, "/spec/digest", json!(digest(CHANGED)));
+    stage.kubectl.apply(&[changed, adapter(&stage.namespace, "late", "base")]);
+    stage.kubectl.run(&["delete", "lora", "chat", "--namespace", &stage.namespace, "--wait=false"]);
+    stage.api::<Service>().delete("base", &DeleteParams::default()).await.expect("it is there");
+}
+
+/// Waits until what [`change_unseen`] did is found and carried out, on every replica.
+pub(crate) async fn until_carried_out(stage: &Stage, patience: Duration) {
+    // At their newest spec.
+    let ready = async |name: &str| stage.get::<Adapter>(name).await.filter(is_ready_adapter);
+    until("what changed unseen is carried out", patience, async || {
+        let swapped = ready("sql").await?.status?.digest == Some(digest(CHANGED));
+        ready("late").await?;
+        stage.get::<Service>("base").await?;
+        let is_gone = stage.get::<Adapter>("chat").await.is_none();
+        let fakes = stage.kubelet.fakes();
+        let served =
+            fakes.iter().all(|fake| fake.serves("sql") && fake.serves("late") && !fake.serves("chat"));
+        (swapped && is_gone && served && !fakes.is_empty()).then_some(())
+    })
+    .await;
+}
