@@ -6,6 +6,7 @@ pub mod actor;
 pub mod change;
 pub mod client;
 mod poll;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -13,13 +14,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lorikeet_api::Version;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::fleet::{Contact, DesiredList, FleetKey};
 use crate::replicas::actor::Actor;
 use crate::replicas::client::Endpoint;
+use crate::replicas::turns::Turns;
 
-/// Writes to replicas that may be under way at once, over all fleets.
+/// Writes to replicas that may be under way at once, over all fleets; and as many to those that do not answer in time.
 const CONCURRENT_WRITES: usize = 32;
 
 /// A replica by fleet and name.
@@ -35,7 +37,7 @@ pub struct Replicas {
 #[derive(Clone)]
 pub struct Shared {
     versions: Arc<Versions>,
-    writes: Arc<Semaphore>,
+    turns: Arc<Turns>,
     changed: mpsc::UnboundedSender<FleetKey>,
 }
 
@@ -57,7 +59,7 @@ impl Replicas {
     pub fn new(epoch: u64, changed: mpsc::UnboundedSender<FleetKey>) -> Self {
         let shared = Shared {
             versions: Arc::new(Versions { epoch, sequence: AtomicU64::new(0) }),
-            writes: Arc::new(Semaphore::new(CONCURRENT_WRITES)),
+            turns: Arc::new(Turns::new(CONCURRENT_WRITES)),
             changed,
         };
         Self { actors: BTreeMap::new(), shared }

@@ -71,8 +71,41 @@ async fn a_replica_that_hangs_delays_no_other() {
         })
         .await;
     assert_eq!(said.status.unwrap_or_default().replicas.ready, 2);
+    until("the Deployment says why", PATIENCE, async || {
+        let status = stage.get::<Deployment>("base").await?.status?;
+        let ready = find(&status.conditions, ConditionType::Ready)?;
+        ready.message.contains(&format!("{}: it does not answer in time", fakes[0].name())).then_some(())
+    })
+    .await;
     fakes[0].script(|script| script.hung = false);
     stage.until_adapter_ready("more-4").await;
+}
+
+/// More of them than may be written to at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_four_replicas_that_hang_delay_no_other() {
+    let stage = Stage::with_operator("hanging").await;
+    let namespace = stage.namespace.clone();
+    stage.kubectl.apply(&[
+        deployment(&namespace, "base", 64),
+        deployment(&namespace, "other", 1),
+        adapter(&namespace, "sql", "base"),
+    ]);
+    stage.until_whole("base").await;
+    stage.until_deployment_ready("other").await;
+    let fakes = stage.kubelet.fakes();
+    let other = fakes.iter().find(|fake| fake.name().starts_with("other-")).expect("it is ready");
+    let hung = fakes.iter().filter(|fake| fake.name().starts_with("base-"));
+    hung.for_each(|fake| fake.script(|script| script.hung = true));
+    stage.kubectl.apply(&[adapter(&namespace, "more", "base")]);
+    let began = std::time::Instant::now();
+    for name in ["one", "two", "three"] {
+        stage.kubectl.apply(&[adapter(&namespace, name, "other")]);
+        until("the one that answers has it", PATIENCE, async || other.serves(name).then_some(())).await;
+    }
+    // Each waited for the time limit of a write to one that hangs, when those took all turns.
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
 /// AIBrix: a changed source was never loaded, since the name was there already.

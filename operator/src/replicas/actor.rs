@@ -13,8 +13,9 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::fleet::{Contact, DesiredList, FleetKey, Report};
 use crate::replicas::Shared;
 use crate::replicas::change::change;
-use crate::replicas::client::{Client, ClientError, Endpoint};
+use crate::replicas::client::{Client, ClientError, Endpoint, work};
 use crate::replicas::poll::{Held, Poll};
+use crate::replicas::turns::Manner;
 
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(200);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -55,7 +56,7 @@ impl Actor {
             shared: shared.clone(),
         };
         let refusals = Refusals { fleet, at: endpoint.address, now: Arc::clone(&refusal), count: 0 };
-        let push = Push { refusals, wants, holds, ways: opens, shared };
+        let push = Push { refusals, wants, holds, ways: opens, shared, manner: Manner::default() };
         let tasks = [tokio::spawn(poll.run()), tokio::spawn(push.run())].map(AbortOnDropHandle::new);
         Self { endpoint, contact, refusal, wanted, ways, _tasks: tasks }
     }
@@ -175,6 +176,7 @@ struct Push {
     holds: watch::Receiver<Option<Held>>,
     ways: watch::Receiver<Way>,
     shared: Shared,
+    manner: Manner,
 }
 
 impl Push {
@@ -231,20 +233,26 @@ impl Push {
     }
 
     async fn write(
-        &self,
+        &mut self,
         client: &Client,
         known: Option<(Version, &DesiredList)>,
         wanted: &DesiredList,
     ) -> Result<(String, Version), ClientError> {
-        let _permit = self.shared.writes.acquire().await;
-        let version = self.shared.versions.next();
-        let accepted = match known {
-            Some((base, old)) => {
-                let (set, remove) = change(old, wanted);
-                client.patch(&DesiredChange { base, version, set, remove }).await?
+        let Shared { versions, turns, .. } = &self.shared;
+        let difference = known.map(|(base, old)| (base, change(old, wanted)));
+        let sent = difference.as_ref().map_or(wanted.len(), |(_, (set, _))| set.len());
+        // Its version is taken when it is its turn.
+        let write = async {
+            let version = versions.next();
+            match difference {
+                Some((base, (set, remove))) => {
+                    client.patch(&DesiredChange { base, version, set, remove }).await
+                }
+                None => client.put(version, Arc::clone(wanted)).await,
             }
-            None => client.put(version, Arc::clone(wanted)).await?,
         };
+        let written = turns.take(&mut self.manner, work(sent), write).await;
+        let accepted = written.unwrap_or(Err(ClientError::Late))?;
         Ok((accepted.instance, accepted.version))
     }
 }

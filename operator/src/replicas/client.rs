@@ -156,19 +156,21 @@ impl Client {
         Ok(Self { url, keys, opens: Arc::default() })
     }
 
-    /// The next report after `after` of process `instance`, or the same when nothing changes; complete without them.
+    /// The next report after `after` of process `instance`, or the same when nothing changes, at once unless it `waits`;
+    /// complete without them.
     ///
     /// # Errors
     /// Any [`ClientError`].
-    pub async fn report(&self, after: Option<(&str, u64)>) -> Result<Report, ClientError> {
+    pub async fn report(&self, after: Option<(&str, u64)>, waits: bool) -> Result<Report, ClientError> {
         let mut url = self.url.clone();
         let mut patience = ANSWER_TIMEOUT;
         if let Some((instance, after)) = after {
+            let seconds = if waits { POLL_SECONDS } else { 0 };
             url.query_pairs_mut()
                 .append_pair("instance", instance)
                 .append_pair("after", &after.to_string())
-                .append_pair("wait_seconds", &POLL_SECONDS.to_string());
-            patience += Duration::from_secs(POLL_SECONDS);
+                .append_pair("wait_seconds", &seconds.to_string());
+            patience += Duration::from_secs(seconds);
         }
         let asked = self.opened(|http| http.get(url.clone()).timeout(patience + REPORT_TIMEOUT));
         let response = tokio::time::timeout(patience, asked).await.map_err(|_| ClientError::Late)?;
@@ -181,7 +183,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Conflict`] when the replica has a newer version; any other.
     pub async fn put(&self, version: Version, adapters: DesiredList) -> Result<Accepted, ClientError> {
-        let limit = ANSWER_TIMEOUT + ADAPTER_TIMEOUT * u32::try_from(adapters.len()).unwrap_or(u32::MAX);
+        let limit = ANSWER_TIMEOUT + work(adapters.len());
         let json = HeaderValue::from_static("application/json");
         let request = |http: &reqwest::Client| {
             let body = reqwest::Body::wrap_stream(stream::iter(pieces(version, Arc::clone(&adapters))));
@@ -198,7 +200,7 @@ impl Client {
         &self,
         change: &DesiredChange<ArcIntern<DesiredAdapter>>,
     ) -> Result<Accepted, ClientError> {
-        let limit = ANSWER_TIMEOUT + ADAPTER_TIMEOUT * u32::try_from(change.set.len()).unwrap_or(u32::MAX);
+        let limit = ANSWER_TIMEOUT + work(change.set.len());
         let request = |http: &reqwest::Client| {
             http.request(Method::PATCH, self.url.clone()).json(change).timeout(limit)
         };
@@ -225,6 +227,11 @@ impl Client {
         }
         answer.map_err(unreachable)
     }
+}
+
+/// What a write of so many adapters may take beyond any other answer.
+pub(super) fn work(adapters: usize) -> Duration {
+    ADAPTER_TIMEOUT.saturating_mul(u32::try_from(adapters).unwrap_or(u32::MAX))
 }
 
 /// Whether another key may open the replica: it has another certificate, or does not take the token.

@@ -52,7 +52,8 @@ impl Poll {
                 }
             };
             let asked = last.as_ref().map(|last| (last.instance.as_str(), last.report));
-            match client.report(asked).await {
+            // One that was silent is asked whether it is there, not what is new.
+            match client.report(asked, silence.began.is_none()).await {
                 Ok(answer) => {
                     (pause, silence) = (FIRST_PAUSE, Silence::default());
                     losses += u64::from(answer.complete || !answer.removed.is_empty());
@@ -114,6 +115,8 @@ impl Poll {
             Contact::Unreachable { error: same, .. } if *same == error => return,
             _ => {}
         }
+        // Nothing is written to one that does not answer.
+        self.held.send_replace(None);
         self.say(Contact::Unreachable { error, since, last: last.cloned() });
     }
 

@@ -90,7 +90,7 @@ async fn ask(noted: Noted, access: Arc<Access>) -> Replica {
         (Some(address), None) => {
             let (host, incarnation) = (HOST.to_owned(), noted.incarnation.clone());
             let client = Client::new(&Endpoint { host, address, incarnation, access });
-            let asked = async { client?.report(None).await };
+            let asked = async { client?.report(None, false).await };
             match asked.await {
                 Ok(report) => Contact::Reported(Arc::new(report)),
                 Err(ClientError::Loading) => Contact::Loading,
