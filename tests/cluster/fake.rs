@@ -136,6 +136,13 @@ impl Fake {
         self.tell();
     }
 
+    /// So many requests at a time are for adapter `name`, until this is said again.
+    #[track_caller]
+    pub(crate) fn asked(&self, name: &str, demand: u32) {
+        assert!(lock(&self.holding).asked(name, demand), "{} does not know {name}", self.name);
+        self.tell();
+    }
+
     /// How often the container restarted.
     pub(crate) fn restarts(&self) -> u32 {
         self.restarts.load(Ordering::Relaxed)
