@@ -23,6 +23,7 @@ mod until;
 mod admin_secret;
 mod at_rest;
 mod crash_sweep;
+mod deletion;
 mod demand;
 mod drift;
 mod faults;
