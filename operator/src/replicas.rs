@@ -5,6 +5,8 @@
 pub mod actor;
 pub mod change;
 pub mod client;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -18,8 +20,9 @@ use crate::fleet::{Contact, DesiredList, FleetKey};
 use crate::replicas::actor::Actor;
 use crate::replicas::client::Endpoint;
 
-/// Writes to replicas that may be under way at once, over all fleets.
-const CONCURRENT_WRITES: usize = 32;
+/// Writes to replicas that may be under way at once, over all fleets, where nobody says otherwise. One that hangs holds a
+/// place of them for its time limit.
+pub const CONCURRENT_WRITES: u16 = 32;
 
 /// A replica by fleet and name.
 pub type ReplicaKey = (FleetKey, String);
@@ -51,12 +54,13 @@ impl Versions {
 }
 
 impl Replicas {
-    /// None yet. `epoch` grows with each change of the writer; `changed` hears of every fleet whose reports changed.
+    /// None yet. `epoch` grows with each change of the writer; `concurrent` writes may be under way at once; `changed` hears
+    /// of every fleet whose reports changed.
     #[must_use]
-    pub fn new(epoch: u64, changed: mpsc::UnboundedSender<FleetKey>) -> Self {
+    pub fn new(epoch: u64, concurrent: u16, changed: mpsc::UnboundedSender<FleetKey>) -> Self {
         let shared = Shared {
             versions: Arc::new(Versions { epoch, sequence: AtomicU64::new(0) }),
-            writes: Arc::new(Semaphore::new(CONCURRENT_WRITES)),
+            writes: Arc::new(Semaphore::new(usize::from(concurrent))),
             changed,
         };
         Self { actors: BTreeMap::new(), shared }

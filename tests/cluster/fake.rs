@@ -1,6 +1,7 @@
 //! A scripted replica: speaks `runtime/api` over TLS with a token, serves no model. Hundreds fit in one process.
 
 mod face;
+mod gauge;
 mod holding;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 
 pub(crate) use self::face::Access;
 use self::face::Guard;
+use self::gauge::Gauge;
 use self::holding::Holding;
 
 /// The port that the operator's pods say for the admin face.
@@ -43,6 +45,8 @@ pub(crate) struct Script {
     pub(crate) longest_poll: Option<Duration>,
     /// Each answer ends its connection: the next one begins with a handshake.
     pub(crate) closes: bool,
+    /// Counts the writes that are under way, at all that have a copy of this script.
+    pub(crate) writes: Gauge,
 }
 
 /// A write that it heard.

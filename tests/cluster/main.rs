@@ -26,6 +26,7 @@ mod crash_sweep;
 mod deletion;
 mod demand;
 mod drift;
+mod fan_out;
 mod faults;
 mod fields;
 mod gpus;
