@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::source::SourceSpec;
 
+/// How many replicas a status lists, the most telling first. The API server takes most of its time for a status by the rows
+/// of this list, and a thousand Adapters turn Ready at once.
+pub const LISTED: usize = 16;
+
 /// An Adapter is a LoRA fine-tune of a Deployment's base model. Apply it, and every replica serves it under its name;
 /// change its source or digest, and it is swapped without a failed request; delete it, and it drains.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -158,7 +162,7 @@ pub struct AdapterStatus {
     #[serde(default, skip_serializing_if = "is_empty")]
     // Replaced whole: merged by pod, the record of who wrote what would be longer than the status, in each Adapter.
     #[x_kube(merge_strategy = ListMerge::Atomic)]
-    #[schemars(with = "Vec<ReplicaPlacement>", length(max = 16))]
+    #[schemars(with = "Vec<ReplicaPlacement>", length(max = LISTED))]
     pub placements: ArcIntern<Vec<ReplicaPlacement>>,
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::probe::address::HostRule;
+use crate::replicas::CONCURRENT_WRITES;
 
 /// Runs LLM Deployments and their LoRA Adapters.
 #[derive(Debug, Parser)]
@@ -194,6 +195,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256),
         help_heading = "Limits")]
     pub concurrent_writes: u16,
+    /// Writes to replicas that may be under way at once, over all fleets; and as many again to those that are late with their
+    /// answers.
+    #[arg(long, value_name = "N", default_value_t = CONCURRENT_WRITES,
+        value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Limits")]
+    pub concurrent_replica_writes: u16,
     /// Every fleet is looked at again after this time, even if nothing was heard of it. Nothing is written when nothing
     /// differs.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(5..=86_400),

@@ -171,7 +171,7 @@ impl Run {
             client: self.client.clone(),
             world: self.world,
             probes: Probes::new(config.probe.clone(), tell.clone()),
-            replicas: Mutex::new(Replicas::new(epoch, tell)),
+            replicas: Mutex::new(Replicas::new(epoch, config.limits.replica_writes, tell)),
             settings: Settings {
                 image: config.runtime_image.clone(),
                 namespace: self.namespace,

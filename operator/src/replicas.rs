@@ -6,6 +6,8 @@ pub mod actor;
 pub mod change;
 pub mod client;
 mod poll;
+#[cfg(test)]
+mod tests;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -21,8 +23,9 @@ use crate::replicas::actor::Actor;
 use crate::replicas::client::Endpoint;
 use crate::replicas::turns::Turns;
 
-/// Writes to replicas that may be under way at once, over all fleets; and as many to those that do not answer in time.
-const CONCURRENT_WRITES: usize = 32;
+/// Writes to replicas that may be under way at once, over all fleets, where nobody says otherwise; and as many to those that
+/// do not answer in time.
+pub const CONCURRENT_WRITES: u16 = 32;
 
 /// A replica by fleet and name.
 pub type ReplicaKey = (FleetKey, String);
@@ -54,12 +57,13 @@ impl Versions {
 }
 
 impl Replicas {
-    /// None yet. `epoch` grows with each change of the writer; `changed` hears of every fleet whose reports changed.
+    /// None yet. `epoch` grows with each change of the writer; `concurrent` writes may be under way at once; `changed` hears
+    /// of every fleet whose reports changed.
     #[must_use]
-    pub fn new(epoch: u64, changed: mpsc::UnboundedSender<FleetKey>) -> Self {
+    pub fn new(epoch: u64, concurrent: u16, changed: mpsc::UnboundedSender<FleetKey>) -> Self {
         let shared = Shared {
             versions: Arc::new(Versions { epoch, sequence: AtomicU64::new(0) }),
-            turns: Arc::new(Turns::new(CONCURRENT_WRITES)),
+            turns: Arc::new(Turns::new(usize::from(concurrent))),
             changed,
         };
         Self { actors: BTreeMap::new(), shared }

@@ -5,13 +5,12 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 use lorikeet_api::{AdapterReport, AdapterState, Tier};
-use lorikeet_crds::adapter::ReplicaPlacement;
+use lorikeet_crds::adapter::{LISTED, ReplicaPlacement};
 use lorikeet_crds::condition::find;
 use lorikeet_crds::{Adapter, ConditionType};
 
 use crate::decide::decide_places;
 use crate::decide::place::Place;
-use crate::decide::placements::LISTED;
 use crate::decide::reports::{Reports, is_resident, speaks_of};
 use crate::decide::validate::{AdapterKey, Spread, ValidAdapter, ValidFleet, key_of, served_name_of};
 use crate::fleet::{Contact, Fleet, Replica};

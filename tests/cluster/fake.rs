@@ -1,6 +1,7 @@
 //! A scripted replica: speaks `runtime/api` over TLS with a token, serves no model. Hundreds fit in one process.
 
 mod face;
+mod gauge;
 mod holding;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 
 pub(crate) use self::face::Access;
 use self::face::Guard;
+use self::gauge::Gauge;
 use self::holding::Holding;
 
 /// The port that the operator's pods say for the admin face.
@@ -43,6 +45,8 @@ pub(crate) struct Script {
     pub(crate) longest_poll: Option<Duration>,
     /// Each answer ends its connection: the next one begins with a handshake.
     pub(crate) closes: bool,
+    /// Counts the writes that are under way, at all that have a copy of this script.
+    pub(crate) writes: Gauge,
 }
 
 /// A write that it heard.
@@ -133,6 +137,13 @@ impl Fake {
     /// Adapter `name` is gone, as if it had been unloaded by hand; the version stays.
     pub(crate) fn lose(&self, name: &str) {
         lock(&self.holding).lose(name);
+        self.tell();
+    }
+
+    /// So many requests at a time are for adapter `name`, until this is said again.
+    #[track_caller]
+    pub(crate) fn asked(&self, name: &str, demand: u32) {
+        assert!(lock(&self.holding).asked(name, demand), "{} does not know {name}", self.name);
         self.tell();
     }
 

@@ -1,6 +1,8 @@
 //! Pods on nodes that kube-scheduler chooses: A100 nodes as the clouds and NVIDIA's feature discovery label them, tainted as
 //! GPU nodes are. And rollouts there, which never wait for GPUs that the old replicas hold.
 
+mod providers;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::Deployment as Workload;
@@ -14,29 +16,36 @@ use crate::manifests::{deployment, with};
 use crate::stage::{Stage, is_ready_deployment};
 use crate::until::{PATIENCE, until};
 
-/// Nodes with a GPU each: name, the label that says which.
-const GPU_NODES: [(&str, &str, &str); 6] = [
-    ("gke-80gb", "cloud.google.com/gke-accelerator", "nvidia-a100-80gb"),
-    ("eks-80gb", "karpenter.k8s.aws/instance-family", "p4de"),
-    ("aks-80gb", "node.kubernetes.io/instance-type", "Standard_NC24ads_A100_v4"),
-    ("nfd-80gb", "nvidia.com/gpu.product", "NVIDIA-A100-SXM4-80GB"),
-    ("gke-40gb", "cloud.google.com/gke-accelerator", "nvidia-tesla-a100"),
-    ("gke-t4", "cloud.google.com/gke-accelerator", "nvidia-tesla-t4"),
+/// What a provider says of a node.
+type Labels = &'static [(&'static str, &'static str)];
+
+const GKE: &str = "cloud.google.com/gke-accelerator";
+const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
+const PRODUCT: &str = "nvidia.com/gpu.product";
+
+/// Nodes with a GPU each: name, and the labels that say which.
+const GPU_NODES: [(&str, Labels); 6] = [
+    ("gke-80gb", &[(GKE, "nvidia-a100-80gb")]),
+    ("eks-80gb", &[(INSTANCE_TYPE, "p4de.24xlarge")]),
+    ("aks-80gb", &[(INSTANCE_TYPE, "Standard_NC24ads_A100_v4")]),
+    ("nfd-80gb", &[(PRODUCT, "NVIDIA-A100-SXM4-80GB")]),
+    ("gke-40gb", &[(GKE, "nvidia-tesla-a100")]),
+    ("gke-t4", &[(GKE, "nvidia-tesla-t4")]),
 ];
 const CPU_NODES: [&str; 3] = ["cpu-a", "cpu-b", "cpu-c"];
 
 /// A node that the scheduler may use. It has no kubelet: the stage's stands for it.
-async fn node(stage: &Stage, name: &str, label: Option<(&str, &str)>) {
+async fn node(stage: &Stage, name: &str, of_gpu: &[(&str, &str)]) {
     let nodes: Api<Node> = Api::all(stage.client.clone());
     let mut labels =
         BTreeMap::from([("kubernetes.io/hostname", name), ("topology.kubernetes.io/zone", name)]);
-    labels.extend(label);
+    labels.extend(of_gpu.iter().copied());
     let object = json!({"metadata": {"name": name, "labels": labels}});
     let parsed = serde_json::from_value(object).expect("a node");
     nodes.create(&PostParams::default(), &parsed).await.expect("it is made");
     let mut room = json!({"cpu": "16", "memory": "64Gi", "pods": "20"});
     let mut taints = json!([]);
-    if label.is_some() {
+    if !of_gpu.is_empty() {
         room["nvidia.com/gpu"] = json!("1");
         taints = json!([{"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}]);
     }
@@ -54,11 +63,11 @@ async fn node(stage: &Stage, name: &str, label: Option<(&str, &str)>) {
 
 async fn with_nodes(name: &str) -> Stage {
     let mut stage = Stage::scheduled(name).await;
-    for (name, key, value) in GPU_NODES {
-        node(&stage, name, Some((key, value))).await;
+    for (name, labels) in GPU_NODES {
+        node(&stage, name, labels).await;
     }
     for name in CPU_NODES {
-        node(&stage, name, None).await;
+        node(&stage, name, &[]).await;
     }
     stage.start_operator().await;
     stage
@@ -73,7 +82,11 @@ async fn pods(stage: &Stage, name: &str) -> Vec<Pod> {
 
 /// The nodes that they are on.
 async fn nodes_of(stage: &Stage, name: &str) -> BTreeSet<String> {
-    pods(stage, name).await.into_iter().filter_map(|pod| pod.spec?.node_name).collect()
+    pods(stage, name).await.iter().filter_map(node_of).map(str::to_owned).collect()
+}
+
+fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref()
 }
 
 fn names(nodes: &[&str]) -> BTreeSet<String> {
@@ -148,7 +161,7 @@ async fn pods_land_on_the_nodes_that_their_pool_names_and_rollouts_never_wait_fo
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_without_a_node_is_named_as_what_is_waited_for() {
     let mut stage = Stage::scheduled("no-node").await;
-    node(&stage, "only", Some(("cloud.google.com/gke-accelerator", "nvidia-a100-80gb"))).await;
+    node(&stage, "only", &[(GKE, "nvidia-a100-80gb")]).await;
     stage.start_operator().await;
     stage.kubectl.apply(&[on(&stage.namespace, "great", 2, "nvidia-a100-80gb")]);
     until("the status says so", PATIENCE, async || {

@@ -4,19 +4,19 @@ use k8s_openapi::api::apps::v1::{
     Deployment as Workload, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
 };
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, ConfigMapProjection, Container, ContainerPort, EmptyDirVolumeSource,
-    HTTPGetAction, Lifecycle, LifecycleHandler, NodeAffinity, NodeSelector, NodeSelectorRequirement,
-    NodeSelectorTerm, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-    ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
-    SleepAction, Toleration, TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
+    Capabilities, ConfigMapProjection, Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction,
+    Lifecycle, LifecycleHandler, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec,
+    PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretVolumeSource,
+    SecurityContext, SleepAction, TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use lorikeet_crds::Deployment;
-use lorikeet_crds::deployment::{Accelerator, NodePool, RolloutStrategy};
+use lorikeet_crds::deployment::RolloutStrategy;
 
 use crate::build::arguments::{Places, arguments};
+use crate::build::pool::{GPU, affinity, tolerations};
 use crate::build::registry::suffix;
 use crate::build::{ADMIN_PORT, PUBLIC_PORT, Scope, Settings};
 use crate::decide::mounts::Mounts;
@@ -25,7 +25,6 @@ use crate::decide::shards::MOST;
 use crate::decide::validate::ValidFleet;
 use crate::fleet::{Capacity, Fleet};
 
-const GPU: &str = "nvidia.com/gpu";
 /// Where pods have claims mounted, each under its name.
 pub const CLAIMS: &str = "/models";
 /// Where pods have Secrets of sources mounted, each under its name.
@@ -194,65 +193,6 @@ fn resources(mut resources: ResourceRequirements, gpus: u32) -> ResourceRequirem
         resources.requests.get_or_insert_default().insert(GPU.to_owned(), quantity);
     }
     resources
-}
-
-/// Any of the labels by which the clouds and NVIDIA's feature discovery name the accelerator.
-fn affinity(accelerator: Accelerator) -> Affinity {
-    let labels: [(&str, &[&str]); 4] = match accelerator {
-        Accelerator::NvidiaA100_40Gb => [
-            ("cloud.google.com/gke-accelerator", &["nvidia-tesla-a100"]),
-            ("node.kubernetes.io/instance-type", &["p4d.24xlarge", "Standard_ND96asr_v4"]),
-            ("karpenter.k8s.aws/instance-gpu-name", &["a100"]),
-            ("nvidia.com/gpu.product", &["NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-PCIE-40GB"]),
-        ],
-        Accelerator::NvidiaA100_80Gb => [
-            ("cloud.google.com/gke-accelerator", &["nvidia-a100-80gb"]),
-            (
-                "node.kubernetes.io/instance-type",
-                &[
-                    "p4de.24xlarge",
-                    "Standard_NC24ads_A100_v4",
-                    "Standard_NC48ads_A100_v4",
-                    "Standard_ND96amsr_A100_v4",
-                ],
-            ),
-            ("karpenter.k8s.aws/instance-family", &["p4de"]),
-            (
-                "nvidia.com/gpu.product",
-                &["NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-PCIE-80GB", "NVIDIA-A100-80GB-PCIe"],
-            ),
-        ],
-    };
-    let term = |(key, values): (&str, &[&str])| NodeSelectorTerm {
-        match_expressions: Some(vec![NodeSelectorRequirement {
-            key: key.to_owned(),
-            operator: "In".to_owned(),
-            values: Some(values.iter().map(|&value| value.to_owned()).collect()),
-        }]),
-        match_fields: None,
-    };
-    Affinity {
-        node_affinity: Some(NodeAffinity {
-            required_during_scheduling_ignored_during_execution: Some(NodeSelector {
-                node_selector_terms: labels.into_iter().map(term).collect(),
-            }),
-            ..NodeAffinity::default()
-        }),
-        ..Affinity::default()
-    }
-}
-
-fn tolerations(pool: &NodePool) -> Vec<Toleration> {
-    let mut all = pool.tolerations.clone();
-    if gpus(pool) > 0 {
-        all.push(Toleration {
-            key: Some(GPU.to_owned()),
-            operator: Some("Exists".to_owned()),
-            effect: Some("NoSchedule".to_owned()),
-            ..Toleration::default()
-        });
-    }
-    all
 }
 
 fn spread(scope: &Scope, topology: &str) -> TopologySpreadConstraint {

@@ -7,7 +7,8 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 
-const GPU: &str = "nvidia.com/gpu";
+use crate::build::pool::GPU;
+
 const PAGE: u32 = 500;
 
 /// GPUs that nodes fit for `pod` have and no pod has asked for; nothing where nodes or pods may not be read.

@@ -60,6 +60,8 @@ pub struct Limits {
     pub concurrency: usize,
     /// Writes of one fleet at once.
     pub concurrent_writes: usize,
+    /// Writes to replicas at once, over all fleets.
+    pub replica_writes: u16,
     /// Every fleet is looked at again after this time.
     pub resync: Duration,
     /// Admin Secrets are read again after this time.
@@ -118,6 +120,7 @@ impl TryFrom<RunArgs> for Config {
             limits: Limits {
                 concurrency: usize::from(args.concurrency),
                 concurrent_writes: usize::from(args.concurrent_writes),
+                replica_writes: args.concurrent_replica_writes,
                 resync: seconds(args.resync_seconds),
                 secret: seconds(args.secret_seconds),
                 backoff,

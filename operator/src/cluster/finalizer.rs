@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::cluster::failure::{Failure, is_gone};
 use crate::decide::Decision;
 use crate::decide::events::is_true;
-use crate::decide::validate::{AdapterKey, key_of};
+use crate::decide::validate::{AdapterKey, key_of, served_name_of};
 use crate::fleet::DesiredList;
 
 /// Finalizers that one look at a fleet writes: the next look goes on.
@@ -81,9 +81,7 @@ pub fn withhold(desired: &mut BTreeMap<String, DesiredList>, lacking: &[&Arc<Ada
     if lacking.is_empty() {
         return;
     }
-    let name =
-        |adapter: &Arc<Adapter>| adapter.spec.served_name.clone().unwrap_or_else(|| adapter.name_any());
-    let names: BTreeSet<String> = lacking.iter().map(|adapter| name(adapter)).collect();
+    let names: BTreeSet<String> = lacking.iter().map(|adapter| served_name_of(adapter)).collect();
     // Replicas share lists.
     let mut held: HashMap<*const _, DesiredList> = HashMap::new();
     for list in desired.values_mut() {

@@ -6,15 +6,11 @@ use std::collections::HashMap;
 
 use internment::ArcIntern;
 use lorikeet_api::{AdapterState, Tier};
-use lorikeet_crds::adapter::ReplicaPlacement;
+use lorikeet_crds::adapter::{LISTED, ReplicaPlacement};
 
 use crate::decide::reports::{Judged, Reports, last};
 use crate::decide::validate::ValidAdapter;
 use crate::fleet::{Contact, Replica};
-
-/// How many replicas a status lists, the most telling first. The API server takes most of its time for a status by the rows
-/// of this list, and a thousand Adapters turn Ready at once.
-pub const LISTED: usize = 16;
 
 /// The state of an Adapter on a replica that does not take what it should hold.
 pub const REFUSED: &str = "Refused";

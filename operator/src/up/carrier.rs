@@ -19,7 +19,7 @@ use crate::decide::validate::{ValidFleet, validate};
 use crate::decide::{Decision, decide};
 use crate::fleet::{Fleet, FleetKey};
 use crate::probe::Probes;
-use crate::replicas::Replicas;
+use crate::replicas::{CONCURRENT_WRITES, Replicas};
 use crate::up::UpError;
 use crate::up::files::{self, Stamps};
 use crate::up::fleets::{Machine, Running, capacity};
@@ -80,7 +80,7 @@ impl Carrier {
         Ok(Self {
             deployments: Objects::open(&machine.state)?,
             adapters: Objects::open(&machine.state)?,
-            replicas: Replicas::new(epoch, machine.changed.clone()),
+            replicas: Replicas::new(epoch, CONCURRENT_WRITES, machine.changed.clone()),
             listen: first.local_addr()?,
             proxies: vec![Proxy::start(first)],
             taken: None,

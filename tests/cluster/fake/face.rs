@@ -113,6 +113,7 @@ async fn behave(State(fake): State<Arc<Fake>>, request: Request, next: Next) -> 
 }
 
 async fn answered(script: &Script, request: Request, next: Next) -> Response {
+    let _under_way = (request.method() != Method::GET).then(|| script.writes.begin());
     if script.hung {
         std::future::pending::<()>().await;
     }

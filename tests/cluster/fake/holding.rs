@@ -151,7 +151,7 @@ impl Holding {
                 }
                 return;
             }
-            *report = registered(&wanted.name);
+            *report = AdapterReport { demand: report.demand, ..registered(&wanted.name) };
             report.source.clone_from(&wanted.source);
             if wanted.resident {
                 (report.state, report.tier) = (AdapterState::Ready, Tier::Resident);
@@ -167,6 +167,11 @@ impl Holding {
     pub(crate) fn drained(&mut self, clings: &[String]) {
         let over: Vec<String> = self.draining.iter().filter(|name| !clings.contains(name)).cloned().collect();
         over.iter().for_each(|name| self.lose(name));
+    }
+
+    /// So many requests at a time are for `name`. Whether it is held.
+    pub(crate) fn asked(&mut self, name: &str, demand: u32) -> bool {
+        self.change(name, |report| report.demand = demand)
     }
 
     /// `name` is gone; what is desired, and its version, stays.
