@@ -41,4 +41,5 @@ mod samples;
 mod scale;
 mod scaling;
 mod schema;
+mod standing;
 mod why;

@@ -114,15 +114,12 @@ fn sayings(fleet: &Fleet, deployment: &Deployment, tally: &Tally, model: &Saying
         before.observed_generation == deployment.metadata.generation
             && is_true(&before.conditions, ConditionType::Ready)
     });
+    // Those that are ready may be old ones: while one is left, nobody counts how many new ones are.
     let rolled = fleet.workload.as_ref().is_some_and(|workload| {
-        (workload.current || was_ready) && workload.updated == tally.wanted && workload.ready == tally.wanted
+        let Workload { replicas, updated, ready, .. } = *workload;
+        (workload.current || was_ready) && [replicas, updated, ready] == [tally.wanted; 3]
     });
-    let replicas = if rolled {
-        None
-    } else {
-        let message = format!("{} of {} replicas are ready", tally.ready, tally.wanted);
-        Some((Reason::ReplicasNotReady, message))
-    };
+    let replicas = (!rolled).then(|| (Reason::ReplicasNotReady, progress(fleet, tally)));
     let hindered = fleet.workload.as_ref().and_then(|workload| workload.hindrance.as_ref()).map(hindered);
     let unreachable =
         (!tally.unreachable.is_empty()).then(|| (Reason::ReplicaUnreachable, few(&tally.unreachable)));
@@ -138,6 +135,20 @@ fn sayings(fleet: &Fleet, deployment: &Deployment, tally: &Tally, model: &Saying
     };
     let [ready, reconciling, stalled] = kstatus(lacking, deployment.spec.paused, stalling);
     [accepted_saying(fleet), ready, reconciling, stalled]
+}
+
+/// How far the replicas are from what is asked.
+fn progress(fleet: &Fleet, tally: &Tally) -> String {
+    let Tally { wanted, ready, .. } = tally;
+    let counted = fleet.workload.as_ref().map(|workload| (workload.updated, workload.replicas));
+    match counted.map(|(updated, replicas)| (updated, replicas.saturating_sub(updated))) {
+        Some((updated, former @ 1..)) => {
+            format!(
+                "{updated} of {wanted} replicas are of the newest spec; {former} of a former one still run"
+            )
+        }
+        _ => format!("{ready} of {wanted} replicas are ready"),
+    }
 }
 
 /// A few of many, and how many there are.
