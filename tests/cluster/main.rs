@@ -42,4 +42,5 @@ mod scale;
 mod scaling;
 mod schema;
 mod standing;
+mod unreadable;
 mod why;

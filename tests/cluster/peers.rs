@@ -96,32 +96,6 @@ async fn a_changed_source_is_loaded_under_the_same_name() {
     stage.until_adapter_ready("sql").await;
 }
 
-/// Many: an object that cannot be read stopped the watch of its kind, and with it everything.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_object_that_cannot_be_read_stops_nobody_else() {
-    let mut stage = Stage::cluster_wide("malformed").await;
-    stage.start_operator().await;
-    let namespace = stage.namespace.clone();
-    stage.kubectl.apply(&[
-        deployment(&namespace, "base", 1),
-        adapter(&namespace, "bad", "base"),
-        adapter(&namespace, "sql", "base"),
-    ]);
-    stage.until_adapter_ready("sql").await;
-    stage.until_adapter_ready("bad").await;
-    stage.loosen_definitions();
-    stage.spoil("lora/bad", "rank").await;
-    stage.kubectl.apply(&[adapter(&namespace, "next", "base")]);
-    stage.until_adapter_ready("next").await;
-    // Nor where it is in the list that a new operator begins with.
-    stage.kill_operator();
-    stage.start_operator().await;
-    stage.kubectl.apply(&[adapter(&namespace, "later", "base")]);
-    stage.until_adapter_ready("later").await;
-    let fake = stage.kubelet.fakes().remove(0);
-    assert!(fake.serves("sql") && fake.serves("next"));
-}
-
 /// AIBrix: "Running" was said of adapters that no pod held.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_ready_that_no_replica_reports() {

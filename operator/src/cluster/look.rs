@@ -266,6 +266,7 @@ impl Look<'_> {
             key: self.fleet.clone(),
             deployment: self.sight.deployment.clone(),
             adapters: self.sight.adapters.clone(),
+            unread: self.sight.unread.clone(),
             namespaces: self.sight.namespaces.clone(),
             probes: BTreeMap::new(),
             replicas,
