@@ -13,7 +13,7 @@ use kube::{Client, Resource as _};
 use lorikeet_crds::{Adapter, Deployment};
 use serde_json::Value;
 
-use crate::build::{PUBLIC_PORT, Settings, build, workload};
+use crate::build::{PUBLIC_PORT, Settings, build, surroundings, workload};
 use crate::cluster::apply::{Applying, Settled};
 use crate::cluster::capacity;
 use crate::cluster::compare::differs;
@@ -22,7 +22,7 @@ use crate::cluster::facts::{PodFacts, workload_facts};
 use crate::cluster::failure::Failure;
 use crate::cluster::finalizer::{self, Outlives, has, lacking, withhold};
 use crate::cluster::herald::{Herald, shortened};
-use crate::cluster::kinds::{Child, ChildKind, each};
+use crate::cluster::kinds::{Child, ChildKind, around, each};
 use crate::cluster::queue::Ended;
 use crate::cluster::rollout::{self, Order, Rollout};
 use crate::cluster::secret::{Admin, Keeping, ensure, host};
@@ -321,7 +321,11 @@ impl Look<'_> {
 
     /// Makes the children as they should be. Whether the replicas, or the way to them, were not.
     async fn apply(&mut self, mut fleet: Fleet, valid: Option<ValidFleet>) -> bool {
-        let Some((deployment, mut valid)) = self.sight.deployment.clone().zip(valid) else { return true };
+        let Some(deployment) = self.sight.deployment.clone() else { return true };
+        let Some(mut valid) = valid else {
+            self.keep(&deployment).await;
+            return true;
+        };
         let gpus = gpus(&deployment.spec.node_pool);
         let standing = rollout::standing(self.workload(), gpus);
         fleet.capacity.free_gpus = standing;
@@ -354,17 +358,34 @@ impl Look<'_> {
                 return true;
             }
         };
+        self.put(&deployment, &children, writes_registry).await
+    }
+
+    /// Keeps what is around pods that run though nothing of their spec may be carried out: they serve on.
+    async fn keep(&mut self, deployment: &Deployment) {
+        if self.writable().is_none() || self.workload().is_none() {
+            return;
+        }
+        match around(&surroundings(self.fleet, deployment, &self.looker.settings)) {
+            Ok(children) => _ = self.put(deployment, &children, false).await,
+            Err(error) => self.failures.push(error.into()),
+        }
+    }
+
+    /// Applies `children`; with `whole`, what is in the registry beside them goes. Whether the replicas, or the way to them,
+    /// were not as they should be.
+    async fn put(&mut self, deployment: &Deployment, children: &[Child], whole: bool) -> bool {
         let mut applying = Applying {
             client: &self.looker.client,
             fleet: self.fleet,
-            deployment: &deployment,
+            deployment,
             there: &self.sight.children,
             settled: &mut self.lane.settled,
             is_pending: false,
         };
-        let mut failures = applying.apply(&children).await;
-        if writes_registry {
-            failures.extend(applying.prune(&children).await);
+        let mut failures = applying.apply(children).await;
+        if whole {
+            failures.extend(applying.prune(children).await);
         }
         let is_pending = applying.is_pending;
         self.failures.extend(failures);
