@@ -135,6 +135,8 @@ pub enum Hindrance {
     Unschedulable(String),
     /// A Secret that they need is not there, or lacks what they need of it.
     NoSecret(String),
+    /// They have a node, and their volumes are not mounted: what may be the reason.
+    Unmounted(String),
     /// They end by themselves and are started again.
     Failing(String),
 }

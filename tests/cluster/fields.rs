@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use self::rows::{Refused, Row, of_adapter, of_deployment};
 use crate::account::yaml;
-use crate::manifests::{adapter, deployment, with};
+use crate::manifests::{adapter, deployment, secret, with};
 use crate::stage::{Stage, is_ready_adapter, is_ready_deployment};
 use crate::until::{PATIENCE, until};
 
@@ -192,6 +192,8 @@ async fn go_through(stage: &Stage, cases: Vec<(Row, Value)>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_field_of_a_deployment_goes_from_invalid_to_valid_and_back() {
     let stage = Stage::with_operator("fields").await;
+    // Pods that are to have it do not start without.
+    stage.kubectl.apply(&[secret(&stage.namespace, "keys")]);
     let one = |(at, row)| (row, deployment(&stage.namespace, &format!("d-{at}"), 1));
     go_through(&stage, of_deployment().into_iter().enumerate().map(one).collect()).await;
 }

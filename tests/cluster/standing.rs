@@ -7,7 +7,7 @@ use lorikeet_crds::condition::find;
 use lorikeet_crds::{ConditionType, Deployment};
 use serde_json::json;
 
-use crate::manifests::{deployment, with};
+use crate::manifests::{deployment, secret, with};
 use crate::stage::{Stage, is_ready_deployment};
 use crate::until::{PATIENCE, until};
 
@@ -41,4 +41,23 @@ async fn a_rollout_is_not_ready_while_a_former_replica_is_left_to_serve() {
     stage.until_deployment_ready("base").await;
     let last = stage.kubelet.until_running(1).await.remove(0);
     assert_eq!(last.name(), next.name());
+}
+
+/// Nobody but the kubelet knows which Secret is missing, and it says so in Events alone; the operator reads neither.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_waits_for_a_secret_is_told_of_by_the_secrets_name() {
+    let stage = Stage::with_operator("waits").await;
+    let namespace = stage.namespace.clone();
+    let keys = json!({"apiKeysSecretRef": {"name": "keys-of-users"}});
+    stage.kubectl.apply(&[with(deployment(&namespace, "base", 1), "/spec/auth", keys)]);
+    let message = until("what the pod needs is named", PATIENCE, async || {
+        let status = stage.get::<Deployment>("base").await?.status?;
+        let ready = find(&status.conditions, ConditionType::Ready).cloned()?;
+        ready.message.contains("a Secret keys-of-users").then_some(ready)
+    })
+    .await;
+    assert_eq!((message.status.as_str(), message.reason.as_str()), ("False", "ReplicasNotReady"));
+    assert!(!message.message.contains("base-admin"), "{}", message.message);
+    stage.kubectl.apply(&[secret(&namespace, "keys-of-users")]);
+    stage.until_deployment_ready("base").await;
 }

@@ -258,7 +258,9 @@ impl Look<'_> {
         Some(replicas)
     }
 
-    fn facts(&self, replicas: Vec<Replica>) -> Fleet {
+    fn facts(&mut self, replicas: Vec<Replica>) -> Fleet {
+        let now = Timestamp::now();
+        self.soon(self.pods_that_stay().filter_map(|pod| pod.told_after(now)).min());
         let name = |suffix: &str| format!("{}{suffix}", self.fleet.name);
         let served = self.sight.children.contains_key(&(ChildKind::Service, name("")));
         let FleetKey { namespace, name: of } = self.fleet;
@@ -273,7 +275,7 @@ impl Look<'_> {
             capacity: Capacity::default(),
             claims: workload::CLAIMS.to_owned(),
             url: served.then(|| format!("http://{of}.{namespace}.svc:{PUBLIC_PORT}")),
-            workload: self.workload().map(|workload| workload_facts(workload, self.pods_that_stay())),
+            workload: self.workload().map(|workload| workload_facts(workload, self.pods_that_stay(), now)),
         };
         fleet.probes = self.looker.probes.of(&fleet);
         fleet

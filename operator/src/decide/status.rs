@@ -162,6 +162,8 @@ fn hindered(hindrance: &Hindrance) -> (Reason, String) {
     match hindrance {
         Hindrance::Unschedulable(why) => (Reason::Unschedulable, why.clone()),
         Hindrance::NoSecret(why) => (Reason::SecretNotFound, why.clone()),
+        // It may be a Secret, or a disk that takes its time: only who may read Secrets knows.
+        Hindrance::Unmounted(why) => (Reason::ReplicasNotReady, why.clone()),
         Hindrance::Failing(why) => (Reason::ReplicaFailed, why.clone()),
     }
 }

@@ -92,6 +92,8 @@ fn a_replica_that_waits_for_a_node_is_being_worked_on() {
     };
     let waits = hinder(&mut scene, Hindrance::Unschedulable("0/3 nodes".to_owned()));
     assert_eq!(waits, ([false, true, false], "Unschedulable".to_owned()));
+    let unmounted = hinder(&mut scene, Hindrance::Unmounted("see that Secret keys is there".to_owned()));
+    assert_eq!(unmounted, ([false, true, false], "ReplicasNotReady".to_owned()));
     let fails = hinder(&mut scene, Hindrance::Failing("OOMKilled".to_owned()));
     assert_eq!(fails, ([false, true, false], "ReplicaFailed".to_owned()));
 }
