@@ -32,6 +32,7 @@ mod lifecycle;
 mod mounts;
 mod namespaces;
 mod outage;
+mod paused;
 mod peers;
 mod placement;
 mod process;
