@@ -126,7 +126,13 @@ async fn two_deployments_whose_children_would_share_a_name_do_not_fight() {
     stage.until_adapter_ready("sql").await;
     stage.until_deployment_ready("base").await;
     stage.kubectl.apply(&[deployment(&namespace, "base-replicas", 1)]);
-    until("it is observed", PATIENCE, async || stage.get::<Deployment>("base-replicas").await?.status).await;
+    let in_the_way = format!("Service {namespace}/base-replicas is there and not ours");
+    until("the second says what is in its way", PATIENCE, async || {
+        let conditions = stage.get::<Deployment>("base-replicas").await?.status?.conditions;
+        let ready = find(&conditions, ConditionType::Ready)?;
+        (ready.reason == "NotCarriedOut" && ready.message.contains(&in_the_way)).then_some(())
+    })
+    .await;
     stage.until_quiet(Duration::from_secs(3)).await;
     let service =
         stage.get::<k8s_openapi::api::core::v1::Service>("base-replicas").await.expect("the first one's");
