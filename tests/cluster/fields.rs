@@ -114,7 +114,10 @@ impl Case<'_> {
         };
         let Some(reason) = reason else { return ready.then_some(()) };
         let is_stalled = find(&conditions, ConditionType::Stalled).is_some_and(|one| one.status == "True");
-        let says = find(&conditions, ConditionType::Ready).is_some_and(|one| one.reason == reason.as_str());
+        // By the name that it has among its own.
+        let name = self.row.field.rsplit('/').next().unwrap_or_default();
+        let ready = find(&conditions, ConditionType::Ready);
+        let says = ready.is_some_and(|one| one.reason == reason.as_str() && one.message.contains(name));
         (observed == generation && is_stalled && says).then_some(())
     }
 
@@ -176,6 +179,8 @@ impl Case<'_> {
         let field = self.row.field;
         let said = self.apply(bad).await.unwrap_or_else(|| panic!("{field} = {bad} was taken"));
         assert!(said.contains(why), "{field} = {bad}: expected {why:?}, got {said}");
+        let path = format!("spec{}", field.replace('/', "."));
+        assert!(said.contains(&path), "{field} = {bad}: expected the field's name, {path}, got {said}");
     }
 }
 
