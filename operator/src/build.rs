@@ -45,6 +45,15 @@ pub struct Settings {
 pub struct Children {
     /// `<name>-runtime`.
     pub workload: Workload,
+    /// What is around the pods.
+    pub surroundings: Surroundings,
+    /// `<name>-registry-<n>`: what a replica serves that starts while the operator is away.
+    pub registry: Vec<ConfigMap>,
+}
+
+/// What is around the pods, whatever they are: nothing that a spec could have wrong is in it.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
     /// `<name>`, and `<name>-replicas` without an address of its own.
     pub services: [Service; 2],
     /// `<name>-runtime`.
@@ -53,8 +62,6 @@ pub struct Children {
     pub account: ServiceAccount,
     /// `<name>-runtime`: nothing but the two ports in.
     pub network: NetworkPolicy,
-    /// `<name>-registry-<n>`: what a replica serves that starts while the operator is away.
-    pub registry: Vec<ConfigMap>,
 }
 
 /// The children of `deployment`.
@@ -63,11 +70,23 @@ pub fn build(fleet: &Fleet, deployment: &Deployment, valid: &ValidFleet, setting
     let scope = Scope::of(&fleet.key, deployment);
     Children {
         workload: workload::workload(&scope, fleet, deployment, valid, settings),
-        services: [services::public(&scope), services::replicas(&scope)],
-        disruption: access::disruption(&scope),
-        account: access::account(&scope),
-        network: access::network(&scope, settings),
+        surroundings: around(&scope, settings),
         registry: registry::registry(&scope, valid),
+    }
+}
+
+/// What is around the pods of `deployment`, valid or not.
+#[must_use]
+pub fn surroundings(key: &FleetKey, deployment: &Deployment, settings: &Settings) -> Surroundings {
+    around(&Scope::of(key, deployment), settings)
+}
+
+fn around(scope: &Scope, settings: &Settings) -> Surroundings {
+    Surroundings {
+        services: [services::public(scope), services::replicas(scope)],
+        disruption: access::disruption(scope),
+        account: access::account(scope),
+        network: access::network(scope, settings),
     }
 }
 

@@ -5,7 +5,7 @@
 //! * `look`: one look at a fleet, step by step; `secret`, `finalizer`, `apply`, `compare`, `ownership`, `statuses`,
 //!   `herald`, `capacity`: the steps
 //! * `view`: what somebody else sees who asks why
-//! * `leader`: who may write; `client`: the API server; `malformed`: what cannot be read
+//! * `leader`: who may write; `client`: the API server; `reading`, `malformed`: what cannot be read
 
 pub mod apply;
 pub mod capacity;
@@ -23,6 +23,7 @@ pub mod look;
 pub mod malformed;
 pub mod ownership;
 pub mod queue;
+pub mod reading;
 pub mod rollout;
 pub mod saying;
 pub mod secret;

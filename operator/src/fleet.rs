@@ -41,6 +41,8 @@ pub struct Fleet {
     pub adapters: Vec<Arc<Adapter>>,
     /// The labels of the namespaces that those Adapters are in.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Of which of these not all of the spec could be read.
+    pub unread: Unread,
     /// What was read of the sources of Adapters that are not accepted yet. One that is not in it is for the replicas to
     /// judge.
     pub probes: BTreeMap<AdapterKey, Probe>,
@@ -56,6 +58,15 @@ pub struct Fleet {
     pub url: Option<String>,
     /// What runs the replicas; absent until it exists.
     pub workload: Option<Workload>,
+}
+
+/// Objects of which not all of the spec could be read, and why: nobody knows what they ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// The Deployment.
+    pub deployment: Option<String>,
+    /// Adapters.
+    pub adapters: BTreeMap<AdapterKey, String>,
 }
 
 /// One replica: a pod, or a process on one machine.
@@ -126,6 +137,8 @@ pub enum Hindrance {
     Unschedulable(String),
     /// A Secret that they need is not there, or lacks what they need of it.
     NoSecret(String),
+    /// They have a node, and their volumes are not mounted: what may be the reason.
+    Unmounted(String),
     /// They end by themselves and are started again.
     Failing(String),
 }

@@ -2,11 +2,13 @@
 
 use kube::ResourceExt;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
+use lorikeet_crds::condition::find;
+use lorikeet_crds::{ConditionType, Deployment};
 use serde_json::{Value, json};
 
 use crate::control_plane::base64;
 use crate::end_state::{Kind, api, neutral};
-use crate::manifests::{adapter, deployment};
+use crate::manifests::{adapter, deployment, with};
 use crate::scene::serving;
 use crate::stage::Stage;
 use crate::until::{PATIENCE, until};
@@ -76,18 +78,65 @@ async fn every_child_that_is_changed_or_deleted_becomes_what_it_was() {
         (CONFIG_MAP, registry.as_str()),
         (SECRET, "base-admin"),
     ] {
-        let old = read(&stage, kind, name).await.expect("a child");
-        let before = neutral(kind, &old, &namespace);
-        let gone = api(&stage.client, kind, &namespace).delete(name, &DeleteParams::default()).await;
-        gone.expect("it is deleted");
-        until(&format!("{} {name} is made again", kind.2), PATIENCE, async || {
-            let now = read(&stage, kind, name).await.filter(|now| now.uid() != old.uid())?;
-            (neutral(kind, &now, &namespace) == before).then_some(())
-        })
-        .await;
+        deleted_and_made_again(&stage, kind, name).await;
     }
     stage.until_deployment_ready("base").await;
     stage.until_adapter_ready("sql").await;
+}
+
+/// Child `name` is deleted; it comes again as it was.
+async fn deleted_and_made_again(stage: &Stage, kind: Kind, name: &str) {
+    let old = read(stage, kind, name).await.expect("a child");
+    let before = neutral(kind, &old, &stage.namespace);
+    let gone = api(&stage.client, kind, &stage.namespace).delete(name, &DeleteParams::default()).await;
+    gone.expect("it is deleted");
+    until(&format!("{} {name} is made again", kind.2), PATIENCE, async || {
+        let now = read(stage, kind, name).await.filter(|now| now.uid() != old.uid())?;
+        (neutral(kind, &now, &stage.namespace) == before).then_some(())
+    })
+    .await;
+}
+
+/// What a spec asks for that is refused nobody carries out; but the replicas serve on, and requests have to find them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_around_the_pods_of_a_refused_deployment_is_kept() {
+    let stage = Stage::with_operator("refused-drift").await;
+    let namespace = stage.namespace.clone();
+    let base = deployment(&namespace, "base", 1);
+    stage.kubectl.apply(&[base.clone(), adapter(&namespace, "sql", "base")]);
+    stage.until_adapter_ready("sql").await;
+    stage.until_deployment_ready("base").await;
+    let replica = stage.kubelet.until_running(1).await.remove(0);
+    let workload = read(&stage, WORKLOAD, "base-runtime").await.expect("it runs").metadata;
+    let asked = with(base, "/spec/adapters/gpuMemory", json!("plenty"));
+    stage.kubectl.apply(&[with(asked, "/spec/replicas", json!(3))]);
+    until_base_says(&stage, "InvalidSpec", "adapters.gpuMemory").await;
+    for (kind, name) in [
+        (SERVICE, "base"),
+        (SERVICE, "base-replicas"),
+        (ACCOUNT, "base-runtime"),
+        (DISRUPTION, "base-runtime"),
+        (NETWORK, "base-runtime"),
+    ] {
+        deleted_and_made_again(&stage, kind, name).await;
+    }
+    stage.until_quiet(std::time::Duration::from_secs(2)).await;
+    let now = read(&stage, WORKLOAD, "base-runtime").await.expect("it runs").metadata;
+    assert_eq!((now.uid, now.generation), (workload.uid, workload.generation), "the pods' own is as it was");
+    let fakes = stage.kubelet.fakes();
+    assert!(fakes.len() == 1 && fakes[0].name() == replica.name() && replica.serves("sql"));
+    assert!(replica.heard().iter().all(|heard| heard.removed.is_empty()), "{:?}", replica.heard());
+}
+
+/// Waits until Deployment `base` is stalled for `reason`, and its message names `what`.
+async fn until_base_says(stage: &Stage, reason: &str, what: &str) {
+    until(&format!("base says {reason}: {what}"), PATIENCE, async || {
+        let base = stage.get::<Deployment>("base").await?;
+        let status = base.status.filter(|status| status.observed_generation == base.metadata.generation)?;
+        let stalled = find(&status.conditions, ConditionType::Stalled)?;
+        (stalled.status == "True" && stalled.reason == reason && stalled.message.contains(what)).then_some(())
+    })
+    .await;
 }
 
 /// Somebody edits what opens the replicas: it is made anew, and they answer again as soon as they have that.
@@ -152,15 +201,7 @@ async fn what_others_own_in_a_child_stays_theirs() {
         assert_eq!(child.labels().get("team.example/tier").map(String::as_str), Some("gold"), "{name}");
     }
     let written: Vec<String> = stage.writes().split_off(before).iter().map(ToString::to_string).collect();
-    assert!(
-        written.len() <= 3,
-        "for three marks that are none of ours:
-{}",
-        written.join(
-            "
-"
-        )
-    );
+    assert!(written.is_empty(), "for marks that are none of ours: {written:#?}");
 }
 
 /// A name that a child would take is a stranger's: it is not touched, and the status says who is in the way.
@@ -174,10 +215,8 @@ async fn a_strangers_object_under_a_childs_name_is_not_taken_over() {
     });
     stage.kubectl.apply(&[service]);
     stage.kubectl.apply(&[deployment(&namespace, "base", 1)]);
-    until("the Deployment is observed", PATIENCE, async || {
-        stage.get::<lorikeet_crds::Deployment>("base").await?.status
-    })
-    .await;
+    until_base_says(&stage, "NotCarriedOut", &format!("Service {namespace}/base is there and not ours"))
+        .await;
     stage.until_quiet(std::time::Duration::from_secs(2)).await;
     let now = read(&stage, SERVICE, "base").await.expect("the stranger's");
     assert_eq!(now.data["spec"]["selector"], json!({"app": "shop"}));

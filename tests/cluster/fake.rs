@@ -41,6 +41,8 @@ pub(crate) struct Script {
     pub(crate) says_it_loads: bool,
     /// It takes no desired set: the status and the message of its answer.
     pub(crate) rejects: Option<(u16, &'static str)>,
+    /// What it says that the sources of all that it loaded resolve to.
+    pub(crate) revision: Option<&'static str>,
     /// A long poll is answered after that time at the latest, whatever the caller allows.
     pub(crate) longest_poll: Option<Duration>,
     /// Each answer ends its connection: the next one begins with a handshake.
@@ -154,8 +156,19 @@ impl Fake {
 
     /// What it would report.
     pub(crate) fn report(&self) -> ReportedSet {
-        let base_ready = !self.behaviour().base_loads;
-        lock(&self.holding).report(base_ready, None)
+        self.report_after(None)
+    }
+
+    /// What it would report that changed after report `after`.
+    fn report_after(&self, after: Option<u64>) -> ReportedSet {
+        let script = self.behaviour();
+        let mut report = lock(&self.holding).report(!script.base_loads, after);
+        let revision = script.revision.map(str::to_owned);
+        report.base.revision.clone_from(&revision);
+        for one in report.adapters.iter_mut().filter(|one| one.digest.is_some()) {
+            one.revision.clone_from(&revision);
+        }
+        report
     }
 
     /// Whether its readiness probe would pass: the base model and all pinned adapters are loaded.

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use self::rows::{Refused, Row, of_adapter, of_deployment};
 use crate::account::yaml;
-use crate::manifests::{adapter, deployment, with};
+use crate::manifests::{adapter, deployment, secret, with};
 use crate::stage::{Stage, is_ready_adapter, is_ready_deployment};
 use crate::until::{PATIENCE, until};
 
@@ -114,7 +114,10 @@ impl Case<'_> {
         };
         let Some(reason) = reason else { return ready.then_some(()) };
         let is_stalled = find(&conditions, ConditionType::Stalled).is_some_and(|one| one.status == "True");
-        let says = find(&conditions, ConditionType::Ready).is_some_and(|one| one.reason == reason.as_str());
+        // By the name that it has among its own.
+        let name = self.row.field.rsplit('/').next().unwrap_or_default();
+        let ready = find(&conditions, ConditionType::Ready);
+        let says = ready.is_some_and(|one| one.reason == reason.as_str() && one.message.contains(name));
         (observed == generation && is_stalled && says).then_some(())
     }
 
@@ -176,6 +179,8 @@ impl Case<'_> {
         let field = self.row.field;
         let said = self.apply(bad).await.unwrap_or_else(|| panic!("{field} = {bad} was taken"));
         assert!(said.contains(why), "{field} = {bad}: expected {why:?}, got {said}");
+        let path = format!("spec{}", field.replace('/', "."));
+        assert!(said.contains(&path), "{field} = {bad}: expected the field's name, {path}, got {said}");
     }
 }
 
@@ -192,6 +197,8 @@ async fn go_through(stage: &Stage, cases: Vec<(Row, Value)>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_field_of_a_deployment_goes_from_invalid_to_valid_and_back() {
     let stage = Stage::with_operator("fields").await;
+    // Pods that are to have it do not start without.
+    stage.kubectl.apply(&[secret(&stage.namespace, "keys")]);
     let one = |(at, row)| (row, deployment(&stage.namespace, &format!("d-{at}"), 1));
     go_through(&stage, of_deployment().into_iter().enumerate().map(one).collect()).await;
 }

@@ -1,5 +1,5 @@
 //! Stands for the kubelets of one namespace, and for the scheduler where there is none: binds pods, starts a replica for
-//! each when its admin Secret is there (a scripted one, or the real binary: `container`), keeps the pod's status true,
+//! each when the Secrets are there that it needs (a scripted one, or the real binary: `container`), keeps the pod's status true,
 //! brings the files of its admin Secret up to date a while after that changed, and lets a pod go when it is deleted.
 
 use std::collections::BTreeMap;
@@ -244,6 +244,7 @@ impl Drop for Registered {
 async fn run(shared: Arc<Shared>, pod: Pod) {
     let name = pod.name_any();
     bind(&shared, &pod).await;
+    until_there(&shared, &pod).await;
     let mut mounts = shared.mounts.subscribe();
     let Some((secret, access)) = access(&shared, &pod).await else { return };
     let script = shared.script.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -299,6 +300,43 @@ pub(crate) async fn bind(shared: &Shared, pod: &Pod) {
         shared.pods().create_subresource("binding", &pod.name_any(), &params, &binding).await;
 }
 
+/// Waits until there is every Secret that the pod cannot start without; while one is not, its status says what a kubelet's
+/// would: nothing of the Secret.
+async fn until_there(shared: &Shared, pod: &Pod) {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let secrets =
+        volumes.filter_map(|volume| volume.secret.as_ref().filter(|one| one.optional != Some(true)));
+    let names: Vec<&String> = secrets.filter_map(|secret| secret.secret_name.as_ref()).collect();
+    let api: Api<Secret> = shared.api();
+    let mut is_told = false;
+    loop {
+        let mut missing = 0;
+        for name in &names {
+            missing += usize::from(!api.get_opt(name).await.is_ok_and(|found| found.is_some()));
+        }
+        if missing == 0 {
+            return;
+        }
+        is_told = is_told || wait(shared, &pod.name_any()).await.is_ok();
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Writes the status of pod `name`, whose volumes are not mounted.
+async fn wait(shared: &Shared, name: &str) -> Result<(), kube::Error> {
+    let conditions = ["PodReadyToStartContainers", "ContainersReady", "Ready"]
+        .map(|type_| json!({"type": type_, "status": "False"}));
+    let status = json!({"status": {
+        "phase": "Pending", "conditions": conditions,
+        "containerStatuses": [{
+            "name": "runtime", "image": "runtime", "imageID": "", "ready": false, "started": false,
+            "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}},
+        }],
+    }});
+    let params = PatchParams::default();
+    shared.pods().patch_status(name, &params, &Patch::Strategic(&status)).await.map(drop)
+}
+
 /// The Secret of the pod's volume `admin`.
 fn admin_secret(pod: &Pod) -> Option<String> {
     let volumes = pod.spec.as_ref()?.volumes.as_ref()?;
@@ -338,8 +376,9 @@ pub(crate) async fn report(
     let time = jiff::Timestamp::now().to_string();
     let truth = |value: bool| if value { "True" } else { "False" };
     let conditions: Vec<_> =
-        [("Initialized", true), ("PodScheduled", true), ("ContainersReady", ready), ("Ready", ready)]
+        [("PodReadyToStartContainers", true), ("Initialized", true), ("PodScheduled", true)]
             .into_iter()
+            .chain([("ContainersReady", ready), ("Ready", ready)])
             .map(|(type_, value)| json!({"type": type_, "status": truth(value), "lastTransitionTime": time}))
             .collect();
     let status = json!({"status": {

@@ -24,6 +24,14 @@ pub(crate) fn adapter(namespace: &str, name: &str, deployment: &str) -> Value {
     })
 }
 
+/// A Secret of API keys.
+pub(crate) fn secret(namespace: &str, name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace},
+        "stringData": {"keys": "team:key-of-a-test"},
+    })
+}
+
 /// `object` with `value` at the JSON pointer `at`, whose parents exist or are objects to be made.
 pub(crate) fn with(mut object: Value, at: &str, value: Value) -> Value {
     let mut place = &mut object;

@@ -126,26 +126,6 @@ async fn a_changed_source_is_loaded_under_the_same_name() {
     stage.until_adapter_ready("sql").await;
 }
 
-/// Many: an object that cannot be read stopped the watch of its kind, and with it everything.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_object_that_cannot_be_read_stops_nobody_else() {
-    let mut stage = Stage::cluster_wide("malformed").await;
-    stage.start_operator().await;
-    let namespace = stage.namespace.clone();
-    serving(&stage, 1, &["bad", "sql"]).await;
-    stage.loosen_definitions();
-    stage.spoil("lora/bad", "rank").await;
-    stage.kubectl.apply(&[adapter(&namespace, "next", "base")]);
-    stage.until_adapter_ready("next").await;
-    // Nor where it is in the list that a new operator begins with.
-    stage.kill_operator();
-    stage.start_operator().await;
-    stage.kubectl.apply(&[adapter(&namespace, "later", "base")]);
-    stage.until_adapter_ready("later").await;
-    let fake = stage.kubelet.fakes().remove(0);
-    assert!(fake.serves("sql") && fake.serves("next"));
-}
-
 /// AIBrix: "Running" was said of adapters that no pod held.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_ready_that_no_replica_reports() {
@@ -174,7 +154,13 @@ async fn two_deployments_whose_children_would_share_a_name_do_not_fight() {
     let namespace = stage.namespace.clone();
     serving(&stage, 1, &["sql"]).await;
     stage.kubectl.apply(&[deployment(&namespace, "base-replicas", 1)]);
-    until("it is observed", PATIENCE, async || stage.get::<Deployment>("base-replicas").await?.status).await;
+    let in_the_way = format!("Service {namespace}/base-replicas is there and not ours");
+    until("the second says what is in its way", PATIENCE, async || {
+        let conditions = stage.get::<Deployment>("base-replicas").await?.status?.conditions;
+        let ready = find(&conditions, ConditionType::Ready)?;
+        (ready.reason == "NotCarriedOut" && ready.message.contains(&in_the_way)).then_some(())
+    })
+    .await;
     stage.until_quiet(Duration::from_secs(3)).await;
     let service =
         stage.get::<k8s_openapi::api::core::v1::Service>("base-replicas").await.expect("the first one's");

@@ -1,5 +1,7 @@
-//! `lorikeet-operator why` on a cluster: with a person's own rights, from what the operator wrote.
+//! `lorikeet-operator why` on a cluster: with the rights of a person who may look at one namespace, from what the operator
+//! wrote.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lorikeet_api::{ErrorCode, Failure};
@@ -9,12 +11,34 @@ use crate::manifests::{adapter, deployment, digest, with};
 use crate::operator::binary;
 use crate::stage::Stage;
 
-fn why(stage: &Stage, arguments: &[&str]) -> (bool, String) {
+/// Somebody who may look at the objects of the scenario's namespace, and at nothing else: the kubeconfig.
+fn person(stage: &Stage) -> PathBuf {
+    let namespace = &stage.namespace;
+    let metadata = json!({"name": "person", "namespace": namespace});
+    let rules = json!([
+        {"apiGroups": ["lorikeet.dev"], "resources": ["adapters", "deployments"], "verbs": ["get", "list"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
+    ]);
+    let rbac = "rbac.authorization.k8s.io";
+    stage.kubectl.apply(&[
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}),
+        json!({"apiVersion": format!("{rbac}/v1"), "kind": "Role", "metadata": metadata, "rules": rules}),
+        json!({
+            "apiVersion": format!("{rbac}/v1"), "kind": "RoleBinding", "metadata": metadata,
+            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "person"},
+            "subjects": [{"kind": "ServiceAccount", "name": "person", "namespace": namespace}],
+        }),
+    ]);
+    let token = stage.kubectl.run(&["create", "token", "person", "--namespace", namespace]);
+    stage.plane.kubeconfig(&format!("{namespace}-person"), &stage.proxy.url(), token.trim())
+}
+
+fn why(kubeconfig: &Path, arguments: &[&str]) -> (bool, String) {
     let output = Command::new(binary())
         .arg("why")
         .args(arguments)
         .arg("--kubeconfig")
-        .arg(stage.plane.folder().join("admin"))
+        .arg(kubeconfig)
         .output()
         .expect("it starts");
     let text = [output.stdout, output.stderr].concat();
@@ -28,14 +52,14 @@ async fn why_tells_of_each_pod_what_the_operator_saw() {
     let placed = with(adapter(&namespace, "placed", "base"), "/spec/placement/replicas", json!(1));
     let sql = with(adapter(&namespace, "sql", "base"), "/spec/servedName", json!("acme/sql"));
     stage.kubectl.apply(&[deployment(&namespace, "base", 2), sql.clone(), placed]);
-    let of = |name: &str| why(&stage, &[name, "--namespace", &namespace]);
+    let person = person(&stage);
+    let of = |name: &str| why(&person, &[name, "--namespace", &namespace]);
     assert!(of("sql").1.contains("The operator has not looked at"), "{:?}", of("sql"));
     stage.start_operator().await;
     for name in ["sql", "placed"] {
         stage.until_adapter_ready(name).await;
     }
     stage.until_deployment_ready("base").await;
-    let of = |name: &str| why(&stage, &[name, "--namespace", &namespace]);
     for name in ["sql", "acme/sql", &format!("{namespace}/sql")] {
         let (done, said) = of(name);
         assert!(done && said.contains("As the operator saw the replicas when it last wrote"), "{said}");
@@ -44,6 +68,12 @@ async fn why_tells_of_each_pod_what_the_operator_saw() {
     let said = of("placed").1;
     assert_eq!(said.matches(": holds it: ").count(), 1, "{said}");
     assert_eq!(said.matches("it is placed on 1 of the replicas").count(), 1, "{said}");
+    // All Adapters of the cluster are asked for first; that is refused, and the namespace's own are enough.
+    let user = format!("system:serviceaccount:{namespace}:person");
+    let asked = stage.plane.audit(user).requests();
+    let of_all = asked.iter().filter(|one| one.uri.starts_with("/apis/lorikeet.dev/v1alpha1/adapters"));
+    let answers: Vec<u16> = of_all.map(crate::audit::Event::code).collect();
+    assert!(!answers.is_empty() && answers.iter().all(|code| *code == 403), "{answers:?}");
     let (done, said) = of("plaaced");
     assert!(!done && said.contains("did you mean placed?"), "{said}");
     for fake in stage.kubelet.fakes() {

@@ -1,11 +1,16 @@
 //! What is kept of a pod, and of the workload that makes it: the few facts that a fleet needs. Pure.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodSpec, PodStatus, Volume};
 use serde_json::Value;
 
 use crate::fleet::{Hindrance, Workload};
+
+/// So long a pod may wait for its volumes before anybody is told: most are mounted within seconds.
+const MOUNTED_WITHIN: Duration = Duration::from_secs(30);
 
 /// A pod of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +25,18 @@ pub struct PodFacts {
     pub address: Option<SocketAddr>,
     /// What keeps it from running. Said in words that stay the same from one attempt to the next.
     pub hindrance: Option<Hindrance>,
+    /// It has a node, and its volumes are not mounted there.
+    pub unmounted: Option<Unmounted>,
+}
+
+/// Since when a pod waits for its volumes. Which of them is missing the kubelet says in Events alone, which are not read, as
+/// users' Secrets are not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unmounted {
+    /// When it got its node.
+    pub since: Timestamp,
+    /// Secrets and claims of users that it cannot start without.
+    pub needs: Vec<String>,
 }
 
 impl PodFacts {
@@ -34,7 +51,23 @@ impl PodFacts {
             finished: matches!(phase, Some("Succeeded" | "Failed")),
             address: address(pod),
             hindrance: status.and_then(|status| unschedulable(status).or_else(|| failing(status))),
+            unmounted: status.and_then(|status| unmounted(pod.spec.as_ref()?, status)),
         }
+    }
+
+    /// What keeps it from running, as far as that can be told at `now`.
+    #[must_use]
+    pub fn hindrance(&self, now: Timestamp) -> Option<Hindrance> {
+        let late = self.unmounted.as_ref().filter(|_| self.told_after(now).is_none());
+        self.hindrance.clone().or_else(|| late.map(Unmounted::hindrance))
+    }
+
+    /// When [`Self::hindrance`] says more, after `now`.
+    #[must_use]
+    pub fn told_after(&self, now: Timestamp) -> Option<Duration> {
+        let waited =
+            Duration::try_from(now.duration_since(self.unmounted.as_ref()?.since)).unwrap_or_default();
+        MOUNTED_WITHIN.checked_sub(waited).filter(|left| !left.is_zero())
     }
 
     /// It will be counted on.
@@ -50,11 +83,25 @@ impl PodFacts {
     }
 }
 
-/// What the workload's controller says of it, and what keeps `pods`, those that stay, from running.
-pub fn workload_facts<'a>(workload: &Value, pods: impl Iterator<Item = &'a PodFacts>) -> Workload {
+impl Unmounted {
+    fn hindrance(&self) -> Hindrance {
+        Hindrance::Unmounted(format!(
+            "a pod has a node and waits for its volumes for more than {} s: see that there is {} in its namespace",
+            MOUNTED_WITHIN.as_secs(),
+            self.needs.join(" and ")
+        ))
+    }
+}
+
+/// What the workload's controller says of it, and what keeps `pods`, those that stay, from running at `now`.
+pub fn workload_facts<'a>(
+    workload: &Value,
+    pods: impl Iterator<Item = &'a PodFacts>,
+    now: Timestamp,
+) -> Workload {
     let number = |pointer: &str| workload.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
     let count = |pointer: &str| i32::try_from(number(pointer)).unwrap_or(i32::MAX);
-    let mut hindrances = pods.filter_map(|pod| pod.hindrance.clone());
+    let mut hindrances = pods.filter_map(|pod| pod.hindrance(now));
     Workload {
         replicas: count("/status/replicas"),
         updated: count("/status/updatedReplicas"),
@@ -81,6 +128,31 @@ fn unschedulable(status: &PodStatus) -> Option<Hindrance> {
     };
     let condition = status.conditions.iter().flatten().find(says)?;
     Some(Hindrance::Unschedulable(condition.message.clone().unwrap_or_default()))
+}
+
+/// Whether no sandbox could be made for the pod, which comes after its volumes are mounted, and it needs what others make.
+fn unmounted(spec: &PodSpec, status: &PodStatus) -> Option<Unmounted> {
+    let find = |type_: &str, truth: &str| {
+        status.conditions.iter().flatten().find(|one| one.type_ == type_ && one.status == truth)
+    };
+    let since = find("PodScheduled", "True")?.last_transition_time.as_ref()?.0;
+    find("PodReadyToStartContainers", "False")?;
+    let needs: Vec<String> = spec.volumes.iter().flatten().filter_map(needed).collect();
+    let is_begun = |container: &ContainerStatus| {
+        let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+        waiting.is_none_or(|waiting| waiting.reason.as_deref() != Some("ContainerCreating"))
+    };
+    let has_begun = status.container_statuses.iter().flatten().any(is_begun);
+    (!needs.is_empty() && !has_begun).then_some(Unmounted { since, needs })
+}
+
+/// What of others `volume` needs. The admin Secret is the operator's own.
+fn needed(volume: &Volume) -> Option<String> {
+    if let Some(claim) = &volume.persistent_volume_claim {
+        return Some(format!("a volume of PersistentVolumeClaim {}", claim.claim_name));
+    }
+    let secret = volume.secret.as_ref().filter(|one| volume.name != "admin" && one.optional != Some(true))?;
+    Some(format!("a Secret {}", secret.secret_name.as_ref()?))
 }
 
 /// Why a container does not start, or does not stay.
@@ -131,6 +203,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
     fn pod(changes: serde_json::Value) -> Pod {
         let mut pod = json!({
@@ -192,6 +266,41 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_whose_volumes_are_not_mounted_in_time_says_what_it_needs_of_others() {
+        let waits = |mounted: &str, reason: &str| {
+            let mut pod = pod(json!({"/status": {
+                "conditions": [
+                    {"type": "PodScheduled", "status": "True", "lastTransitionTime": "1970-01-01T00:00:00Z"},
+                    {"type": "PodReadyToStartContainers", "status": mounted},
+                ],
+                "containerStatuses": [{
+                    "name": "runtime", "restartCount": 0, "image": "", "imageID": "", "ready": false,
+                    "state": {"waiting": {"reason": reason}}
+                }],
+            }}));
+            let volumes = json!([
+                {"name": "admin", "secret": {"secretName": "base-admin"}},
+                {"name": "keys", "secret": {"secretName": "keys"}},
+                {"name": "credentials-0", "secret": {"secretName": "hf", "optional": true}},
+                {"name": "claim-0", "persistentVolumeClaim": {"claimName": "models"}},
+            ]);
+            pod.spec.as_mut().unwrap().volumes = serde_json::from_value(volumes).unwrap();
+            PodFacts::of(&pod)
+        };
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let facts = waits("False", "ContainerCreating");
+        assert_eq!((facts.hindrance(at(29)), facts.told_after(at(29))), (None, Some(Duration::from_secs(1))));
+        let Some(Hindrance::Unmounted(why)) = facts.hindrance(at(30)) else { panic!("30 s are over") };
+        let needs =
+            "see that there is a Secret keys and a volume of PersistentVolumeClaim models in its namespace";
+        assert!(why.ends_with(needs), "{why}");
+        assert_eq!(facts.told_after(at(30)), None);
+        assert_eq!(waits("True", "ContainerCreating").unmounted, None, "its image is being pulled");
+        let failing = waits("False", "CrashLoopBackOff");
+        assert_eq!(failing.unmounted, None, "its sandbox is gone, it had one");
+    }
+
+    #[test]
     fn only_a_pod_that_stays_waits_for_a_node() {
         let condition = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}]);
         let mut facts = PodFacts::of(&pod(json!({"/status": {"conditions": condition}})));
@@ -206,7 +315,11 @@ mod tests {
         let failure = |status: &str, name: &str| {
             let message = format!("pods \"{name}\" is forbidden: exceeded quota: gpus");
             let conditions = json!([{"type": "ReplicaFailure", "status": status, "message": message}]);
-            workload_facts(&json!({"status": {"replicas": 1, "conditions": conditions}}), std::iter::empty())
+            workload_facts(
+                &json!({"status": {"replicas": 1, "conditions": conditions}}),
+                std::iter::empty(),
+                NOW,
+            )
         };
         let said = failure("True", "x-1").hindrance;
         assert_eq!(said, Some(Hindrance::Failing("no pod can be made: exceeded quota: gpus".to_owned())));
@@ -219,7 +332,7 @@ mod tests {
         let condition = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}]);
         let waits = PodFacts::of(&pod(json!({"/status": {"conditions": condition}})));
         let failure = json!([{"type": "ReplicaFailure", "status": "True", "message": "no"}]);
-        let facts = workload_facts(&json!({"status": {"conditions": failure}}), [&waits].into_iter());
+        let facts = workload_facts(&json!({"status": {"conditions": failure}}), [&waits].into_iter(), NOW);
         assert_eq!(facts.hindrance, Some(Hindrance::Unschedulable("0/3 nodes".to_owned())));
     }
 }

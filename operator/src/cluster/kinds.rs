@@ -10,9 +10,9 @@ use kube::{Api, Client};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::build::Children;
+use crate::build::{Children, Surroundings};
 
-/// A kind of child.
+/// A kind of child, in the order in which they are applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ChildKind {
     /// The account without a token.
@@ -73,17 +73,28 @@ pub struct Child {
 /// # Errors
 /// One of them has no form as JSON: a fault of who built it.
 pub fn each(children: &Children) -> serde_json::Result<Vec<Child>> {
-    let mut all =
-        vec![child(ChildKind::Account, &children.account)?, child(ChildKind::Network, &children.network)?];
-    for service in &children.services {
-        all.push(child(ChildKind::Service, service)?);
-    }
+    let mut all = around(&children.surroundings)?;
     for shard in &children.registry {
         all.push(child(ChildKind::Registry, shard)?);
     }
-    all.push(child(ChildKind::Disruption, &children.disruption)?);
     all.push(child(ChildKind::Workload, &children.workload)?);
+    all.sort_by_key(|child| child.kind);
     Ok(all)
+}
+
+/// As [`each`], of what is around the pods.
+///
+/// # Errors
+/// As [`each`].
+pub fn around(surroundings: &Surroundings) -> serde_json::Result<Vec<Child>> {
+    let Surroundings { services: [public, replicas], disruption, account, network } = surroundings;
+    Ok(vec![
+        child(ChildKind::Account, account)?,
+        child(ChildKind::Network, network)?,
+        child(ChildKind::Service, public)?,
+        child(ChildKind::Service, replicas)?,
+        child(ChildKind::Disruption, disruption)?,
+    ])
 }
 
 fn child(kind: ChildKind, object: &impl Serialize) -> serde_json::Result<Child> {

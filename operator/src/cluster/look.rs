@@ -12,7 +12,7 @@ use kube::Client;
 use lorikeet_crds::{Adapter, Deployment};
 use serde_json::Value;
 
-use crate::build::{PUBLIC_PORT, Settings, build, workload};
+use crate::build::{PUBLIC_PORT, Settings, build, surroundings, workload};
 use crate::cluster::apply::{Applying, Settled};
 use crate::cluster::capacity;
 use crate::cluster::compare::differs;
@@ -21,7 +21,7 @@ use crate::cluster::facts::{PodFacts, workload_facts};
 use crate::cluster::failure::Failure;
 use crate::cluster::finalizer::{self, Outlives, Written, has, lacking, withhold};
 use crate::cluster::herald::{Herald, shortened};
-use crate::cluster::kinds::{Child, ChildKind, each};
+use crate::cluster::kinds::{Child, ChildKind, around, each};
 use crate::cluster::queue::Ended;
 use crate::cluster::rollout::{self, Order, Rollout};
 use crate::cluster::secret::{Admin, Keeping, ensure, host};
@@ -262,7 +262,9 @@ impl Look<'_> {
         Some(replicas)
     }
 
-    fn facts(&self, replicas: Vec<Replica>) -> Fleet {
+    fn facts(&mut self, replicas: Vec<Replica>) -> Fleet {
+        let now = Timestamp::now();
+        self.soon(self.pods_that_stay().filter_map(|pod| pod.told_after(now)).min());
         let name = |suffix: &str| format!("{}{suffix}", self.fleet.name);
         let served = self.sight.children.contains_key(&(ChildKind::Service, name("")));
         let FleetKey { namespace, name: of } = self.fleet;
@@ -270,6 +272,7 @@ impl Look<'_> {
             key: self.fleet.clone(),
             deployment: self.sight.deployment.clone(),
             adapters: self.sight.adapters.clone(),
+            unread: self.sight.unread.clone(),
             namespaces: self.sight.namespaces.clone(),
             probes: BTreeMap::new(),
             replicas,
@@ -277,7 +280,7 @@ impl Look<'_> {
             moves: self.looker.limits.moves,
             claims: workload::CLAIMS.to_owned(),
             url: served.then(|| format!("http://{of}.{namespace}.svc:{PUBLIC_PORT}")),
-            workload: self.workload().map(|workload| workload_facts(workload, self.pods_that_stay())),
+            workload: self.workload().map(|workload| workload_facts(workload, self.pods_that_stay(), now)),
         };
         fleet.probes = self.looker.probes.of(&fleet);
         fleet
@@ -325,7 +328,11 @@ impl Look<'_> {
 
     /// Makes the children as they should be. Whether the replicas, or the way to them, were not.
     async fn apply(&mut self, mut fleet: Fleet, valid: Option<ValidFleet>) -> bool {
-        let Some((deployment, mut valid)) = self.sight.deployment.clone().zip(valid) else { return true };
+        let Some(deployment) = self.sight.deployment.clone() else { return true };
+        let Some(mut valid) = valid else {
+            self.keep(&deployment).await;
+            return true;
+        };
         let gpus = gpus(&deployment.spec.node_pool);
         let standing = rollout::standing(self.workload(), gpus);
         fleet.capacity.free_gpus = standing;
@@ -358,17 +365,34 @@ impl Look<'_> {
                 return true;
             }
         };
+        self.put(&deployment, &children, writes_registry).await
+    }
+
+    /// Keeps what is around pods that run though nothing of their spec may be carried out: they serve on.
+    async fn keep(&mut self, deployment: &Deployment) {
+        if self.writable().is_none() || self.workload().is_none() {
+            return;
+        }
+        match around(&surroundings(self.fleet, deployment, &self.looker.settings)) {
+            Ok(children) => _ = self.put(deployment, &children, false).await,
+            Err(error) => self.failures.push(error.into()),
+        }
+    }
+
+    /// Applies `children`; with `whole`, what is in the registry beside them goes. Whether the replicas, or the way to them,
+    /// were not as they should be.
+    async fn put(&mut self, deployment: &Deployment, children: &[Child], whole: bool) -> bool {
         let mut applying = Applying {
             client: &self.looker.client,
             fleet: self.fleet,
-            deployment: &deployment,
+            deployment,
             there: &self.sight.children,
             settled: &mut self.lane.settled,
             is_pending: false,
         };
-        let mut failures = applying.apply(&children).await;
-        if writes_registry {
-            failures.extend(applying.prune(&children).await);
+        let mut failures = applying.apply(children).await;
+        if whole {
+            failures.extend(applying.prune(children).await);
             if failures.iter().any(Failure::is_lasting) {
                 // The next look tries it too: one that does not would take for over what is not.
                 self.lane.registry_at = None;

@@ -1,5 +1,7 @@
-//! Objects of ours that cannot be read, as one that an older or newer definition let through: they are told so in their
-//! status, and one that is being deleted is let go, since nobody can know any more what it held.
+//! Objects of ours that cannot be read whole, as one that an older or newer definition let through. Fields of a status that
+//! nobody understands are taken out of it: the operator writes it anew. Of what a spec that cannot be read stands for, the
+//! decision about its fleet tells. Where not even that is known the object is told so in its status, and one that is being
+//! deleted is let go.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -12,10 +14,12 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use crate::cluster::failure::{Failure, is_gone};
+use crate::cluster::reading::{InParts, Reading, read};
+use crate::cluster::statuses::merge;
 use crate::cluster::table::ObjectKey;
 use crate::cluster::world::OwnKind;
 
-/// Tells the object that it cannot be read.
+/// Mends the status of the object, or tells it that it cannot be read.
 ///
 /// # Errors
 /// Any [`Failure`] of the calls.
@@ -26,16 +30,31 @@ pub async fn tell(client: &Client, kind: OwnKind, key: &ObjectKey, error: &str) 
     };
     let what = format!("{} {}/{}", resource.kind, key.0, key.1);
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.0, &resource);
-    match told(&api, &key.1, error).await {
+    let ended = match kind {
+        OwnKind::Deployment => told::<Deployment>(&api, &key.1, error).await,
+        OwnKind::Adapter => told::<Adapter>(&api, &key.1, error).await,
+    };
+    match ended {
         Err(error) if !is_gone(&error) => Err(Failure::of(what, error)),
         Ok(()) | Err(_) => Ok(()),
     }
 }
 
-async fn told(api: &Api<DynamicObject>, name: &str, error: &str) -> kube::Result<()> {
+async fn told<K: InParts>(api: &Api<DynamicObject>, name: &str, error: &str) -> kube::Result<()> {
     let Some(object) = api.get_opt(name).await? else { return Ok(()) };
     let version = object.resource_version();
     let manager = PatchParams::apply(FIELD_MANAGER);
+    match read::<K>(&object) {
+        Reading::Whole(_) | Reading::Part { .. } => return Ok(()),
+        Reading::WithoutStatus { status, .. } => {
+            if let Some(change) = merge(&object.data["status"], &status) {
+                let patch = json!({"metadata": {"resourceVersion": version}, "status": change});
+                api.patch_status(name, &manager, &Patch::Merge(&patch)).await?;
+            }
+            return Ok(());
+        }
+        Reading::Nothing { .. } => {}
+    }
     if object.metadata.deletion_timestamp.is_some() {
         let mut finalizers = object.finalizers().to_vec();
         finalizers.retain(|one| one != FINALIZER);

@@ -134,7 +134,8 @@ fn patch<K: Resource, S: Serialize>(object: &K, old: Option<&S>, new: &S) -> Opt
 }
 
 /// The JSON merge patch from `old` to `new`; nothing where they are the same.
-fn merge(old: &Value, new: &Value) -> Option<Value> {
+#[must_use]
+pub fn merge(old: &Value, new: &Value) -> Option<Value> {
     let (Value::Object(before), Value::Object(after)) = (old, new) else {
         return (old != new).then(|| new.clone());
     };

@@ -26,7 +26,7 @@ use crate::cluster::failure::is_forbidden;
 use crate::decide::placements::REFUSED;
 use crate::decide::sources::{carried, shown};
 use crate::decide::validate::{key_of, served_name_of};
-use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Replica, Report, Said};
+use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Replica, Report, Said, Unread};
 use crate::why::{NoAdapter, Sight, named};
 
 /// Why there is no answer.
@@ -139,6 +139,7 @@ async fn facts(client: &Client, key: FleetKey, adapters: Vec<Arc<Adapter>>) -> R
         namespaces: namespaces(client, &adapters).await,
         deployment: deployment.map(Arc::new),
         adapters,
+        unread: Unread::default(),
         probes: BTreeMap::new(),
         replicas,
         capacity: Capacity::default(),

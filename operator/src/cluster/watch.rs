@@ -10,7 +10,8 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::{DeserializeGuard, DynamicObject, NamespaceResourceScope, PartialObjectMeta};
+use kube::api::ApiResource;
+use kube::core::{DynamicObject, NamespaceResourceScope, PartialObjectMeta};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use lorikeet_crds::{Adapter, Deployment};
@@ -23,8 +24,9 @@ use crate::build::LABEL;
 use crate::cluster::compare::is_ours;
 use crate::cluster::facts::PodFacts;
 use crate::cluster::kinds::ChildKind;
+use crate::cluster::reading::{InParts, Reading, read};
 use crate::cluster::table::{Change, ObjectKey, Seen, Table, Touched};
-use crate::cluster::world::{InFleet, Malformed, OwnKind, World};
+use crate::cluster::world::{InFleet, Known, Malformed, OwnKind, World};
 use crate::fleet::FleetKey;
 use crate::metrics::Metrics;
 
@@ -68,16 +70,11 @@ impl Watches {
             |world: &mut World, event| own_event(world, OwnKind::Adapter, event, |world| &mut world.adapters);
         running.spawn(self.clone().follow(
             "Deployment",
-            self.api::<DeserializeGuard<Deployment>>(),
+            self.own_api::<Deployment>(),
             own.clone(),
             deployments,
         ));
-        running.spawn(self.clone().follow(
-            "Adapter",
-            self.api::<DeserializeGuard<Adapter>>(),
-            own.clone(),
-            adapters,
-        ));
+        running.spawn(self.clone().follow("Adapter", self.own_api::<Adapter>(), own.clone(), adapters));
         let pods = |world: &mut World, event| world.pods.take(change(event, pod));
         running.spawn(self.clone().follow("Pod", self.api::<Pod>(), labelled.clone(), pods));
         for kind in ChildKind::ALL {
@@ -103,6 +100,14 @@ impl Watches {
         match &self.namespace {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
+        }
+    }
+
+    fn own_api<K: Resource<DynamicType = ()>>(&self) -> Api<DynamicObject> {
+        let resource = ApiResource::erase::<K>(&());
+        match &self.namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
         }
     }
 
@@ -165,28 +170,34 @@ fn change<K: Resource, T>(event: Event<K>, see: impl Fn(K) -> Seen<T>) -> Change
 fn own_event<K>(
     world: &mut World,
     kind: OwnKind,
-    event: Event<DeserializeGuard<K>>,
-    table: impl Fn(&mut World) -> &mut Table<K>,
+    event: Event<DynamicObject>,
+    table: impl Fn(&mut World) -> &mut Table<Known<K>>,
 ) -> Vec<Touched>
 where
-    K: Resource<DynamicType = ()> + InFleet + PartialEq,
+    K: Resource<DynamicType = ()> + InFleet + InParts + PartialEq,
 {
     let change = match event {
-        Event::InitApply(DeserializeGuard(object)) | Event::Apply(DeserializeGuard(object)) => match object {
-            Ok(object) => {
-                let seen = own(object);
-                world.unreadable.remove(kind, &seen.key);
-                Change::Apply(seen)
+        Event::InitApply(object) | Event::Apply(object) => {
+            let (key, reading) = (key(&object.metadata), read(&object));
+            let version = object.metadata.resource_version.unwrap_or_default();
+            let (change, error) = match reading {
+                Reading::Whole(object) => (Change::Apply(own(object, None)), None),
+                Reading::WithoutStatus { object, error, .. } => {
+                    (Change::Apply(own(object, None)), Some(error))
+                }
+                Reading::Part { object, error } => {
+                    (Change::Apply(own(object, Some(error.clone()))), Some(error))
+                }
+                Reading::Nothing { error } => (Change::Unreadable(key.clone()), Some(error)),
+            };
+            match error {
+                Some(error) => world.unreadable.put(kind, key, Malformed { version, error }),
+                None => world.unreadable.remove(kind, &key),
             }
-            Err(invalid) => {
-                let key = key(&invalid.metadata);
-                let version = invalid.metadata.resource_version.unwrap_or_default();
-                world.unreadable.put(kind, key.clone(), Malformed { version, error: invalid.error });
-                Change::Unreadable(key)
-            }
-        },
+            change
+        }
         Event::Delete(object) => {
-            let key = key(object.meta());
+            let key = key(&object.metadata);
             world.unreadable.remove(kind, &key);
             Change::Delete(key)
         }
@@ -203,7 +214,10 @@ fn key(metadata: &ObjectMeta) -> ObjectKey {
     (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
 }
 
-fn own<K: Resource<DynamicType = ()> + InFleet>(mut object: K) -> Seen<K> {
+fn own<K>(mut object: K, unreadable: Option<String>) -> Seen<Known<K>>
+where
+    K: Resource<DynamicType = ()> + InFleet,
+{
     // Larger than the object itself, and nobody here looks at them.
     object.meta_mut().managed_fields = None;
     if let Some(annotations) = &mut object.meta_mut().annotations {
@@ -212,7 +226,9 @@ fn own<K: Resource<DynamicType = ()> + InFleet>(mut object: K) -> Seen<K> {
     let metadata = object.meta();
     let mut hasher = DefaultHasher::new();
     (metadata.generation, metadata.deletion_timestamp.is_some(), &metadata.finalizers).hash(&mut hasher);
-    Seen { key: key(metadata), fleet: Some(object.fleet()), urgent: hasher.finish(), object }
+    let (key, fleet) = (key(metadata), Some(object.fleet()));
+    let object = Known { object: Arc::new(object), unreadable };
+    Seen { key, fleet, urgent: hasher.finish(), object }
 }
 
 /// The fleet that a labelled object says it belongs to.

@@ -10,7 +10,8 @@ use serde_json::Value;
 use crate::cluster::facts::PodFacts;
 use crate::cluster::kinds::ChildKind;
 use crate::cluster::table::{Change, ObjectKey, Table, Touched};
-use crate::fleet::FleetKey;
+use crate::decide::validate::key_of;
+use crate::fleet::{FleetKey, Unread};
 
 /// A kind of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,7 +22,16 @@ pub enum OwnKind {
     Adapter,
 }
 
-/// An object of ours that cannot be read.
+/// An object of ours, as far as it could be read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Known<K> {
+    /// What was read.
+    pub object: Arc<K>,
+    /// Why not all of its spec was.
+    pub unreadable: Option<String>,
+}
+
+/// An object of ours that cannot be read whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Malformed {
     /// Its resource version: said once of each.
@@ -34,19 +44,19 @@ pub struct Malformed {
 #[derive(Debug, Default)]
 pub struct World {
     /// Deployments of ours.
-    pub deployments: Table<Deployment>,
+    pub deployments: Table<Known<Deployment>>,
     /// Adapters.
-    pub adapters: Table<Adapter>,
+    pub adapters: Table<Known<Adapter>>,
     /// Pods of ours.
     pub pods: Table<PodFacts>,
     /// Labels of namespaces; not watched where one namespace is all that may be seen.
     pub namespaces: Table<BTreeMap<String, String>>,
     children: BTreeMap<ChildKind, Table<Value>>,
-    /// Objects of ours that cannot be read.
+    /// Objects of ours that cannot be read whole.
     pub unreadable: Unreadable,
 }
 
-/// Objects of ours that cannot be read.
+/// Objects of ours that cannot be read whole.
 #[derive(Debug, Default)]
 pub struct Unreadable {
     all: BTreeMap<(OwnKind, ObjectKey), Malformed>,
@@ -85,6 +95,8 @@ pub struct Sight {
     pub deployment: Option<Arc<Deployment>>,
     /// Its Adapters.
     pub adapters: Vec<Arc<Adapter>>,
+    /// Of which of these not all of the spec could be read.
+    pub unread: Unread,
     /// The labels of their namespaces.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Its pods, ordered by name.
@@ -146,9 +158,16 @@ impl World {
     /// What is seen of `fleet`; nothing where neither a Deployment nor an Adapter is.
     #[must_use]
     pub fn sight(&self, fleet: &FleetKey) -> Option<Sight> {
-        let deployment = self.deployments.get(&(fleet.namespace.clone(), fleet.name.clone())).cloned();
+        let known = self.deployments.get(&(fleet.namespace.clone(), fleet.name.clone()));
+        let deployment = known.map(|known| Arc::clone(&known.object));
         let adapters: Vec<Arc<Adapter>> =
-            self.adapters.of_fleet(fleet).map(|(_, one)| Arc::clone(one)).collect();
+            self.adapters.of_fleet(fleet).map(|(_, known)| Arc::clone(&known.object)).collect();
+        let of_adapters = self.adapters.of_fleet(fleet).map(|(_, known)| known);
+        let why = |known: &Known<Adapter>| known.unreadable.clone().map(|why| (key_of(&known.object), why));
+        let unread = Unread {
+            deployment: known.and_then(|known| known.unreadable.clone()),
+            adapters: of_adapters.filter_map(|known| why(known)).collect(),
+        };
         if deployment.is_none() && adapters.is_empty() {
             return None;
         }
@@ -167,7 +186,7 @@ impl World {
                 table.of_fleet(fleet).map(|((_, name), child)| ((*kind, name.clone()), Arc::clone(child)))
             })
             .collect();
-        Some(Sight { deployment, adapters, namespaces, pods, children })
+        Some(Sight { deployment, adapters, unread, namespaces, pods, children })
     }
 }
 
@@ -212,9 +231,11 @@ mod tests {
         Change::Apply(Seen { key: (String::new(), namespace.to_owned()), fleet: None, urgent: 0, object })
     }
 
-    fn apply(adapter: Adapter) -> Change<Adapter> {
+    fn apply(adapter: Adapter) -> Change<Known<Adapter>> {
         let key = (adapter.namespace().unwrap(), adapter.name_any());
-        Change::Apply(Seen { key, fleet: Some(adapter.fleet()), urgent: 0, object: adapter })
+        let fleet = Some(adapter.fleet());
+        let object = Known { object: Arc::new(adapter), unreadable: None };
+        Change::Apply(Seen { key, fleet, urgent: 0, object })
     }
 
     #[test]

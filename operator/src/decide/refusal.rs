@@ -35,6 +35,11 @@ pub enum Refusal {
         /// Who has it.
         owner: String,
     },
+    /// Not all of the spec could be read: it was written for another release.
+    #[error(
+        "the object cannot be read: {0}; correct it, or run the release of the operator that it was written for"
+    )]
+    Unreadable(String),
     /// A value that no rule of the API server could refuse.
     #[error("{field}: expected {expected}, got {got:?}")]
     InvalidSpec {
@@ -133,9 +138,10 @@ impl Refusal {
             Self::DeploymentNotFound { .. } => Reason::DeploymentNotFound,
             Self::NamespaceNotAllowed { .. } => Reason::NamespaceNotAllowed,
             Self::NameConflict { .. } => Reason::NameConflict,
-            Self::InvalidSpec { .. } | Self::MemoryExceeded { .. } | Self::MountElsewhere { .. } => {
-                Reason::InvalidSpec
-            }
+            Self::Unreadable(_)
+            | Self::InvalidSpec { .. }
+            | Self::MemoryExceeded { .. }
+            | Self::MountElsewhere { .. } => Reason::InvalidSpec,
             Self::TooManyMounts { .. }
             | Self::RegistryFull
             | Self::InvalidConfig(ConfigFault::TooLong { .. }) => Reason::TooLarge,

@@ -114,15 +114,12 @@ fn sayings(fleet: &Fleet, deployment: &Deployment, tally: &Tally, model: &Saying
         before.observed_generation == deployment.metadata.generation
             && is_true(&before.conditions, ConditionType::Ready)
     });
+    // Those that are ready may be old ones: while one is left, nobody counts how many new ones are.
     let rolled = fleet.workload.as_ref().is_some_and(|workload| {
-        (workload.current || was_ready) && workload.updated == tally.wanted && workload.ready == tally.wanted
+        let Workload { replicas, updated, ready, .. } = *workload;
+        (workload.current || was_ready) && [replicas, updated, ready] == [tally.wanted; 3]
     });
-    let replicas = if rolled {
-        None
-    } else {
-        let message = format!("{} of {} replicas are ready", tally.ready, tally.wanted);
-        Some((Reason::ReplicasNotReady, message))
-    };
+    let replicas = (!rolled).then(|| (Reason::ReplicasNotReady, progress(fleet, tally)));
     let hindered = fleet.workload.as_ref().and_then(|workload| workload.hindrance.as_ref()).map(hindered);
     let unreachable =
         (!tally.unreachable.is_empty()).then(|| (Reason::ReplicaUnreachable, few(&tally.unreachable)));
@@ -140,6 +137,20 @@ fn sayings(fleet: &Fleet, deployment: &Deployment, tally: &Tally, model: &Saying
     [accepted_saying(fleet), ready, reconciling, stalled]
 }
 
+/// How far the replicas are from what is asked.
+fn progress(fleet: &Fleet, tally: &Tally) -> String {
+    let Tally { wanted, ready, .. } = tally;
+    let counted = fleet.workload.as_ref().map(|workload| (workload.updated, workload.replicas));
+    match counted.map(|(updated, replicas)| (updated, replicas.saturating_sub(updated))) {
+        Some((updated, former @ 1..)) => {
+            format!(
+                "{updated} of {wanted} replicas are of the newest spec; {former} of a former one still run"
+            )
+        }
+        _ => format!("{ready} of {wanted} replicas are ready"),
+    }
+}
+
 /// A few of many, and how many there are.
 fn few(all: &[String]) -> String {
     const FEW: usize = 3;
@@ -151,6 +162,8 @@ fn hindered(hindrance: &Hindrance) -> (Reason, String) {
     match hindrance {
         Hindrance::Unschedulable(why) => (Reason::Unschedulable, why.clone()),
         Hindrance::NoSecret(why) => (Reason::SecretNotFound, why.clone()),
+        // It may be a Secret, or a disk that takes its time: only who may read Secrets knows.
+        Hindrance::Unmounted(why) => (Reason::ReplicasNotReady, why.clone()),
         Hindrance::Failing(why) => (Reason::ReplicaFailed, why.clone()),
     }
 }

@@ -25,7 +25,7 @@ use super::{Decision, decide};
 use crate::decide::events::is_true;
 use crate::decide::validate::{key_of, validate};
 use crate::fleet::{
-    AdapterFacts, Capacity, Contact, Fleet, FleetKey, Probe, Replica, Report, Said, Workload,
+    AdapterFacts, Capacity, Contact, Fleet, FleetKey, Probe, Replica, Report, Said, Unread, Workload,
 };
 
 const LIMIT: u32 = 16;
@@ -49,6 +49,7 @@ impl Scene {
             deployment: Some(Arc::new(deployment)),
             adapters: Vec::new(),
             namespaces: BTreeMap::new(),
+            unread: Unread::default(),
             probes: BTreeMap::new(),
             replicas: (0..count).map(|index| replica(&format!("r{index}"))).collect(),
             capacity: Capacity::default(),
@@ -268,6 +269,31 @@ fn an_edit_to_a_spec_that_cannot_be_takes_nothing_away() {
     });
     assert_eq!(wanted(&scene.step(), "r0", "sql").unwrap().source, "hf://acme/sql");
     assert_eq!(ready_reason(scene.status("sql")), "InvalidSpec");
+}
+
+#[test]
+fn what_cannot_be_read_takes_nothing_away() {
+    let mut scene = Scene::with_replicas(1).adapter("sql").adapter("chat").settle();
+    // A restart later that is all that is known of it.
+    scene.edit("sql", |adapter| adapter.spec.source.source.clear());
+    let why = "spec.source: invalid type".to_owned();
+    scene.fleet.unread.adapters.insert(("here".to_owned(), "sql".to_owned()), why.clone());
+    let decision = scene.step();
+    assert_eq!(wanted(&decision, "r0", "sql").unwrap().source, "hf://acme/sql");
+    assert!(wanted(&decision, "r0", "chat").is_some());
+    let told = find(&scene.status("sql").conditions, ConditionType::Ready).unwrap();
+    assert_eq!(told.reason, "InvalidSpec");
+    assert!(
+        told.message.starts_with("the object cannot be read: spec.source: invalid type"),
+        "{}",
+        told.message
+    );
+    // Nor does its Deployment, whatever was read of that.
+    scene.fleet.unread.deployment = Some(why);
+    let decision = scene.step();
+    assert!(decision.valid.is_none() && decision.desired.is_empty() && decision.released.is_empty());
+    let accepted = decision.status.unwrap().conditions;
+    assert_eq!(find(&accepted, ConditionType::Accepted).unwrap().reason, "InvalidSpec");
 }
 
 #[test]

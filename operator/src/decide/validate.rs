@@ -131,6 +131,9 @@ pub fn validate(fleet: &Fleet) -> Result<ValidFleet, Refusal> {
         namespace: fleet.key.namespace.clone(),
         name: fleet.key.name.clone(),
     })?;
+    if let Some(why) = &fleet.unread.deployment {
+        return Err(Refusal::Unreadable(why.clone()));
+    }
     sources::check("model.source", &deployment.spec.model.source.source)?;
     deployment.spec.resources.as_ref().map_or(Ok(()), resources::check)?;
     let (resident_bytes, host_bytes) = budgets(&deployment.spec)?;
@@ -211,7 +214,10 @@ fn take(
     let key = key_of(adapter);
     // What a replica has read needs no reading here.
     let read = fleet.probes.get(&key).filter(|one| **one != Probe::Pending || !formers.is_read(adapter));
-    let judged = valid_adapter(fleet, adapter, &mut valid.mounts)
+    let unread = fleet.unread.adapters.get(&key).cloned().map(Refusal::Unreadable);
+    let judged = unread.map_or(Ok(()), Err);
+    let judged = judged
+        .and_then(|()| valid_adapter(fleet, adapter, &mut valid.mounts))
         .and_then(|one| fit(read, adapter, deployment, valid).map(|accepted| accepted.then_some(one)))
         .map(|one| one.map(|one| ValidAdapter { bytes: likely_bytes(one.bytes, read), ..one }))
         .and_then(|one| one.map(|one| valid.shards.take(&one).map(|()| one)).transpose());

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
-use crate::fleet::{AdapterFacts, Capacity, ConfigFault};
+use crate::fleet::{AdapterFacts, Capacity, ConfigFault, Unread};
 
 const CONFIG: &str = r#"{"peft_type": "LORA", "r": 8, "base_model_name_or_path": "acme/base"}"#;
 
@@ -98,6 +98,7 @@ impl Scene {
             deployment: None,
             adapters: Vec::new(),
             namespaces: BTreeMap::new(),
+            unread: Unread::default(),
             probes: BTreeMap::new(),
             replicas: Vec::new(),
             capacity: Capacity::default(),

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use crate::decide::events::is_true;
 use crate::decide::validate::{ValidFleet, validate};
 use crate::decide::{Decision, decide};
-use crate::fleet::{Fleet, FleetKey};
+use crate::fleet::{Fleet, FleetKey, Unread};
 use crate::probe::Probes;
 use crate::replicas::{CONCURRENT_WRITES, Replicas};
 use crate::up::UpError;
@@ -223,6 +223,7 @@ impl Carrier {
         let mut fleet = Fleet {
             key: key.clone(),
             namespaces: labels_of(&self.manifests.namespaces, &adapters),
+            unread: Unread::default(),
             probes: BTreeMap::new(),
             replicas: running.observe(&self.machine, key, &mut self.replicas),
             capacity: capacity(deployment.as_deref()),

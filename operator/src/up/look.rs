@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use lorikeet_crds::{Adapter, Deployment};
 
 use crate::args::WhyArgs;
-use crate::fleet::{Contact, Fleet, Replica};
+use crate::fleet::{Contact, Fleet, Replica, Unread};
 use crate::replicas::client::{Access, Client, ClientError, Endpoint, Pass};
 use crate::up::carrier::{Labels, NAMESPACES, labels_of, named_by};
 use crate::up::fleets::{HOST, Noted, capacity};
@@ -70,6 +70,7 @@ pub fn sight(state: &Path, asked: &WhyArgs) -> Result<Sight, LookError> {
     let fleet = Fleet {
         namespaces: labels_of(&known, &adapters),
         adapters,
+        unread: Unread::default(),
         probes: BTreeMap::new(),
         replicas,
         capacity: capacity(deployment.as_deref()),

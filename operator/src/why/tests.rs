@@ -10,7 +10,7 @@ use lorikeet_crds::deployment::NamespacesFrom;
 use lorikeet_crds::{AdapterStatus, Deployment};
 
 use super::*;
-use crate::fleet::{Capacity, FleetKey, Said};
+use crate::fleet::{Capacity, FleetKey, Said, Unread};
 
 const OLD: &str = "sha256:old";
 
@@ -79,6 +79,7 @@ fn sight(adapter: Adapter, contacts: Vec<Contact>) -> Sight {
         deployment: Some(Arc::new(deployment)),
         adapters: vec![Arc::new(adapter)],
         namespaces: BTreeMap::new(),
+        unread: Unread::default(),
         probes: BTreeMap::new(),
         replicas: contacts.into_iter().enumerate().map(replica).collect(),
         capacity: Capacity::default(),

@@ -161,9 +161,7 @@ async fn report(State(fake): State<Arc<Fake>>, Query(poll): Query<Poll>) -> Resp
         std::future::pending::<()>().await;
     }
     fake.polls.fetch_add(1, Ordering::Relaxed);
-    let base_ready = !fake.behaviour().base_loads;
-    let report = lock(&fake.holding).report(base_ready, after);
-    Json(report).into_response()
+    Json(fake.report_after(after)).into_response()
 }
 
 async fn one(State(fake): State<Arc<Fake>>, Path(name): Path<String>) -> Response {

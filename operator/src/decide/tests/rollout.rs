@@ -47,6 +47,25 @@ fn replicas_of_a_former_generation_do_not_make_a_new_one_ready() {
 }
 
 #[test]
+fn a_rollout_is_over_when_no_former_replica_is_left() {
+    let mut scene = rolled(1);
+    let mut message = |[replicas, updated, ready]: [i32; 3]| {
+        let current = true;
+        scene.fleet.workload = Some(Workload { replicas, updated, ready, current, hindrance: None });
+        let decision = scene.decide();
+        assert_eq!(said(&decision), ([false, true, false], "ReplicasNotReady".to_owned()));
+        let conditions = decision.status.unwrap().conditions;
+        find(&conditions, ConditionType::Ready).unwrap().message.clone()
+    };
+    let former = "1 of 1 replicas are of the newest spec; 1 of a former one still run";
+    assert_eq!(message([2, 1, 1]), former, "the one that is ready is the former");
+    assert_eq!(message([2, 1, 2]), former, "it goes next");
+    assert_eq!(message([1, 0, 1]), former.replacen('1', "0", 1));
+    assert_eq!(message([1, 1, 0]), "0 of 1 replicas are ready");
+    assert_eq!(message([2, 2, 2]), "2 of 1 replicas are ready", "one more than is asked for");
+}
+
+#[test]
 fn what_fails_for_good_stalls_with_its_text() {
     let scene = rolled(1);
     let failed = after(&scene, &Outcome::Failed("Deployment here/base-runtime: no".to_owned()));
@@ -116,6 +135,8 @@ fn a_replica_that_waits_for_a_node_is_being_worked_on() {
     };
     let waits = hinder(&mut scene, Hindrance::Unschedulable("0/3 nodes".to_owned()));
     assert_eq!(waits, ([false, true, false], "Unschedulable".to_owned()));
+    let unmounted = hinder(&mut scene, Hindrance::Unmounted("see that Secret keys is there".to_owned()));
+    assert_eq!(unmounted, ([false, true, false], "ReplicasNotReady".to_owned()));
     let fails = hinder(&mut scene, Hindrance::Failing("OOMKilled".to_owned()));
     assert_eq!(fails, ([false, true, false], "ReplicaFailed".to_owned()));
 }
