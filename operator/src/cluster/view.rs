@@ -318,11 +318,11 @@ mod tests {
             reason: Reason::ReplicaUnreachable,
             message: "o: late; p: connect: refused; and 2 more".to_owned(),
         };
-        let mut base = Deployment::default();
-        base.status = Some(DeploymentStatus {
+        let status = DeploymentStatus {
             conditions: conditions(&[], &[ready], None, Timestamp::UNIX_EPOCH),
             ..DeploymentStatus::default()
-        });
+        };
+        let base = Deployment { status: Some(status), ..Deployment::default() };
         for adapters in [vec![], vec![told("Unreachable", Some("see its Deployment"))]] {
             let silent = of("True", Some(&base), &adapters);
             assert!(matches!(silent, Contact::Unreachable { error, .. } if error == "connect: refused"));
