@@ -366,27 +366,13 @@ impl Push {
 #[cfg(test)]
 mod tests {
     use internment::ArcIntern;
-    use lorikeet_api::{AdapterReport, AdapterState, BaseModel, DesiredAdapter, Tier, TierBytes};
+    use lorikeet_api::{AdapterReport, DesiredAdapter};
 
     use super::*;
 
     fn said(name: &str, rank: u32) -> Said {
-        ArcIntern::new(AdapterReport {
-            name: name.to_owned(),
-            source: String::new(),
-            state: AdapterState::Ready,
-            tier: Tier::Resident,
-            digest: None,
-            revision: None,
-            credentials: None,
-            rank,
-            bytes: 0,
-            target_modules: Vec::new(),
-            running: 0,
-            waiting: 0,
-            demand: 0,
-            error: None,
-        })
+        let name = name.to_owned();
+        ArcIntern::new(AdapterReport { name, rank, ..AdapterReport::default() })
     }
 
     fn report(adapters: Vec<Said>, removed: &[&str]) -> Report {
@@ -394,13 +380,10 @@ mod tests {
             instance: "i".to_owned(),
             report: 1,
             version: Some(Version { epoch: 1, sequence: 1 }),
-            base: BaseModel { name: "base".to_owned(), digest: None, revision: None, ready: true },
-            draining: false,
-            resident: TierBytes::default(),
-            host: TierBytes::default(),
             complete: false,
             adapters,
             removed: removed.iter().map(|name| (*name).to_owned()).collect(),
+            ..Report::default()
         }
     }
 
