@@ -11,9 +11,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
-use lorikeet_api::{
-    AdapterReport, AdapterState, BaseModel, ErrorCode, Failure, ReportedSet, Tier, TierBytes,
-};
+use lorikeet_api::{AdapterReport, AdapterState, BaseModel, ErrorCode, Failure, Tier};
 use lorikeet_crds::adapter::ReplicaPlacement;
 use lorikeet_crds::condition::find;
 use lorikeet_crds::{Adapter, ConditionType, Deployment, Reason};
@@ -212,19 +210,8 @@ fn placement<'a>(adapter: &'a Adapter, pod: &str) -> Option<&'a ReplicaPlacement
 
 /// What the replica reported, as far as statuses tell.
 fn reported(told: &[(&Adapter, &ReplicaPlacement)]) -> Report {
-    let base = BaseModel { name: String::new(), digest: None, revision: None, ready: true };
-    ReportedSet {
-        instance: String::new(),
-        report: 0,
-        version: None,
-        base,
-        draining: false,
-        resident: TierBytes::default(),
-        host: TierBytes::default(),
-        complete: true,
-        adapters: told.iter().map(|(adapter, placement)| Said::new(report(adapter, placement))).collect(),
-        removed: Vec::new(),
-    }
+    let adapters = told.iter().map(|(adapter, placement)| Said::new(report(adapter, placement))).collect();
+    Report { base: BaseModel { ready: true, ..BaseModel::default() }, adapters, ..Report::default() }
 }
 
 fn report(adapter: &Adapter, placement: &ReplicaPlacement) -> AdapterReport {
@@ -237,7 +224,6 @@ fn report(adapter: &Adapter, placement: &ReplicaPlacement) -> AdapterReport {
     AdapterReport {
         name: served_name_of(adapter),
         source: if is_outdated { String::new() } else { shown(&source).to_owned() },
-        credentials: None,
         state: match placement.state.as_str() {
             "Ready" | "Outdated" => AdapterState::Ready,
             "Loading" => AdapterState::Loading,
@@ -256,10 +242,9 @@ fn report(adapter: &Adapter, placement: &ReplicaPlacement) -> AdapterReport {
         rank: status.rank.unwrap_or_default(),
         bytes: status.bytes.unwrap_or_default(),
         target_modules: status.target_modules,
-        running: 0,
-        waiting: 0,
-        demand: 0,
         error: placement.error.as_ref().map(failure),
+        // Nobody writes down what opens it, nor how many ask for it.
+        ..AdapterReport::default()
     }
 }
 

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use lorikeet_api::{AdapterReport, AdapterState, BaseModel, DesiredAdapter, Tier, TierBytes};
+use lorikeet_api::{AdapterReport, AdapterState, BaseModel, DesiredAdapter, Tier};
 use lorikeet_crds::adapter::ReplicaPlacement;
 use lorikeet_crds::condition::find;
 use lorikeet_crds::deployment::NamespacesFrom;
@@ -144,19 +144,9 @@ fn replica(name: &str) -> Replica {
 }
 
 fn reported(adapters: Vec<AdapterReport>) -> Contact {
-    let base = BaseModel { name: "base".to_owned(), digest: None, revision: None, ready: true };
-    Contact::Reported(Arc::new(Report {
-        instance: "i".to_owned(),
-        report: 1,
-        version: None,
-        base,
-        draining: false,
-        resident: TierBytes::default(),
-        host: TierBytes::default(),
-        complete: true,
-        adapters: adapters.into_iter().map(ArcIntern::new).collect(),
-        removed: Vec::new(),
-    }))
+    let base = BaseModel { name: "base".to_owned(), ready: true, ..BaseModel::default() };
+    let adapters = adapters.into_iter().map(ArcIntern::new).collect();
+    Contact::Reported(Arc::new(Report { base, adapters, ..Report::default() }))
 }
 
 /// What a replica reports that was asked to hold `desired`: the content at a source is named after the source.
@@ -179,14 +169,10 @@ fn ready(desired: &DesiredAdapter, digest: &str) -> AdapterReport {
         state: AdapterState::Ready,
         tier: if desired.resident { Tier::Resident } else { Tier::Host },
         digest: Some(digest.to_owned()),
-        revision: None,
         rank: 8,
         bytes: 10,
         target_modules: vec!["q_proj".to_owned()],
-        running: 0,
-        waiting: 0,
-        demand: 0,
-        error: None,
+        ..AdapterReport::default()
     }
 }
 

@@ -169,27 +169,13 @@ fn merged(last: &Report, mut answer: Report) -> Report {
 #[cfg(test)]
 pub(super) mod tests {
     use internment::ArcIntern;
-    use lorikeet_api::{AdapterReport, AdapterState, BaseModel, Tier, TierBytes, Version};
+    use lorikeet_api::{AdapterReport, Version};
 
     use super::*;
 
     pub(in crate::replicas) fn said(name: &str, rank: u32) -> Said {
-        ArcIntern::new(AdapterReport {
-            name: name.to_owned(),
-            source: String::new(),
-            state: AdapterState::Ready,
-            tier: Tier::Resident,
-            digest: None,
-            revision: None,
-            credentials: None,
-            rank,
-            bytes: 0,
-            target_modules: Vec::new(),
-            running: 0,
-            waiting: 0,
-            demand: 0,
-            error: None,
-        })
+        let name = name.to_owned();
+        ArcIntern::new(AdapterReport { name, rank, ..AdapterReport::default() })
     }
 
     pub(in crate::replicas) fn report(adapters: Vec<Said>, removed: &[&str]) -> Report {
@@ -197,13 +183,10 @@ pub(super) mod tests {
             instance: "i".to_owned(),
             report: 1,
             version: Some(Version { epoch: 1, sequence: 1 }),
-            base: BaseModel { name: "base".to_owned(), digest: None, revision: None, ready: true },
-            draining: false,
-            resident: TierBytes::default(),
-            host: TierBytes::default(),
             complete: false,
             adapters,
             removed: removed.iter().map(|name| (*name).to_owned()).collect(),
+            ..Report::default()
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use lorikeet_api::{BaseModel, Failure, ReportedSet, TierBytes};
+use lorikeet_api::{Failure, ReportedSet};
 use lorikeet_crds::deployment::NamespacesFrom;
 use lorikeet_crds::{AdapterStatus, Deployment};
 
@@ -31,34 +31,18 @@ fn report(name: &str) -> AdapterReport {
     AdapterReport {
         name: format!("acme/{name}"),
         source: format!("hf://acme/{name}"),
-        credentials: None,
         state: AdapterState::Ready,
         tier: Tier::Resident,
         digest: Some("sha256:new".to_owned()),
-        revision: None,
         rank: 8,
         bytes: 10,
-        target_modules: Vec::new(),
-        running: 0,
-        waiting: 0,
-        demand: 0,
-        error: None,
+        ..AdapterReport::default()
     }
 }
 
 fn reported(adapters: Vec<AdapterReport>) -> Contact {
-    Contact::Reported(Arc::new(ReportedSet {
-        instance: "i".to_owned(),
-        report: 1,
-        version: None,
-        base: BaseModel { name: "base".to_owned(), digest: None, revision: None, ready: true },
-        draining: false,
-        resident: TierBytes::default(),
-        host: TierBytes::default(),
-        complete: true,
-        adapters: adapters.into_iter().map(Said::new).collect(),
-        removed: Vec::new(),
-    }))
+    let adapters = adapters.into_iter().map(Said::new).collect();
+    Contact::Reported(Arc::new(ReportedSet { adapters, ..ReportedSet::default() }))
 }
 
 /// The Adapter `here/sql` and replicas r0, r1, … of these contacts.

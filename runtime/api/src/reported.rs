@@ -35,8 +35,26 @@ pub struct ReportedSet<A = AdapterReport> {
     pub removed: Vec<String>,
 }
 
+impl<A> Default for ReportedSet<A> {
+    /// All of a process that has said nothing of itself and holds no adapter.
+    fn default() -> Self {
+        Self {
+            instance: String::new(),
+            report: 0,
+            version: None,
+            base: BaseModel::default(),
+            draining: false,
+            resident: TierBytes::default(),
+            host: TierBytes::default(),
+            complete: true,
+            adapters: Vec::new(),
+            removed: Vec::new(),
+        }
+    }
+}
+
 /// The base model of a replica.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BaseModel {
     /// The name that requests use as `model`.
     pub name: String,
@@ -60,7 +78,7 @@ pub struct TierBytes {
 }
 
 /// Where an adapter's weights are, the nearest copy to the device first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
     /// On the device, ready for the next step.
@@ -70,6 +88,7 @@ pub enum Tier {
     /// In the disk cache, its digest known.
     Disk,
     /// Only at its source.
+    #[default]
     Remote,
 }
 
@@ -87,10 +106,11 @@ impl Tier {
 }
 
 /// What is happening to an adapter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AdapterState {
     /// Known and loadable; the first request loads it.
+    #[default]
     Registered,
     /// Being fetched, checked or loaded.
     Loading,
@@ -102,8 +122,8 @@ pub enum AdapterState {
     Draining,
 }
 
-/// One adapter as a replica holds it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// One adapter as a replica holds it. The default is one that was registered and not read yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AdapterReport {
     /// The name that requests use.
     pub name: String,

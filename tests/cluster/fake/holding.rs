@@ -229,22 +229,7 @@ impl Holding {
 }
 
 fn registered(name: &str) -> AdapterReport {
-    AdapterReport {
-        name: name.to_owned(),
-        source: String::new(),
-        credentials: None,
-        state: AdapterState::Registered,
-        tier: Tier::Remote,
-        digest: None,
-        revision: None,
-        rank: 0,
-        bytes: 0,
-        target_modules: Vec::new(),
-        running: 0,
-        waiting: 0,
-        demand: 0,
-        error: None,
-    }
+    AdapterReport { name: name.to_owned(), ..AdapterReport::default() }
 }
 
 /// The digest of what `wanted` names: its pin, else one made of its source and revision.
