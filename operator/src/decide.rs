@@ -177,7 +177,7 @@ fn of_valid(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>, now: Times
     let places = places(fleet, valid, reports);
     let mut decision = Decision { desired: desired_sets(fleet, valid, &places), ..Decision::default() };
     let idle = fleet.deployment.as_ref().is_some_and(|one| replicas(&one.spec) == 0);
-    let placements = Placements::new(&fleet.replicas, reports);
+    let placements = Placements::new(fleet, reports);
     let mut count = AdapterCount::default();
     for adapter in &fleet.adapters {
         let key = key_of(adapter);
@@ -208,7 +208,7 @@ fn of_refused(fleet: &Fleet, refusal: &Refusal, reports: &Reports<'_>, now: Time
     if has_strays(fleet, reports) {
         decision.desired = desired_sets(fleet, &valid, &places);
     }
-    let placements = Placements::new(&fleet.replicas, reports);
+    let placements = Placements::new(fleet, reports);
     let mut count = AdapterCount::default();
     for adapter in &fleet.adapters {
         let key = key_of(adapter);

@@ -10,7 +10,7 @@ use lorikeet_crds::adapter::{LISTED, ReplicaPlacement};
 
 use crate::decide::reports::{Judged, Reports, last};
 use crate::decide::validate::ValidAdapter;
-use crate::fleet::{Contact, Replica};
+use crate::fleet::{Contact, Fleet, Replica};
 
 /// The state of an Adapter on a replica that does not take what it should hold.
 pub const REFUSED: &str = "Refused";
@@ -23,6 +23,8 @@ const SILENT: &str = "it does not answer; see the status of its Deployment, and 
 pub struct Placements<'a> {
     replicas: &'a [Replica],
     reports: &'a Reports<'a>,
+    /// Replicas are starting.
+    starting: bool,
     made: RefCell<HashMap<Runs<'a>, ArcIntern<Vec<ReplicaPlacement>>>>,
 }
 
@@ -34,8 +36,10 @@ type Runs<'a> = Vec<(Line<'a>, usize)>;
 enum Line<'a> {
     /// Nothing.
     None,
-    /// It does not answer.
+    /// It does not answer any longer.
     Silent,
+    /// It was never heard, and should have been.
+    Unheard,
     /// It does not take what it should hold, and that is not what it has.
     Refuses,
     /// What it says.
@@ -43,10 +47,11 @@ enum Line<'a> {
 }
 
 impl<'a> Placements<'a> {
-    /// None yet, of `replicas` and what they say now.
+    /// None yet, of the replicas of `fleet` and what they say now.
     #[must_use]
-    pub fn new(replicas: &'a [Replica], reports: &'a Reports<'a>) -> Self {
-        Self { replicas, reports, made: RefCell::default() }
+    pub fn new(fleet: &'a Fleet, reports: &'a Reports<'a>) -> Self {
+        let starting = fleet.workload.as_ref().is_some_and(|workload| workload.ready < workload.replicas);
+        Self { replicas: &fleet.replicas, reports, starting, made: RefCell::default() }
     }
 
     /// Replicas that are there and were never heard.
@@ -62,8 +67,11 @@ impl<'a> Placements<'a> {
         let mut judged = Judged::of(adapter);
         let row = self.reports.row(&adapter.served_name);
         let mut line = |(index, replica): (usize, &Replica)| match &replica.contact {
-            // One that goes may be silent, and one that was never heard may be starting: nothing is known to be there.
-            Contact::Unreachable { last, .. } if replica.leaving || last.is_none() => Line::None,
+            // One that goes may be silent.
+            Contact::Unreachable { .. } if replica.leaving => Line::None,
+            // One that was never heard may be starting: nothing is known to be there.
+            Contact::Unreachable { last: None, .. } if self.starting => Line::None,
+            Contact::Unreachable { last: None, .. } => Line::Unheard,
             Contact::Unreachable { .. } => Line::Silent,
             Contact::Pending | Contact::Loading | Contact::Reported(_) => {
                 let said = row.get(index).copied().flatten();
@@ -123,11 +131,12 @@ fn placement(replica: &Replica, line: Line<'_>) -> Option<ReplicaPlacement> {
         let (pod, state, error) = (replica.name.clone(), state.to_owned(), error.map(str::to_owned));
         Some(ReplicaPlacement { pod, tier: None, state, error })
     };
-    let (outdated, state, tier, error) = match line {
-        Line::Says { outdated, state, tier, error } => (outdated, state, tier, error),
-        Line::Silent => return without("Unreachable", Some(SILENT)),
-        Line::Refuses => return without(REFUSED, replica.refusal.as_deref()),
-        Line::None => return None,
+    let (outdated, state, tier, error) = match (line, &replica.contact) {
+        (Line::Says { outdated, state, tier, error }, _) => (outdated, state, tier, error),
+        (Line::Unheard, Contact::Unreachable { error, .. }) => return without("Unreachable", Some(error)),
+        (Line::Silent | Line::Unheard, _) => return without("Unreachable", Some(SILENT)),
+        (Line::Refuses, _) => return without(REFUSED, replica.refusal.as_deref()),
+        (Line::None, _) => return None,
     };
     let state = match state {
         _ if outdated => "Outdated",

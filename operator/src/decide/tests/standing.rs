@@ -60,8 +60,11 @@ fn why_a_replica_does_not_answer_is_said_by_the_deployment_alone() {
     scene.fleet.replicas[0].contact = silent("timed out", Some(last));
     let decision = scene.step();
     assert!(is_said(&decision, "r0: timed out") && decision.adapters.is_empty(), "one write");
-    // One that was never heard, as one that starts, has nothing that anybody knows of.
-    scene.fleet.replicas[0].contact = silent("connection refused", None);
+    // One that was never heard should have been, or starts: then it has nothing that anybody knows of.
+    scene.fleet.replicas[0].contact = silent("no admin Secret", None);
+    scene.step();
+    assert_eq!(scene.status("sql").placements[0].error.as_deref(), Some("no admin Secret"));
+    scene.fleet.workload.as_mut().unwrap().ready = 1;
     scene.step();
     assert!(scene.status("sql").placements.iter().all(|place| place.pod == "r1"));
 }
