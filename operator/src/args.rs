@@ -95,6 +95,14 @@ pub struct UpArgs {
     /// Threads that compute, shared among the replicas of a Deployment. Default: one a core.
     #[arg(long, env = "LORIKEET_THREADS", value_name = "N")]
     pub threads: Option<std::num::NonZeroUsize>,
+    /// Connections of clients at a time, over all ports; one more is told 503.
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1 << 20),
+        help_heading = "Limits")]
+    pub max_connections: u32,
+    /// The log of each replica is kept up to so many MiB, and as much of what was before it.
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20),
+        help_heading = "Limits")]
+    pub replica_log_mib: u32,
 
     /// What is read of Adapters' sources before replicas hear of them.
     #[command(flatten)]

@@ -241,9 +241,7 @@ async fn a_killed_one_leaves_no_child_and_the_next_goes_on() {
     cluster.until_ready("Deployment", "a", 1).await;
 
     cluster.process().terminate();
-    let ended = until("it ends", async || cluster.process().ended().ok_or("it runs")).await;
-    assert!(ended, "{}", cluster.process().log());
-    assert!(cluster.children().is_empty());
+    cluster.until_ended().await;
     let log = cluster.log_of("a-runtime-0");
     assert!(log.contains("drained") && !log.contains("did not end in time"), "nobody was waited for: {log}");
     let stopped = cluster.object("Deployment", "a").expect("it stays");
