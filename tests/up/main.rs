@@ -9,6 +9,7 @@ mod demand;
 mod faults;
 mod secrets;
 mod traffic;
+mod under_way;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
