@@ -79,6 +79,10 @@ impl Admission {
                     let found = self.object(&mut read, document, value, &self.adapters, adapters);
                     read.adapters.extend(found.map(|object| (object, file)));
                 }
+                // The configuration of a model or an adapter that lies beside the manifests.
+                (None, None) if document.file.extension().is_some_and(|ending| ending == "json") => {
+                    read.unclear.insert(file);
+                }
                 (Some(lorikeet_crds::GROUP), _) | (None, _) | (_, None) => {
                     let fault = Fault::new(
                         if group.is_none() { "apiVersion" } else { "kind" },
