@@ -7,6 +7,7 @@
 mod cluster_of_one;
 mod demand;
 mod faults;
+mod recipe;
 mod secrets;
 mod traffic;
 mod under_way;
