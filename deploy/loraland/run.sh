@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Serves LoRA Land in miniature (or MODEL=smollm2) with the release binaries and says what to try. Called by `make run`.
+# Serves LoRA Land in miniature (or MODEL=smollm2) and says what to try. Called by `make run`, with the release binaries.
+# LISTEN; by default: MODEL=loraland, STATE in .cache, LORIKEET_BINARY and LORIKEET_OPERATOR of target/release
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 binaries=${CARGO_TARGET_DIR:-target}/release
-state=.cache/up/loraland-${LISTEN##*:}
+runtime=${LORIKEET_BINARY:-$binaries/lorikeet} operator=${LORIKEET_OPERATOR:-$binaries/lorikeet-operator}
+state=${STATE:-.cache/up/loraland-${LISTEN##*:}}
 case ${MODEL:-loraland} in
   loraland)
-    command=("$binaries/lorikeet-operator" up deploy/loraland --listen "$LISTEN" --state "$state")
+    command=("$operator" up deploy/loraland --listen "$LISTEN" --state "$state" --runtime "$runtime")
     is_ready() { [ -e "$state/run/ready" ]; }
     try=(
       "curl http://$LISTEN/v1/models"
@@ -15,7 +17,7 @@ case ${MODEL:-loraland} in
       "curl http://$LISTEN/generate -H 'content-type: application/json' -d '{\"inputs\": \"Turn the sentence about a game into its meaning.\\n### Sentence: Dark Hunter came out in 1995 on Switch.\\n### Meaning:\", \"parameters\": {\"adapter_id\": \"viggo\", \"max_new_tokens\": 40}}'"
     ) ;;
   smollm2)
-    command=("$binaries/lorikeet" serve --model "$SMOLLM2" --served-name smollm2 --listen "$LISTEN"
+    command=("$runtime" serve --model "$SMOLLM2" --served-name smollm2 --listen "$LISTEN"
       --admin-listen "$ADMIN_LISTEN" --admin-insecure)
     is_ready() { curl -sf -o /dev/null "http://$LISTEN/ready"; }
     try=(

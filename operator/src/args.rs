@@ -106,6 +106,14 @@ pub struct UpArgs {
     /// Threads that compute, shared among the replicas of a Deployment. Default: one a core.
     #[arg(long, env = "LORIKEET_THREADS", value_name = "N")]
     pub threads: Option<std::num::NonZeroUsize>,
+    /// Connections of clients at a time, over all ports; one more is told 503.
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1 << 20),
+        help_heading = "Limits")]
+    pub max_connections: u32,
+    /// The log of each replica is kept up to so many MiB, and as much of what was before it.
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20),
+        help_heading = "Limits")]
+    pub replica_log_mib: u32,
 
     /// What is read of Adapters' sources before replicas hear of them.
     #[command(flatten)]
@@ -151,11 +159,12 @@ pub struct WhyArgs {
 /// Which cluster, as whom, within which bounds.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The cluster to reach. Default: the pod's own service account, or ~/.kube/config.
-    #[arg(long, env = "KUBECONFIG", value_name = "FILE", help_heading = "Cluster")]
+    /// The cluster to reach. Default: what KUBECONFIG names (of several files, as kubectl merges them), or
+    /// ~/.kube/config, or the pod's own service account.
+    #[arg(long, value_name = "FILE", help_heading = "Cluster")]
     pub kubeconfig: Option<PathBuf>,
-    /// The operator's own namespace: its Lease is there, and pods from there may reach the replicas' admin faces.
-    /// Default: the kubeconfig's namespace.
+    /// The operator's own namespace: its Lease is there, and of its pods those with the label
+    /// app.kubernetes.io/name=lorikeet-operator may reach the replicas' admin faces. Default: the kubeconfig's namespace.
     #[arg(long, env = "POD_NAMESPACE", value_name = "NS", help_heading = "Cluster")]
     pub namespace: Option<String>,
     /// Watch this namespace alone, for which a Role is enough. Default: all, which needs a ClusterRole.
@@ -225,8 +234,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=300),
         help_heading = "Limits")]
     pub registry_seconds: u32,
-    /// How long the certificates of the admin faces are valid. They are renewed, and the replicas replaced one by one,
-    /// when a third of it is left.
+    /// How long the certificates of the admin faces are valid. They are renewed when a third of it is left; replicas
+    /// take the new ones up as they run.
     #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(3..=3650),
         help_heading = "Limits")]
     pub certificate_days: u32,

@@ -3,18 +3,21 @@
 //!
 //! * [`files`], [`nesting`], [`manifests`], [`admit`]: documents become objects, or are refused as the API server would
 //! * [`state`], [`lock`]: objects with their statuses, in a folder that one process has
-//! * [`fleets`], [`process`], [`roll`]: replicas as processes; [`secrets`]: what is mounted into them
-//! * [`proxy`], [`screen`], [`table`], [`news`]: what users see of it
+//! * [`fleets`], [`process`], [`roll`]: replicas as processes; [`secrets`]: what is mounted into them; [`log`]: what they print
+//! * [`ports`], [`proxy`], [`screen`], [`table`], [`news`]: what users see of it
+//! * [`carrier`]: a step of all that; [`troubles`]: what a step could not do
 
 pub mod admit;
 pub mod carrier;
 pub mod files;
 pub mod fleets;
 pub mod lock;
+pub mod log;
 pub mod look;
 pub mod manifests;
 pub mod nesting;
 pub mod news;
+pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod roll;
@@ -22,6 +25,8 @@ pub mod screen;
 pub mod secrets;
 pub mod state;
 pub mod table;
+pub mod troubles;
+pub mod whole;
 
 use std::io;
 use std::net::SocketAddr;
@@ -43,9 +48,13 @@ use crate::up::carrier::Carrier;
 use crate::up::files::Stamps;
 use crate::up::fleets::{HOST, Machine};
 use crate::up::lock::LockError;
+use crate::up::ports::Ports;
+use crate::up::proxy::Connections;
 
 /// Between two looks at the manifests.
 const LOOK: Duration = Duration::from_millis(200);
+/// So long whoever was answered may take to read the rest of it when all replicas have ended.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Certificates are made anew at each start: none runs as long.
 const CERTIFICATE_DAYS: u32 = 3650;
 
@@ -57,8 +66,6 @@ pub enum UpError {
     Folder { folder: PathBuf, source: io::Error },
     #[error("--runtime: {0} is not there; build lorikeet-runtime, or say where its `lorikeet` is")]
     Program(PathBuf),
-    #[error("--listen: port {port} and the {further} after it are not all ports")]
-    Ports { port: u16, further: usize },
     #[error("--listen {address}: {source}")]
     Bind { address: SocketAddr, source: io::Error },
     #[error(transparent)]
@@ -87,6 +94,8 @@ pub struct Config {
     program: PathBuf,
     threads: usize,
     moves: usize,
+    connections: Connections,
+    log_bytes: u64,
     probe: ProbeConfig,
 }
 
@@ -112,6 +121,8 @@ impl TryFrom<UpArgs> for Config {
             program: program(args.runtime)?,
             threads: args.threads.map_or(cores, std::num::NonZero::get),
             moves: usize::from(args.place.concurrent_moves),
+            connections: Connections::new(args.max_connections),
+            log_bytes: u64::from(args.replica_log_mib) << 20,
             probe: ProbeConfig::of(args.probe, true),
         })
     }
@@ -154,8 +165,9 @@ async fn up(config: Config) -> Result<(), UpError> {
     let machine = machine(&config, &state, changed)?;
     let epoch = state::next_epoch(&state).map_err(in_state)?;
     let probes = Probes::new(config.probe.clone(), machine.changed.clone());
-    let carrier = Carrier::new(machine, probes, config.folder, first, epoch).map_err(in_state)?;
-    drive(carrier, changes).await
+    let ports = Ports::new(first, config.connections.clone())?;
+    let carrier = Carrier::new(machine, probes, config.folder, ports, epoch).map_err(in_state)?;
+    drive(carrier, changes, &config.connections).await
 }
 
 /// The folder of this run, with new certificates and a new token.
@@ -173,6 +185,7 @@ fn machine(
         reach: config.probe.reach(),
         threads: config.threads,
         moves: config.moves,
+        log_bytes: config.log_bytes,
         access: Arc::new(Access {
             newest: Pass { authority: made.authority.clone(), token: made.token.clone() },
             former: None,
@@ -208,8 +221,12 @@ fn write_secret(path: &Path, content: &[u8]) -> io::Result<()> {
     options.write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(content)
 }
 
-/// Follows files, reports, processes and signals.
-async fn drive(mut carrier: Carrier, mut changes: mpsc::UnboundedReceiver<FleetKey>) -> Result<(), UpError> {
+/// Follows files, reports, processes and signals. Nothing but a signal ends it: what a step cannot do is tried again.
+async fn drive(
+    mut carrier: Carrier,
+    mut changes: mpsc::UnboundedReceiver<FleetKey>,
+    connections: &Connections,
+) -> Result<(), UpError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut looks = tokio::time::interval(LOOK);
@@ -221,33 +238,42 @@ async fn drive(mut carrier: Carrier, mut changes: mpsc::UnboundedReceiver<FleetK
                 let now = carrier.stamps();
                 // A file that is being written is read once it has stood still.
                 if let Some(stamps) = now.as_ref().filter(|_| now == before)
-                    && carrier.read(stamps.clone())?
+                    && carrier.read(stamps.clone())
                 {
-                    carrier.step(Timestamp::now()).await?;
+                    carrier.step(Timestamp::now()).await;
                 }
                 before = now;
             }
             Some(_) = changes.recv() => {
                 while changes.try_recv().is_ok() {}
-                carrier.step(Timestamp::now()).await?;
+                carrier.step(Timestamp::now()).await;
             }
-            () = tokio::time::sleep_until(due) => carrier.step(Timestamp::now()).await?,
+            () = tokio::time::sleep_until(due) => carrier.step(Timestamp::now()).await,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
-        carrier.show(Timestamp::now())?;
+        carrier.show(Timestamp::now());
     }
     tracing::info!("replicas finish what they have; a second signal ends them at once");
     carrier.stop();
-    while !carrier.is_empty() {
+    let mut is_hurried = false;
+    while !carrier.is_empty() && !is_hurried {
         tokio::select! {
-            changed = changes.recv() => if changed.is_none() { break },
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = changes.recv() => {}
+            _ = terminate.recv() => is_hurried = true,
+            _ = interrupt.recv() => is_hurried = true,
         }
-        carrier.step(Timestamp::now()).await?;
+        carrier.step(Timestamp::now()).await;
     }
-    carrier.step(Timestamp::now()).await?;
+    carrier.step(Timestamp::now()).await;
+    if !is_hurried {
+        // The replicas have said all that they had to say: whoever does not read it is not waited for without end.
+        tokio::select! {
+            _ = tokio::time::timeout(LAST_WORDS, connections.ended()) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
     carrier.forget_secrets()?;
     Ok(())
 }

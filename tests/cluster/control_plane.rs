@@ -20,6 +20,9 @@ use crate::kubectl::Kubectl;
 use crate::tethered::Tethered;
 use crate::until::until;
 
+/// What a control plane is made of.
+const PROGRAMS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+
 /// The controllers that the suites need; none of them writes anything while nothing changes.
 const CONTROLLERS: &str =
     "garbage-collector-controller,namespace-controller,deployment-controller,replicaset-controller";
@@ -189,10 +192,27 @@ pub(crate) async fn client(kubeconfig: &Path) -> kube::Client {
     kube::Client::try_from(config.expect("a client's configuration")).expect("a client")
 }
 
-/// A program of Kubernetes: from KUBEBUILDER_ASSETS, else from `tests/setup.sh k8s`.
+/// A program of the control plane: all are of KUBEBUILDER_ASSETS, or all of `tests/setup.sh k8s`.
 fn asset(name: &str) -> PathBuf {
-    let given = args::kubebuilder_assets().map(|folder| folder.join(name)).filter(|path| path.exists());
-    given.unwrap_or_else(|| args::provided(&format!(".cache/k8s/bin/{name}"), "k8s"))
+    match args::kubebuilder_assets() {
+        Some(folder) => given(&folder, name).unwrap_or_else(|why| panic!("{why}")),
+        None => args::provided(&format!(".cache/k8s/bin/{name}"), "k8s"),
+    }
+}
+
+/// Of a folder that has all of them: one from elsewhere would be of another release.
+fn given(folder: &Path, name: &str) -> Result<PathBuf, String> {
+    let lacks: Vec<&str> = PROGRAMS.into_iter().filter(|name| !folder.join(name).exists()).collect();
+    if lacks.is_empty() {
+        return Ok(folder.join(name));
+    }
+    Err(format!(
+        "KUBEBUILDER_ASSETS={}: expected all of a control plane ({}), but {} is not there; without KUBEBUILDER_ASSETS the one of \
+         `tests/setup.sh k8s` is taken",
+        folder.display(),
+        PROGRAMS.join(", "),
+        lacks.join(", ")
+    ))
 }
 
 /// A folder that bears this process's id. Those of processes that are gone are removed.
@@ -307,4 +327,21 @@ pub(crate) fn base64(text: &str) -> String {
     // `ByteString` is bytes that JSON writes as base64.
     let value = serde_json::to_value(k8s_openapi::ByteString(text.as_bytes().to_vec())).expect("base64");
     value.as_str().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_lacks_a_program_is_refused_by_its_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in &PROGRAMS[..3] {
+            std::fs::write(folder.path().join(name), "").expect("written");
+        }
+        let why = given(folder.path(), "etcd").expect_err("the scheduler would be of another release");
+        assert!(why.contains("but kube-scheduler is not there"), "{why}");
+        std::fs::write(folder.path().join(PROGRAMS[3]), "").expect("written");
+        assert_eq!(given(folder.path(), "etcd"), Ok(folder.path().join("etcd")));
+    }
 }

@@ -1,22 +1,30 @@
 //! kubectl, as a user runs it.
 
 use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use lorikeet_tests::args;
 use serde_json::{Value, json};
+
+/// SIGKILL's number.
+const KILL: i32 = 9;
+/// It is killed after that: longer than any scenario has it wait for something.
+const LIMIT: Duration = Duration::from_secs(150);
 
 /// kubectl with the credentials of one user.
 #[derive(Clone)]
 pub(crate) struct Kubectl {
     kubeconfig: PathBuf,
+    limit: Duration,
 }
 
 impl Kubectl {
     /// With the credentials of `kubeconfig`.
     pub(crate) fn of(kubeconfig: PathBuf) -> Self {
-        Self { kubeconfig }
+        Self { kubeconfig, limit: LIMIT }
     }
 
     /// Runs it; its output, or what it said instead.
@@ -32,7 +40,8 @@ impl Kubectl {
 
     /// Runs it with `input` at its standard input.
     pub(crate) fn feed(&self, arguments: &[&str], input: &str) -> Result<String, String> {
-        let mut command = Command::new(program());
+        let mut command = Command::new("timeout");
+        command.arg("--signal=KILL").arg(self.limit.as_secs_f64().to_string()).arg(program());
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("kubectl: {error}"))?;
@@ -42,7 +51,9 @@ impl Kubectl {
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         } else {
-            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            let killed = format!("killed after {:?}", self.limit);
+            Err(if output.status.signal() == Some(KILL) { killed + &said } else { said })
         }
     }
 
@@ -59,8 +70,43 @@ impl Kubectl {
     }
 }
 
-/// The machine's, else that of `tests/setup.sh k8s`.
+/// That of KUBEBUILDER_ASSETS, where `tests/setup.sh` builds it for another release; else the one that it built because the
+/// machine has none; else the machine's.
 fn program() -> PathBuf {
-    let built = args::root().join(".cache/k8s/bin/kubectl");
-    if built.exists() { built } else { Path::new("kubectl").to_path_buf() }
+    found(args::kubebuilder_assets().as_deref(), &args::root().join(".cache/k8s/bin"))
+}
+
+fn found(assets: Option<&Path>, built: &Path) -> PathBuf {
+    let places = assets.into_iter().chain([built]).map(|folder| folder.join("kubectl"));
+    places.into_iter().find(|path| path.exists()).unwrap_or_else(|| "kubectl".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_given_one_comes_before_a_built_one_and_that_before_the_machines() {
+        let (assets, built) =
+            (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let found = || found(Some(assets.path()), built.path());
+        assert_eq!(found(), Path::new("kubectl"));
+        for folder in [&built, &assets] {
+            let program = folder.path().join("kubectl");
+            std::fs::write(&program, "").expect("written");
+            assert_eq!(found(), program);
+        }
+    }
+
+    #[test]
+    fn one_that_hangs_is_killed() {
+        // Whoever connects waits for ever.
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let server = format!("--server=http://{}", listener.local_addr().expect("an address"));
+        let kubectl = Kubectl { kubeconfig: "/dev/null".into(), limit: Duration::from_secs(2) };
+        let said = kubectl.try_run(&["get", "--raw", "/readyz", &server]).expect_err("nobody answers");
+        assert!(said.starts_with("killed after 2s"), "{said}");
+    }
 }

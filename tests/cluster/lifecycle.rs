@@ -273,7 +273,7 @@ async fn an_adapter_without_its_deployment_says_so_and_comes_and_goes_with_it() 
     stage.until_adapter_says("sql", Reason::DeploymentNotFound).await;
     stage.kubectl.apply(&[deployment(&namespace, "base", 1)]);
     stage.until_adapter_ready("sql").await;
-    stage.kubectl.run(&["delete", "ldep", "base", "--namespace", &namespace]);
+    stage.kubectl.run(&["delete", "ldep", "base", "--namespace", &namespace, "--timeout=60s"]);
     stage.until_adapter_says("sql", Reason::DeploymentNotFound).await;
     // Owned by it: the cluster's garbage collector takes them.
     stage.until_gone::<Workload>("base-runtime").await;

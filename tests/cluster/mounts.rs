@@ -47,7 +47,7 @@ async fn what_adapters_name_is_mounted_and_an_absent_secret_holds_up_nothing() {
     assert_eq!((secret.secret_name.as_deref(), secret.optional), (Some("hf"), Some(true)));
     let claim = at(&pod, "/models/loras").and_then(|volume| volume.persistent_volume_claim.clone());
     assert_eq!(claim.map(|claim| claim.claim_name).as_deref(), Some("loras"));
-    stage.kubectl.run(&["delete", "lora", "odd", "--namespace", &namespace]);
+    stage.kubectl.run(&["delete", "lora", "odd", "--namespace", &namespace, "--timeout=60s"]);
     stage.until_whole("base").await;
     let after = stage.kubelet.until_running(1).await.remove(0);
     assert_ne!(before.name(), after.name(), "a new name replaces the pods");

@@ -39,6 +39,26 @@ pub(crate) struct Operator {
     http: Client,
 }
 
+/// What a test sets so that it does not wait for what a cluster can wait for.
+const HASTE: [(&str, &str); 5] = [
+    ("secret-seconds", "1"),
+    ("backoff-ms", "50"),
+    ("max-backoff-seconds", "2"),
+    ("api-seconds", "5"),
+    ("log-level", "info,lorikeet_operator=debug"),
+];
+/// A flag with this value is left to the operator's own default.
+const OWN: &str = "=default";
+
+impl Options {
+    /// As users run it: the operator's own defaults in place of a test's haste. What still differs is `--probe-seconds=0`, as
+    /// the sources of scripted replicas do not exist, and where and who it is.
+    pub(crate) fn unhurried(&mut self) {
+        let flags = HASTE.iter().map(|(name, _)| *name).chain(["lease-seconds", "registry-seconds"]);
+        self.flags.extend(flags.map(|name| format!("--{name}{OWN}")));
+    }
+}
+
 impl Operator {
     /// Starts it.
     pub(crate) fn start(options: &Options) -> Self {
@@ -59,16 +79,11 @@ impl Operator {
         set("listen", &listen.to_string());
         set("identity", &options.identity);
         set("lease-seconds", &options.lease_seconds.to_string());
-        // A test does not wait for what a cluster can wait for.
-        set("secret-seconds", "1");
-        set("backoff-ms", "50");
-        set("max-backoff-seconds", "2");
-        set("api-seconds", "5");
+        HASTE.iter().for_each(|(name, value)| set(name, value));
         set("registry-seconds", &options.registry_seconds.to_string());
         // The sources of scripted replicas do not exist.
         set("probe-seconds", "0");
-        set("log-level", "info,lorikeet_operator=debug");
-        arguments.extend(options.flags.iter().cloned());
+        arguments.extend(options.flags.iter().filter(|flag| !flag.ends_with(OWN)).cloned());
         let process = Tethered::start(binary(), &arguments, &[], options.log.clone()).shown();
         Self { process, http: Client::of(format!("http://{listen}")) }
     }

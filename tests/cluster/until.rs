@@ -1,30 +1,22 @@
-//! Waiting: for a condition, with a deadline, never for a time.
+//! Waiting for what is there or not: as the other suites wait, for as long as a scenario says.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Between two looks at a condition.
-const LOOK: Duration = Duration::from_millis(25);
+use lorikeet_tests::until::within;
 
 /// Anything that the operator does takes less, on the slowest machine that runs the suites.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits until `look` finds something, and returns it. Fails the test after `patience`.
+/// What a look found that found nothing.
+#[derive(Debug)]
+struct NotYet;
+
+/// Waits until `look` finds something, and returns it. Fails the test after `patience`; a look that hangs is given up then.
 #[track_caller]
 pub(crate) fn until<T, F: AsyncFnMut() -> Option<T>>(
     what: &str,
     patience: Duration,
     mut look: F,
 ) -> impl Future<Output = T> + use<T, F> {
-    let place = std::panic::Location::caller();
-    let what = what.to_owned();
-    async move {
-        let deadline = Instant::now() + patience;
-        loop {
-            if let Some(found) = look().await {
-                return found;
-            }
-            assert!(Instant::now() < deadline, "{place}: never within {patience:?}: {what}");
-            tokio::time::sleep(LOOK).await;
-        }
-    }
+    within(patience, what, async move || look().await.ok_or(NotYet))
 }

@@ -76,7 +76,20 @@ impl Process {
     /// # Panics
     /// When `kill` is not there.
     pub fn terminate(&self) {
-        let sent = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill is there");
+        self.signal("TERM");
+    }
+
+    /// Asks it to end as Ctrl-C does (SIGINT).
+    ///
+    /// # Panics
+    /// When `kill` is not there.
+    pub fn interrupt(&self) {
+        self.signal("INT");
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status().expect("kill is there");
         assert!(sent.success(), "{} is gone already", self.name);
     }
 

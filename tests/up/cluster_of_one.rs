@@ -34,11 +34,16 @@ pub(crate) struct ClusterOfOne {
 impl ClusterOfOne {
     /// Nothing runs yet.
     pub(crate) fn new() -> Self {
+        Self::at(free_ports())
+    }
+
+    /// As [`Self::new`], at an address of the scenario's choice.
+    pub(crate) fn at(listen: SocketAddr) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         for name in ["manifests", "claims", "state"] {
             std::fs::create_dir(folder.path().join(name)).expect("a folder");
         }
-        Self { folder, listen: free_ports(), process: None }
+        Self { folder, listen, process: None }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -61,7 +66,24 @@ impl ClusterOfOne {
     pub(crate) fn start_with(&mut self, environment: &[(&str, &str)]) {
         let mut command = self.command();
         command.envs(environment.iter().copied());
-        self.process = Some(Process::start("lorikeet-operator up", &mut command));
+        self.start_by(&mut command);
+    }
+
+    /// By another command than our own.
+    pub(crate) fn start_by(&mut self, command: &mut Command) {
+        self.process = Some(Process::start("lorikeet-operator up", command));
+    }
+
+    /// Where the first Deployment answers.
+    pub(crate) fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Waits until it has ended, and well.
+    pub(crate) async fn until_ended(&mut self) {
+        let well = until("it ends", async || self.process().ended().ok_or("it runs")).await;
+        assert!(well, "{}", self.process().log());
+        assert_eq!(self.children(), [] as [u32; 0], "no child is left");
     }
 
     /// Another `up` on the same state: what it says. It must not go on.

@@ -1,7 +1,9 @@
 //! What goes wrong on one machine, and what is said of it: a model that is not there, a replica that is killed under
-//! requests and under streams, a Secret that is missing, a pause, a folder without manifests.
+//! requests and under streams, a Secret that is missing, a pause, a folder without manifests, a port that does not exist, a
+//! file that cannot be written.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use futures::StreamExt as _;
@@ -163,4 +165,79 @@ async fn what_is_waited_for_is_said_and_nothing_is_started_before() {
     );
     cluster.until_ready("Deployment", "a", 4).await;
     assert_eq!(cluster.client(0).get("/v1/models").await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deployment_without_a_port_is_told_so_and_the_others_serve() {
+    let suite = Suite::load();
+    let model = &suite.model("llama_gqa").folder;
+    let mut cluster = ClusterOfOne::at(SocketAddr::from((Ipv4Addr::LOCALHOST, u16::MAX)));
+    cluster.write("a.yaml", &deployment("a", model, ""));
+    cluster.start();
+    cluster.until_ready("Deployment", "a", 1).await;
+    cluster.write("b.yaml", &deployment("b", model, ""));
+    cluster
+        .until_said("Deployment b: --listen 127.0.0.1:65535: the 1 ports after it are not all ports")
+        .await;
+    let b = cluster.until_ready("Deployment", "b", 1).await;
+    assert!(b["status"]["url"].is_null(), "nobody can ask it: {b:?}");
+    assert_eq!(cluster.client(0).get("/v1/models").await.ok()["data"][0]["id"], "a");
+    // The port goes to who is there.
+    cluster.remove("a.yaml");
+    let url = cluster.client(0).url().to_owned();
+    let served = |object: &serde_yaml::Value| object["status"]["url"].as_str() == Some(url.as_str());
+    cluster.until("Deployment", "b", "has the port", served).await;
+    assert_eq!(cluster.client(0).get("/v1/models").await.ok()["data"][0]["id"], "b");
+    cluster.process().terminate();
+    cluster.until_ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_cannot_be_written_ends_nothing_and_is_written_once_it_can_be() {
+    let suite = Suite::load();
+    let model = &suite.model("llama_gqa").folder;
+    let mut cluster = ClusterOfOne::new();
+    cluster.write("a.yaml", &deployment("a", model, ""));
+    let keys = "apiVersion: v1\nkind: Secret\nmetadata: {name: keys}\nstringData: {keys: the-key}\n";
+    cluster.write("keys.yaml", keys);
+    cluster.start();
+    cluster.until_ready("Deployment", "a", 1).await;
+    let running = cluster.children();
+
+    // A folder in the place of an object's file.
+    let folder = cluster.path("state/Adapter/default/qv.yaml");
+    std::fs::create_dir_all(folder.join("x")).expect("a folder");
+    cluster.write("qv.yaml", &adapter("qv", "a", &model.join("adapters/qv_r8")));
+    cluster
+        .until_said("/state/Adapter/default/qv.yaml: Is a directory (os error 21); it is tried again")
+        .await;
+    let client = cluster.client(0);
+    until("it serves all the same", async || ask(&client, "qv").await).await;
+    std::fs::remove_dir_all(&folder).expect("removed");
+    cluster.until_ready("Adapter", "qv", 1).await;
+    cluster.until_said("over: objects: /").await;
+
+    // A folder in the place of a Secret's file.
+    let folder = cluster.path("state/run/secrets/default/keys/keys");
+    std::fs::create_dir_all(folder.join("x")).expect("a folder");
+    let auth = "  auth: {apiKeysSecretRef: {name: keys}}\n";
+    cluster.write("a.yaml", &deployment("a", model, auth));
+    let lacks = |object: &serde_yaml::Value| reason(object, "Ready") == Some("SecretNotFound");
+    let object = cluster.until("Deployment", "a", "says what is in the way", lacks).await;
+    let (_, message) = condition(&object, "Ready");
+    assert!(message.starts_with("auth.apiKeysSecretRef: /"), "{message}");
+    assert!(message.contains("/secrets/default/keys/keys: Is a directory"), "{message}");
+    assert_eq!(ask(&client, "qv").await.map(|ids| ids.len()), Ok(12), "what runs goes on");
+    assert_eq!(cluster.children(), running);
+    std::fs::remove_dir_all(&folder).expect("removed");
+    cluster.until_ready("Deployment", "a", 2).await;
+    assert_eq!(client.get("/v1/models").await.status, 401);
+    let said = cluster.process().log();
+    assert_eq!(
+        said.matches("Is a directory (os error 21); it is tried again").count(),
+        2,
+        "each once: {said}"
+    );
+    cluster.process().terminate();
+    cluster.until_ended().await;
 }

@@ -7,8 +7,10 @@
 mod cluster_of_one;
 mod demand;
 mod faults;
+mod recipe;
 mod secrets;
 mod traffic;
+mod under_way;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -241,9 +243,7 @@ async fn a_killed_one_leaves_no_child_and_the_next_goes_on() {
     cluster.until_ready("Deployment", "a", 1).await;
 
     cluster.process().terminate();
-    let ended = until("it ends", async || cluster.process().ended().ok_or("it runs")).await;
-    assert!(ended, "{}", cluster.process().log());
-    assert!(cluster.children().is_empty());
+    cluster.until_ended().await;
     let log = cluster.log_of("a-runtime-0");
     assert!(log.contains("drained") && !log.contains("did not end in time"), "nobody was waited for: {log}");
     let stopped = cluster.object("Deployment", "a").expect("it stays");

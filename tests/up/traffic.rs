@@ -13,13 +13,21 @@ const PROMPT: &str = "Is the movie review positive or negative?\n### Review: The
 /// What came, in tokens.
 pub(crate) type Ids = Vec<u64>;
 
-/// Asks `name` once: its answer, or the status and text of a refusal.
+/// Asks `name` once, over a connection that is kept: its answer, or the status and text of a refusal.
 pub(crate) async fn ask(client: &Client, name: &str) -> Result<Ids, (u16, String)> {
+    answer(client.request(reqwest::Method::POST, "/v1/completions"), name).await
+}
+
+/// As [`ask`], over a connection of its own.
+async fn ask_anew(client: &Client, name: &str) -> Result<Ids, (u16, String)> {
+    let request = client.request(reqwest::Method::POST, "/v1/completions").header("connection", "close");
+    answer(request, name).await
+}
+
+async fn answer(request: reqwest::RequestBuilder, name: &str) -> Result<Ids, (u16, String)> {
     let body = json!({
         "model": name, "prompt": PROMPT, "max_tokens": 12, "temperature": 0, "ignore_eos": true, "return_token_ids": true,
     });
-    // A connection of its own: one that is kept may be closed by a replica that goes at the moment when it is used.
-    let request = client.request(reqwest::Method::POST, "/v1/completions").header("connection", "close");
     let answer = Client::send(request.json(&body)).await;
     let answer = answer.map_err(|error| (0, format!("{error:?}")))?;
     if answer.status != 200 {
@@ -87,7 +95,8 @@ impl Traffic {
         .await;
     }
 
-    /// One user, until the end.
+    /// One user, until the end. Every third has a connection of its own for each request; the others keep theirs through
+    /// whatever happens to the replicas behind the port.
     pub(crate) async fn user(&self, number: usize) {
         let mut next = number * 7;
         while !self.over.load(Ordering::Relaxed) {
@@ -96,7 +105,9 @@ impl Traffic {
             // What may be said is what may be said at any time while the question is under way.
             let mut may = self.allowed.lock().expect("no panic")[name].clone();
             let mut absent = self.absent.lock().expect("no panic").contains(name);
-            let answer = ask(&self.client, name).await;
+            let keeps = !number.is_multiple_of(3);
+            let answer =
+                if keeps { ask(&self.client, name).await } else { ask_anew(&self.client, name).await };
             may.extend(self.allowed.lock().expect("no panic")[name].iter().cloned());
             absent |= self.absent.lock().expect("no panic").contains(name);
             match answer {

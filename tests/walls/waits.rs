@@ -7,7 +7,7 @@ use lorikeet_tests::until::within;
 use crate::sources::{none, rust};
 
 /// Where a wait has its deadline; and what pauses between looks that cost much, inside of such a wait.
-const WAITS: &[&str] = &["tests/harness/until.rs", "tests/cluster/until.rs", "tests/cluster/scale.rs"];
+const WAITS: &[&str] = &["tests/harness/until.rs", "tests/cluster/scale.rs"];
 
 /// What stands for a part of a cluster: it takes its time, and runs until it is dropped.
 const STAND_INS: &[&str] = &[

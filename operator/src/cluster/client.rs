@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response};
 use kube::client::ClientBuilder;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use tower::{BoxError, Layer, Service};
 
@@ -21,9 +21,12 @@ use crate::metrics::Metrics;
 pub enum ClientError {
     /// The kubeconfig cannot be used.
     #[error("--kubeconfig: {0}")]
-    Kubeconfig(#[from] kube::config::KubeconfigError),
+    Kubeconfig(#[from] KubeconfigError),
+    /// The files that the environment names cannot be used: no other cluster is meant.
+    #[error("KUBECONFIG: {0}")]
+    Environment(KubeconfigError),
     /// Neither a kubeconfig nor a pod's account.
-    #[error("no cluster is named by --kubeconfig, ~/.kube/config or a pod's account: {0}")]
+    #[error("no cluster is named by --kubeconfig, KUBECONFIG, ~/.kube/config or a pod's account: {0}")]
     Nowhere(#[from] kube::config::InferConfigError),
     /// Certificates or credentials cannot be used.
     #[error("the cluster's credentials: {0}")]
@@ -71,12 +74,16 @@ pub async fn connect(
     metrics: &Metrics,
     gate: Gate,
 ) -> Result<Client, ClientError> {
+    let options = KubeConfigOptions::default();
     let mut config = match kubeconfig {
-        Some(path) => {
-            let options = KubeConfigOptions::default();
-            Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?
-        }
-        None => Config::infer().await?,
+        Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?,
+        // Only where none is named: a file with a fault must not lead to whatever cluster this pod is in.
+        None => match Kubeconfig::from_env().map_err(ClientError::Environment)? {
+            Some(named) => {
+                Config::from_custom_kubeconfig(named, &options).await.map_err(ClientError::Environment)?
+            }
+            None => Config::infer().await?,
+        },
     };
     config.connect_timeout = Some(limit);
     // A retry below us would hide the calls that are made, and our own pauses are longer each time.

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,8 +10,6 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use lorikeet_crds::{Adapter, ConditionType, Deployment};
-use serde::Serialize;
-use tokio::net::TcpListener;
 
 use crate::decide::events::is_true;
 use crate::decide::validate::{ValidFleet, validate};
@@ -20,16 +17,16 @@ use crate::decide::{Decision, decide};
 use crate::fleet::{Fleet, FleetKey, Unread};
 use crate::probe::Probes;
 use crate::replicas::{CONCURRENT_WRITES, Replicas};
-use crate::up::UpError;
 use crate::up::files::{self, Stamps};
 use crate::up::fleets::{Machine, Running, capacity};
 use crate::up::manifests::{Admission, Manifests, Secrets, shown};
 use crate::up::news::news;
-use crate::up::proxy::Proxy;
+use crate::up::ports::Ports;
 use crate::up::screen::{Screen, Standing};
-use crate::up::secrets;
 use crate::up::state::{Key, Objects};
 use crate::up::table::Table;
+use crate::up::troubles::Troubles;
+use crate::up::{secrets, whole};
 
 /// Labels by namespace.
 pub(crate) type Labels = BTreeMap<String, BTreeMap<String, String>>;
@@ -38,13 +35,14 @@ pub(crate) const NAMESPACES: &str = "namespaces.yaml";
 
 /// Statuses are looked at again after this time even if nothing is heard.
 const RESYNC: Duration = Duration::from_secs(60);
+/// What a step could not do is tried again after this time.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What is known, and what runs.
 pub struct Carrier {
     machine: Machine,
     probes: Probes,
     folder: PathBuf,
-    listen: SocketAddr,
     admission: Admission,
     deployments: Objects<Deployment>,
     adapters: Objects<Adapter>,
@@ -54,10 +52,8 @@ pub struct Carrier {
     unseen: Option<String>,
     replicas: Replicas,
     fleets: BTreeMap<FleetKey, Running>,
-    /// Ports that are taken already, and will be used in this order.
-    proxies: Vec<Proxy>,
-    /// The next port, where another program has it.
-    taken: Option<SocketAddr>,
+    ports: Ports,
+    troubles: Troubles,
     stopping: bool,
     due: Instant,
     /// Something was done since it was last shown.
@@ -66,7 +62,7 @@ pub struct Carrier {
 }
 
 impl Carrier {
-    /// Takes up what lies in the state folder. `first` is the port of the first Deployment.
+    /// Takes up what lies in the state folder.
     ///
     /// # Errors
     /// The state folder cannot be used.
@@ -74,16 +70,15 @@ impl Carrier {
         machine: Machine,
         probes: Probes,
         folder: PathBuf,
-        first: TcpListener,
+        ports: Ports,
         epoch: u64,
     ) -> io::Result<Self> {
         Ok(Self {
             deployments: Objects::open(&machine.state)?,
             adapters: Objects::open(&machine.state)?,
             replicas: Replicas::new(epoch, CONCURRENT_WRITES, machine.changed.clone()),
-            listen: first.local_addr()?,
-            proxies: vec![Proxy::start(first)],
-            taken: None,
+            ports,
+            troubles: Troubles::default(),
             machine,
             probes,
             folder,
@@ -112,12 +107,9 @@ impl Carrier {
     }
 
     /// Reads the files anew where they are not those that were read. Whether they were.
-    ///
-    /// # Errors
-    /// The state folder cannot be written.
-    pub fn read(&mut self, stamps: Stamps) -> Result<bool, UpError> {
+    pub fn read(&mut self, stamps: Stamps) -> bool {
         if self.read.as_ref() == Some(&stamps) {
-            return Ok(false);
+            return false;
         }
         let documents = files::documents(&self.folder, &stamps);
         if documents.is_empty() {
@@ -125,7 +117,7 @@ impl Carrier {
         }
         let mut manifests = self.admission.read(&documents, &self.deployments, &self.adapters);
         manifests.keep(&self.manifests);
-        manifests.apply(&mut self.deployments, &mut self.adapters, Timestamp::now())?;
+        manifests.apply(&mut self.deployments, &mut self.adapters, Timestamp::now());
         for skipped in manifests.skipped.iter().filter(|one| !self.manifests.skipped.contains(one)) {
             tracing::info!("{skipped}: passed over, it means nothing on one machine");
         }
@@ -137,8 +129,7 @@ impl Carrier {
         }
         self.manifests = manifests;
         self.read = Some(stamps);
-        self.keep_secrets(|secrets, key| secrets.contains_key(key))?;
-        Ok(true)
+        true
     }
 
     /// Nothing runs any more: what opened its sources is not left lying about.
@@ -164,7 +155,7 @@ impl Carrier {
     /// Nothing is started any more; what runs finishes.
     pub fn stop(&mut self) {
         self.stopping = true;
-        self.proxies.clear();
+        self.ports.close();
         self.fleets.values().for_each(Running::leave);
     }
 
@@ -174,30 +165,52 @@ impl Carrier {
         self.fleets.values().all(Running::is_empty)
     }
 
-    /// Observes every fleet, has it decided about, and carries that out.
-    ///
-    /// # Errors
-    /// The state folder cannot be written.
-    pub async fn step(&mut self, now: Timestamp) -> Result<(), UpError> {
+    /// Observes every fleet, has it decided about, and carries that out. What cannot be done is told, and tried again soon.
+    pub async fn step(&mut self, now: Timestamp) {
         (self.due, self.stepped) = (Instant::now() + RESYNC, true);
-        let ports = self.ports();
+        let served = self.served();
+        self.hold_ports(&served).await;
+        let kept = self.keep_secrets(|secrets, key| secrets.contains_key(key));
+        self.troubles.note("Secrets", kept);
         for key in self.keys() {
-            let port = ports.iter().position(|one| *one == key);
+            let port = served.iter().position(|one| *one == key);
             let fleet = self.facts(&key, port);
             if !self.stopping {
-                self.carry_processes(&fleet)?;
+                self.carry_processes(&fleet);
             }
             let decision = decide(&self.facts(&key, port), now);
-            self.carry_out(&key, decision)?;
+            self.carry_out(&key, decision);
         }
         self.fleets.retain(|_, running| !running.is_empty());
-        self.serve(&ports).await?;
-        self.note()?;
-        Ok(())
+        for (index, key) in served.iter().enumerate() {
+            let replicas = self.fleets.get(key).map(Running::backends).unwrap_or_default();
+            self.ports.lead(index, &replicas);
+        }
+        if served.is_empty() {
+            self.ports.lead(0, &[]);
+        }
+        self.troubles.note("objects", self.deployments.keep());
+        self.troubles.note("objects", self.adapters.keep());
+        self.troubles.note("what is noted for others", self.note());
+        if self.troubles.remain() {
+            self.due = self.due.min(Instant::now() + AGAIN);
+        }
+    }
+
+    /// Each Deployment has a port, where it can be had.
+    async fn hold_ports(&mut self, served: &[FleetKey]) {
+        if self.stopping {
+            return;
+        }
+        self.ports.keep(served.len());
+        for (index, key) in served.iter().enumerate() {
+            let held = self.ports.hold(index).await;
+            self.troubles.note(shown("Deployment", &key_of(key)), held);
+        }
     }
 
     /// Deployments in the order of their ports: by name.
-    fn ports(&self) -> Vec<FleetKey> {
+    fn served(&self) -> Vec<FleetKey> {
         let mut keys: Vec<FleetKey> = self.deployments.all().map(|(key, _)| fleet_key(key)).collect();
         keys.sort_by(|one, other| (&one.name, &one.namespace).cmp(&(&other.name, &other.namespace)));
         keys
@@ -213,10 +226,9 @@ impl Carrier {
     }
 
     fn facts(&mut self, key: &FleetKey, port: Option<usize>) -> Fleet {
-        let url =
-            port.and_then(|port| self.address(port)).map(|address| format!("http://{}", reachable(address)));
+        let url = port.and_then(|port| self.ports.url(port));
         let running = self.fleets.entry(key.clone()).or_default();
-        let deployment = self.deployments.get(&(key.namespace.clone(), key.name.clone())).cloned();
+        let deployment = self.deployments.get(&key_of(key)).cloned();
         let of_fleet = |(name, adapter): &(&Key, &Arc<Adapter>)| named_by(name, adapter) == *key;
         let adapters: Vec<Arc<Adapter>> =
             self.adapters.all().filter(of_fleet).map(|(_, adapter)| Arc::clone(adapter)).collect();
@@ -238,60 +250,61 @@ impl Carrier {
         fleet
     }
 
-    fn carry_processes(&mut self, fleet: &Fleet) -> io::Result<()> {
+    fn carry_processes(&mut self, fleet: &Fleet) {
         match (&fleet.deployment, validate(fleet)) {
             (Some(deployment), Ok(valid)) => {
-                let keys = self.mount(&fleet.key, deployment, &valid)?;
-                let Some(running) = self.fleets.get_mut(&fleet.key) else { return Ok(()) };
-                running.carry(&self.machine, &fleet.key, deployment, &valid, keys)
+                let keys = self.mount(&fleet.key, deployment, &valid);
+                let Some(running) = self.fleets.get_mut(&fleet.key) else { return };
+                let carried = running.carry(&self.machine, &fleet.key, deployment, &valid, keys);
+                self.troubles.note(shown("Deployment", &key_of(&fleet.key)), carried);
             }
             // What is refused changes nothing that runs.
-            (Some(_), Err(_)) => Ok(()),
-            (None, _) => {
-                self.fleets.get(&fleet.key).into_iter().for_each(Running::leave);
-                Ok(())
-            }
+            (Some(_), Err(_)) => {}
+            (None, _) => self.fleets.get(&fleet.key).into_iter().for_each(Running::leave),
         }
     }
 
     /// Lays out the Secrets that the replicas of a fleet read: the file of API keys, or why there is none.
     fn mount(
-        &self,
+        &mut self,
         key: &FleetKey,
         deployment: &Deployment,
         valid: &ValidFleet,
-    ) -> io::Result<Result<Option<PathBuf>, String>> {
+    ) -> Result<Option<PathBuf>, String> {
         let namespace = &key.namespace;
         let folder = self.machine.secrets_folder().join(namespace);
         let content = |name: &String| self.manifests.secrets.get(&(namespace.clone(), name.clone()));
         for name in &valid.mounts.secrets {
-            secrets::mount(&folder, name, content(name))?;
+            // The replica that lacks it says so of the Adapters whose it is.
+            let mounted = secrets::mount(&folder, name, content(name));
+            self.troubles.note(shown("Secret", &(namespace.clone(), name.clone())), mounted);
         }
-        let Some(auth) = &deployment.spec.auth else { return Ok(Ok(None)) };
+        let Some(auth) = &deployment.spec.auth else { return Ok(None) };
         let name = &auth.api_keys_secret_ref.name;
-        let secret = content(name).filter(|secret| secret.contains_key("keys"));
-        if secret.is_none() {
-            let why = format!(
+        let goes_on = "Until then what runs goes on as it is, and nothing is started";
+        let secret = content(name).filter(|secret| secret.contains_key("keys")).ok_or_else(|| {
+            format!(
                 "auth.apiKeysSecretRef: no manifest has a Secret {namespace}/{name} with the entry `keys`; add one (apiVersion: \
-                 v1, kind: Secret, stringData: {{keys: …}}). Until then what runs goes on as it is, and nothing is started"
-            );
-            return Ok(Err(why));
-        }
-        secrets::mount(&folder, name, secret)?;
-        Ok(Ok(Some(folder.join(name).join("keys"))))
+                 v1, kind: Secret, stringData: {{keys: …}}). {goes_on}"
+            )
+        })?;
+        let mounted = secrets::mount(&folder, name, Some(secret));
+        let why = mounted.as_ref().err().map(|error| format!("auth.apiKeysSecretRef: {error}. {goes_on}"));
+        self.troubles.note(shown("Secret", &(namespace.clone(), name.clone())), mounted);
+        why.map_or_else(|| Ok(Some(folder.join(name).join("keys"))), Err)
     }
 
-    fn carry_out(&mut self, key: &FleetKey, decision: Decision) -> io::Result<()> {
+    fn carry_out(&mut self, key: &FleetKey, decision: Decision) {
         self.replicas.want(key, decision.desired);
         if let Some(status) = decision.status {
-            self.deployments.set_status(&(key.namespace.clone(), key.name.clone()), status)?;
+            self.deployments.set_status(&key_of(key), status);
         }
         for (adapter, status) in decision.adapters {
-            self.adapters.set_status(&adapter, status)?;
+            self.adapters.set_status(&adapter, status);
         }
         for adapter in decision.released {
             tracing::info!("{}: gone", shown("Adapter", &adapter));
-            self.adapters.remove(&adapter)?;
+            self.adapters.remove(&adapter);
             // Its manifest may be back: what was refused while it drained is read again.
             self.read = None;
         }
@@ -305,46 +318,6 @@ impl Carrier {
         if let Some(again) = decision.again {
             self.due = self.due.min(Instant::now() + again);
         }
-        Ok(())
-    }
-
-    /// Each Deployment's port leads to its replicas.
-    async fn serve(&mut self, ports: &[FleetKey]) -> Result<(), UpError> {
-        if self.stopping {
-            return Ok(());
-        }
-        while self.proxies.len() < ports.len() {
-            let (port, further) = (self.listen.port(), self.proxies.len());
-            let address = self.address(further).ok_or(UpError::Ports { port, further })?;
-            match TcpListener::bind(address).await {
-                Ok(listener) => {
-                    self.taken = None;
-                    self.proxies.push(Proxy::start(listener));
-                }
-                Err(error) => {
-                    // Said once: it is tried all the time.
-                    if self.taken.replace(address) != Some(address) {
-                        let name = &ports[further].name;
-                        tracing::error!(
-                            "Deployment {name}: its port {address} is taken ({error}); trying again"
-                        );
-                    }
-                    self.due = self.due.min(Instant::now() + Duration::from_secs(1));
-                    break;
-                }
-            }
-        }
-        self.proxies.truncate(ports.len().max(1));
-        for (index, proxy) in self.proxies.iter().enumerate() {
-            let running = ports.get(index).and_then(|key| self.fleets.get(key));
-            proxy.set(&running.map(Running::backends).unwrap_or_default());
-        }
-        Ok(())
-    }
-
-    fn address(&self, index: usize) -> Option<SocketAddr> {
-        let port = self.listen.port().checked_add(u16::try_from(index).ok()?)?;
-        Some(SocketAddr::new(self.listen.ip(), port))
     }
 
     /// Tells those who look at the state folder where the replicas are.
@@ -355,18 +328,23 @@ impl Carrier {
             .map(|(key, running)| (format!("{}/{}", key.namespace, key.name), running.noted()))
             .collect();
         let run = self.machine.run_folder();
-        write_changed(&run.join(NAMESPACES), &self.manifests.namespaces)?;
-        write_changed(&run.join("replicas.yaml"), &noted)
+        let yaml = |text: serde_yaml::Result<String>| text.map_err(io::Error::other);
+        whole::write_changed(
+            &run.join(NAMESPACES),
+            &yaml(serde_yaml::to_string(&self.manifests.namespaces))?,
+        )?;
+        whole::write_changed(&run.join("replicas.yaml"), &yaml(serde_yaml::to_string(&noted))?)?;
+        if self.screen.has_announced() {
+            whole::write_changed(&run.join("ready"), "")?;
+        }
+        Ok(())
     }
 
     /// Prints what changed, and once where it answers. Does nothing where nothing can have changed: it is called all the
     /// time.
-    ///
-    /// # Errors
-    /// The state folder cannot be written.
-    pub fn show(&mut self, now: Timestamp) -> io::Result<()> {
+    pub fn show(&mut self, now: Timestamp) {
         if !std::mem::take(&mut self.stepped) && self.screen.is_at_rest() {
-            return Ok(());
+            return;
         }
         let tables = [
             Table::of(self.deployments.all().map(|(_, one)| one.as_ref()), now),
@@ -380,9 +358,9 @@ impl Carrier {
         }
         if self.screen.announces(standing, clock) {
             let _ = writeln!(out, "{}", self.announcement());
-            std::fs::write(self.machine.run_folder().join("ready"), "")?;
+            // The next step notes it.
+            self.due = clock;
         }
-        Ok(())
     }
 
     fn standing(&self) -> Standing {
@@ -420,17 +398,6 @@ impl Carrier {
     }
 }
 
-/// Writes `value` where it differs from what is there, for others to read whole.
-fn write_changed(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let text = serde_yaml::to_string(value).map_err(io::Error::other)?;
-    if std::fs::read_to_string(path).is_ok_and(|before| before == text) {
-        return Ok(());
-    }
-    let new = path.with_extension("new");
-    std::fs::write(&new, text)?;
-    std::fs::rename(&new, path)
-}
-
 /// The labels of the namespaces that `adapters` are in, of those `known`: each namespace bears its name, as in a cluster.
 pub(crate) fn labels_of(known: &Labels, adapters: &[Arc<Adapter>]) -> Labels {
     let namespaces = adapters.iter().filter_map(|adapter| adapter.metadata.namespace.clone());
@@ -442,6 +409,10 @@ pub(crate) fn labels_of(known: &Labels, adapters: &[Arc<Adapter>]) -> Labels {
     namespaces.map(labels).collect()
 }
 
+fn key_of(fleet: &FleetKey) -> Key {
+    (fleet.namespace.clone(), fleet.name.clone())
+}
+
 fn fleet_key((namespace, name): &Key) -> FleetKey {
     FleetKey { namespace: namespace.clone(), name: name.clone() }
 }
@@ -450,15 +421,4 @@ fn fleet_key((namespace, name): &Key) -> FleetKey {
 pub(crate) fn named_by((namespace, _): &Key, adapter: &Adapter) -> FleetKey {
     let to = &adapter.spec.deployment_ref;
     FleetKey { namespace: to.namespace.clone().unwrap_or_else(|| namespace.clone()), name: to.name.clone() }
-}
-
-/// An address to call: that of every interface is called here.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, address.port())),
-        IpAddr::V6(ip) if ip.is_unspecified() => {
-            SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, address.port()))
-        }
-        _ => address,
-    }
 }

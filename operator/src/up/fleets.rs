@@ -21,8 +21,10 @@ use crate::decide::validate::ValidFleet;
 use crate::fleet::{Capacity, Contact, FleetKey, Hindrance, Replica, Workload};
 use crate::replicas::Replicas;
 use crate::replicas::client::{Access, Endpoint};
+use crate::up::log::Log;
 use crate::up::process::{Failed, Launch, Phase, Process, available_bytes};
 use crate::up::roll::{Standing, steps};
+use crate::up::whole;
 
 /// The name in the certificate of every replica of this machine.
 pub const HOST: &str = "localhost";
@@ -42,6 +44,8 @@ pub struct Machine {
     pub threads: usize,
     /// Adapters that move to one replica at a time.
     pub moves: usize,
+    /// Bytes of a replica's log, and as many of what was before.
+    pub log_bytes: u64,
     /// What opens the admin faces.
     pub access: Arc<Access>,
     /// Hears of every change.
@@ -210,7 +214,7 @@ impl Running {
     /// Brings the processes to what `deployment` asks for. `keys` is the file of its API keys, or why there is none.
     ///
     /// # Errors
-    /// The registry cannot be written.
+    /// The registry cannot be written. Without a first one nothing is started.
     pub fn carry(
         &mut self,
         machine: &Machine,
@@ -230,7 +234,10 @@ impl Running {
             }
         };
         self.hindrance = None;
-        self.write_registry(&machine.folder_of(key).join("registry"), valid)?;
+        let registered = self.write_registry(&machine.folder_of(key).join("registry"), valid);
+        if self.registry.is_empty() {
+            return registered;
+        }
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let of = {
             let (machine, key, deployment, valid) =
@@ -245,11 +252,11 @@ impl Running {
             program: machine.program.clone(),
             arguments: Arc::new(of),
             threads: (machine.threads / wanted.max(1)).max(1),
-            log: PathBuf::new(),
+            log: Log { path: PathBuf::new(), limit: machine.log_bytes },
             drain: Duration::from_secs(u64::from(valid.drain_seconds)),
         };
         self.step(machine, key, deployment, wanted, &launch);
-        Ok(())
+        registered
     }
 
     fn step(
@@ -282,8 +289,8 @@ impl Running {
             let names = (0_usize..).map(|index| format!("{}-runtime-{index}", key.name));
             let Some(name) = names.into_iter().find(|name| !taken.contains(&name)) else { continue };
             tracing::info!(replica = name, "started");
-            let log = machine.state.join("logs").join(&key.namespace).join(format!("{name}.log"));
-            let launch = Launch { log, ..launch.clone() };
+            let mut launch = launch.clone();
+            launch.log.path = machine.state.join("logs").join(&key.namespace).join(format!("{name}.log"));
             let process = Process::start(key.clone(), launch, self.template.clone(), machine.changed.clone());
             self.processes.insert(name, process);
         }
@@ -302,10 +309,7 @@ impl Running {
         let text = serde_json::json!({ "adapters": adapters }).to_string();
         // The first one is written in any case: replicas are started with it.
         if self.registry != text && (self.registry.is_empty() || valid.may_register()) {
-            std::fs::create_dir_all(folder)?;
-            let new = folder.join("adapters.new");
-            std::fs::write(&new, &text)?;
-            std::fs::rename(&new, folder.join("adapters.json"))?;
+            whole::write(&folder.join("adapters.json"), &text)?;
             self.registry = text;
         }
         Ok(())

@@ -1,8 +1,7 @@
 //! Documents become objects that are applied: what a person would get from `kubectl apply` is told of each file. What is
-//! refused leaves the object that is there as it is, and touches no other. Pure but for the objects' own files.
+//! refused leaves the object that is there as it is, and touches no other. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
@@ -79,6 +78,10 @@ impl Admission {
                 (Some(lorikeet_crds::GROUP), Some("Adapter")) => {
                     let found = self.object(&mut read, document, value, &self.adapters, adapters);
                     read.adapters.extend(found.map(|object| (object, file)));
+                }
+                // The configuration of a model or an adapter that lies beside the manifests.
+                (None, None) if document.file.extension().is_some_and(|ending| ending == "json") => {
+                    read.unclear.insert(file);
                 }
                 (Some(lorikeet_crds::GROUP), _) | (None, _) | (_, None) => {
                     let fault = Fault::new(
@@ -252,31 +255,26 @@ impl Manifests {
         }
     }
 
-    /// Applies what was admitted, and deletes what no document names any more. Whether anything changed.
-    ///
-    /// # Errors
-    /// An object cannot be written.
+    /// Applies what was admitted, and deletes what no document names any more.
     pub fn apply(
         &self,
         deployments: &mut Objects<Deployment>,
         adapters: &mut Objects<Adapter>,
         now: Timestamp,
-    ) -> io::Result<bool> {
-        let mut changed = false;
+    ) {
         for (object, file) in &self.deployments {
-            changed |= deployments.apply(object, file, now)?;
+            deployments.apply(object, file, now);
         }
         for (object, file) in &self.adapters {
-            changed |= adapters.apply(object, file, now)?;
+            adapters.apply(object, file, now);
         }
         // A Deployment goes at once and its replicas after it, as in a cluster; an Adapter once it has drained.
         for key in self.unnamed("Deployment", deployments) {
-            changed |= deployments.remove(&key)?;
+            deployments.remove(&key);
         }
         for key in self.unnamed("Adapter", adapters) {
-            changed |= adapters.begin_deletion(&key, now)?;
+            adapters.begin_deletion(&key, now);
         }
-        Ok(changed)
     }
 
     fn unnamed<K: Kept>(&self, kind: &'static str, objects: &Objects<K>) -> Vec<Key> {
@@ -321,7 +319,7 @@ mod tests {
             let stamps = stamps(self.folder.path(), Path::new("/nowhere")).unwrap();
             let documents = documents(self.folder.path(), &stamps);
             let read = Admission::default().read(&documents, &self.deployments, &self.adapters);
-            read.apply(&mut self.deployments, &mut self.adapters, Timestamp::UNIX_EPOCH).unwrap();
+            read.apply(&mut self.deployments, &mut self.adapters, Timestamp::UNIX_EPOCH);
             read
         }
 

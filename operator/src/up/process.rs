@@ -1,17 +1,15 @@
 //! One replica as a process of this machine: started, watched, started again when it ends, and let go. What `kubelet`
 //! does for a pod. Must not decide how many there are or when one is to go.
 
-use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -20,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::fleet::FleetKey;
+use crate::up::log::Log;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -47,8 +46,8 @@ pub struct Launch {
     pub arguments: Arc<dyn Fn(SocketAddr, SocketAddr) -> Vec<String> + Send + Sync>,
     /// Threads that compute.
     pub threads: usize,
-    /// Where its output goes; that of the start before is beside it.
-    pub log: PathBuf,
+    /// Where its output goes.
+    pub log: Log,
     /// How long its requests may take when it is let go.
     pub drain: Duration,
 }
@@ -205,9 +204,7 @@ impl Keeper {
 
     /// One that ends again and again in the same way is news once.
     fn tell_end(&self, why: &str, is_known: bool) {
-        let log = &self.launch.log;
-        let name = log.file_stem().unwrap_or_default().to_string_lossy();
-        let log = log.display();
+        let (name, log) = (self.launch.log.name(), self.launch.log.path.display());
         if is_known {
             tracing::debug!(%log, "replica {name} ended again: {why}");
         } else {
@@ -217,12 +214,7 @@ impl Keeper {
 
     fn start(&self) -> io::Result<Child> {
         let (public, admin) = (free_address()?, free_address()?);
-        if let Some(folder) = self.launch.log.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        // The first start has no log before it.
-        let _ = std::fs::rename(&self.launch.log, self.launch.log.with_extension("log.before"));
-        let log = File::create(&self.launch.log)?;
+        let log = self.launch.log.create()?;
         let child = Command::new(&self.launch.program)
             .args((self.launch.arguments)(public, admin))
             // Whatever ends this process closes the pipe, and the child with it.
@@ -255,19 +247,22 @@ impl Keeper {
                     seen.failed = seen.failed.take().filter(|_| phase == Phase::Loading);
                     seen.phase = phase;
                 });
+                if let Err(error) = self.launch.log.bound().await {
+                    tracing::debug!(%error, log = %self.launch.log.path.display(), "a log is not cut");
+                }
                 tokio::time::sleep(pause).await;
             }
         };
         let mut leaving = self.leaving.clone();
-        tokio::select! {
-            ended = child.wait() => {
-                return Some(match ended {
-                    Ok(status) => end(status, &self.launch.log),
-                    Err(error) => error.to_string(),
-                });
-            }
-            () = looks => {}
-            _ = leaving.wait_for(|leaving| *leaving) => {}
+        let ended = tokio::select! {
+            ended = child.wait() => Some(ended),
+            () = looks => None,
+            _ = leaving.wait_for(|leaving| *leaving) => None,
+        };
+        match ended {
+            Some(Ok(status)) => return Some(end(status, &self.launch.log).await),
+            Some(Err(error)) => return Some(error.to_string()),
+            None => {}
         }
         tokio::time::sleep(HANDOVER).await;
         drop(stdin);
@@ -319,33 +314,22 @@ async fn answer(address: SocketAddr, path: &str) -> Option<u16> {
 }
 
 /// How a process ended, and what it said of that. One that was ended from outside knows nothing of it.
-fn end(status: ExitStatus, log: &Path) -> String {
+async fn end(status: ExitStatus, log: &Log) -> String {
     let outside = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
     let is_outside = |signal: i32| signal == KILL || outside.iter().any(|kind| kind.as_raw_value() == signal);
-    let from_outside = status.signal().is_some_and(is_outside);
-    let read = std::fs::read(log).unwrap_or_default();
-    match last_words(&String::from_utf8_lossy(&read)).filter(|_| !from_outside) {
+    if status.signal().is_some_and(is_outside) {
+        return status.to_string();
+    }
+    match log.last_words().await {
         Some(words) => format!("{status}: {words}"),
         None => status.to_string(),
     }
 }
 
-/// The last line of a log that tells of a fault: a warning or an error, or what is no log line, as a program says it that
-/// does not start.
-fn last_words(log: &str) -> Option<String> {
-    let of_line = |line: &str| match serde_json::from_str::<Value>(line) {
-        Ok(Value::Object(fields)) => {
-            let is_fault = matches!(fields.get("level")?.as_str()?, "WARN" | "ERROR");
-            fields.get("message")?.as_str().filter(|_| is_fault).map(str::to_owned)
-        }
-        _ => Some(line.trim_start_matches("lorikeet: ").to_owned()),
-    };
-    let mut lines = log.lines().rev().map(str::trim).filter(|line| !line.is_empty());
-    Some(lines.find_map(of_line)?.chars().take(500).collect())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn script(folder: &Path, text: &str) -> Launch {
@@ -357,7 +341,7 @@ mod tests {
             program,
             arguments: Arc::new(|_, _| Vec::new()),
             threads: 1,
-            log: folder.join("logs/replica.log"),
+            log: Log { path: folder.join("logs/replica.log"), limit: 1 << 20 },
             drain: Duration::from_secs(5),
         }
     }
@@ -389,22 +373,29 @@ mod tests {
         assert_eq!(why().as_deref(), Some("exit status: 3: broken on purpose"), "until it answers");
     }
 
-    #[test]
-    fn the_last_words_are_those_of_a_fault() {
-        let line =
-            |level: &str, message: &str| format!("{{\"level\":\"{level}\",\"message\":\"{message}\"}}\n");
-        let busy = line("INFO", "serving") + &line("INFO", "answered");
-        assert_eq!(last_words(&busy), None);
-        assert_eq!(last_words(""), None);
-        let warned = line("ERROR", "no memory") + &busy;
-        assert_eq!(last_words(&warned).as_deref(), Some("no memory"));
-        let refused = line("WARN", "slow") + "lorikeet: --model: /x: no such file or folder\n" + &busy;
-        assert_eq!(last_words(&refused).as_deref(), Some("--model: /x: no such file or folder"));
+    #[tokio::test]
+    async fn one_that_was_ended_from_outside_knows_nothing_of_it() {
         let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("x.log");
-        std::fs::write(&log, warned).unwrap();
-        assert_eq!(end(ExitStatus::from_raw(KILL), &log), "signal: 9 (SIGKILL)");
-        assert_eq!(end(ExitStatus::from_raw(3 << 8), &log), "exit status: 3: no memory");
+        let log = Log { path: folder.path().join("x.log"), limit: 1 << 20 };
+        std::fs::write(&log.path, "no memory\n").unwrap();
+        assert_eq!(end(ExitStatus::from_raw(KILL), &log).await, "signal: 9 (SIGKILL)");
+        assert_eq!(end(ExitStatus::from_raw(3 << 8), &log).await, "exit status: 3: no memory");
+    }
+
+    #[tokio::test]
+    async fn one_that_says_much_does_not_fill_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut launch = script(folder.path(), "while :; do echo much; done");
+        launch.log.limit = 1000;
+        let log = launch.log.clone();
+        let (_process, mut changes) = start(launch);
+        let cut = async {
+            while !log.path.with_extension("log.before").exists() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), cut).await.expect("it is cut");
+        assert!(changes.try_recv().is_ok());
     }
 
     #[tokio::test]

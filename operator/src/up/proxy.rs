@@ -1,11 +1,13 @@
 //! One port in front of several replicas, as a Service is: each request goes to the ready replica that has the fewest. Must
 //! not know what a replica is or when it is ready.
 //!
+//! * [`connections`]: how many there may be
 //! * [`relay`]: one request, asked again elsewhere when its replica ends before it answers
 //! * [`replay`]: its body, as it comes and again
 //! * [`answer`]: what comes back; a stream that breaks ends with an event that says so
 
 mod answer;
+mod connections;
 mod relay;
 mod replay;
 
@@ -23,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use connections::Connections;
 use relay::relay;
 
 /// A replica on loopback that does not answer within this time has gone.
@@ -53,12 +56,13 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Takes connections from `listener`.
+    /// Takes connections from `listener`, as long as `connections` has room for them.
     #[must_use]
-    pub fn start(listener: TcpListener) -> Self {
+    pub fn start(listener: TcpListener, connections: Connections) -> Self {
         let (backends, known) = watch::channel(Vec::new());
         let known = Backends { known, turn: Arc::default() };
-        Self { backends, _task: AbortOnDropHandle::new(tokio::spawn(accept(listener, known))) }
+        let accepting = tokio::spawn(accept(listener, connections, known));
+        Self { backends, _task: AbortOnDropHandle::new(accepting) }
     }
 
     /// New requests go to these.
@@ -77,10 +81,18 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, backends: Backends) {
+async fn accept(listener: TcpListener, connections: Connections, backends: Backends) {
     loop {
         match listener.accept().await {
-            Ok((client, _)) => drop(tokio::spawn(serve(client, backends.clone()))),
+            Ok((client, _)) => {
+                if let Some(permit) = connections.admit(&client) {
+                    let serving = serve(client, backends.clone());
+                    tokio::spawn(async move {
+                        let _permit = permit;
+                        serving.await;
+                    });
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection; trying again");
                 tokio::time::sleep(Duration::from_millis(100)).await;

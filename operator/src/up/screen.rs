@@ -73,6 +73,12 @@ impl Screen {
         self.pending.is_none() && (self.announced || self.available_since.is_none())
     }
 
+    /// Whether it was said that it answers.
+    #[must_use]
+    pub const fn has_announced(&self) -> bool {
+        self.announced
+    }
+
     /// Whether it is to be said now that it answers: once, and below a table.
     pub fn announces(&mut self, standing: Standing, now: Instant) -> bool {
         if !standing.available {

@@ -1,8 +1,9 @@
 //! The objects of a cluster of one, each with its status, in memory and as `<kind>/<namespace>/<name>.yaml` in the state
 //! folder, in the shape of `kubectl get -o yaml`. What the API server does to an object is done here: identity,
-//! generations, versions, and a deletion that waits. Must not decide what a status says.
+//! generations, versions, and a deletion that waits. Files follow what is in memory: a disk that is full holds nothing up.
+//! Must not decide what a status says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use lorikeet_crds::{Adapter, AdapterStatus, Deployment, DeploymentStatus, FINALI
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::up::lock;
+use crate::up::{lock, whole};
 
 /// (namespace, name).
 pub type Key = (String, String);
@@ -66,6 +67,8 @@ kept!(Adapter, lorikeet_crds::AdapterSpec, AdapterStatus);
 pub struct Objects<K> {
     folder: PathBuf,
     held: BTreeMap<Key, Arc<K>>,
+    /// Those whose files are not as they are.
+    unkept: BTreeSet<Key>,
     /// The newest `metadata.resourceVersion`.
     version: u64,
 }
@@ -78,7 +81,7 @@ impl<K: Kept> Objects<K> {
     pub fn open(state: &Path) -> io::Result<Self> {
         let folder = state.join(&*K::kind(&()));
         std::fs::create_dir_all(&folder)?;
-        let mut objects = Self { folder, held: BTreeMap::new(), version: 0 };
+        let mut objects = Self { folder, held: BTreeMap::new(), unkept: BTreeSet::new(), version: 0 };
         for namespace in std::fs::read_dir(&objects.folder)?.flatten() {
             for file in std::fs::read_dir(namespace.path()).into_iter().flatten().flatten() {
                 let path = file.path();
@@ -116,10 +119,7 @@ impl<K: Kept> Objects<K> {
 
     /// `given` is applied. What differs from the object that is there makes a new version of it, and another spec a new
     /// generation. Whether anything changed. An object that is being deleted takes nothing any more.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn apply(&mut self, given: &K, manifest: &str, now: Timestamp) -> io::Result<bool> {
+    pub fn apply(&mut self, given: &K, manifest: &str, now: Timestamp) -> bool {
         let key = key(given);
         let mut metadata = ObjectMeta {
             name: Some(key.1.clone()),
@@ -132,12 +132,12 @@ impl<K: Kept> Objects<K> {
         let mut object = given.clone();
         object.set_status(None);
         match self.held.get(&key) {
-            Some(old) if old.meta().deletion_timestamp.is_some() => return Ok(false),
+            Some(old) if old.meta().deletion_timestamp.is_some() => return false,
             Some(old) => {
                 let meta = old.meta();
                 let same_spec = old.spec() == given.spec();
                 if same_spec && meta.labels == metadata.labels && meta.annotations == metadata.annotations {
-                    return Ok(false);
+                    return false;
                 }
                 metadata.uid.clone_from(&meta.uid);
                 metadata.creation_timestamp.clone_from(&meta.creation_timestamp);
@@ -152,71 +152,70 @@ impl<K: Kept> Objects<K> {
             }
         }
         *object.meta_mut() = metadata;
-        self.write(object)?;
-        Ok(true)
+        self.hold(object);
+        true
     }
 
-    /// Writes `status` where it differs. Whether it did.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn set_status(&mut self, key: &Key, status: K::Status) -> io::Result<bool> {
+    /// Takes `status` where it differs. Whether it did.
+    pub fn set_status(&mut self, key: &Key, status: K::Status) -> bool {
         let Some(old) = self.held.get(key).filter(|old| old.status() != Some(&status)) else {
-            return Ok(false);
+            return false;
         };
         let mut object = K::clone(old);
         object.set_status(Some(status));
-        self.write(object)?;
-        Ok(true)
+        self.hold(object);
+        true
     }
 
     /// Marks the object as being deleted. Whether it was not yet.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn begin_deletion(&mut self, key: &Key, now: Timestamp) -> io::Result<bool> {
+    pub fn begin_deletion(&mut self, key: &Key, now: Timestamp) -> bool {
         let Some(old) = self.held.get(key).filter(|old| old.meta().deletion_timestamp.is_none()) else {
-            return Ok(false);
+            return false;
         };
         let mut object = K::clone(old);
         object.meta_mut().deletion_timestamp = Some(Time(whole_second(now)));
         object.meta_mut().finalizers = Some(vec![FINALIZER.to_owned()]);
-        self.write(object)?;
-        Ok(true)
+        self.hold(object);
+        true
     }
 
     /// The object is gone. Whether it was there.
-    ///
-    /// # Errors
-    /// Its file cannot be removed.
-    pub fn remove(&mut self, key: &Key) -> io::Result<bool> {
-        if self.held.remove(key).is_none() {
-            return Ok(false);
-        }
-        match std::fs::remove_file(self.path(key)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(true),
-        }
+    pub fn remove(&mut self, key: &Key) -> bool {
+        self.unkept.insert(key.clone());
+        self.held.remove(key).is_some()
     }
 
-    fn path(&self, (namespace, name): &Key) -> PathBuf {
-        self.folder.join(namespace).join(format!("{name}.yaml"))
-    }
-
-    /// Whole or not at all: a reader, and the next start, never see half a file.
-    fn write(&mut self, mut object: K) -> io::Result<()> {
+    fn hold(&mut self, mut object: K) {
         self.version += 1;
         object.meta_mut().resource_version = Some(self.version.to_string());
-        let path = self.path(&key(&object));
-        let text = serde_yaml::to_string(&object).map_err(io::Error::other)?;
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
+        let key = key(&object);
+        self.unkept.insert(key.clone());
+        self.held.insert(key, Arc::new(object));
+    }
+
+    /// Brings the files to what is held.
+    ///
+    /// # Errors
+    /// The first of what could not be written or removed, with its path. The next call tries it again.
+    pub fn keep(&mut self) -> io::Result<()> {
+        let mut first = Ok(());
+        for key in std::mem::take(&mut self.unkept) {
+            let path = self.folder.join(&key.0).join(format!("{}.yaml", key.1));
+            let kept = match self.held.get(&key) {
+                Some(object) => serde_yaml::to_string(object.as_ref())
+                    .map_err(io::Error::other)
+                    .and_then(|text| whole::write(&path, text)),
+                None => match std::fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(whole::at(&path, &error)),
+                    _ => Ok(()),
+                },
+            };
+            if kept.is_err() {
+                first = first.and(kept);
+                self.unkept.insert(key);
+            }
         }
-        let new = path.with_extension("yaml.new");
-        std::fs::write(&new, text)?;
-        std::fs::rename(&new, &path)?;
-        self.held.insert(key(&object), Arc::new(object));
-        Ok(())
+        first
     }
 }
 
@@ -283,9 +282,7 @@ pub fn next_epoch(state: &Path) -> io::Result<u64> {
         Err(error) => return Err(error),
     };
     let epoch = before + 1;
-    let new = state.join("epoch.new");
-    std::fs::write(&new, format!("{epoch}\n"))?;
-    std::fs::rename(&new, &path)?;
+    whole::write(&path, format!("{epoch}\n"))?;
     Ok(epoch)
 }
 
@@ -310,17 +307,14 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let mut objects = Objects::<Adapter>::open(state.path()).unwrap();
         let key = ("default".to_owned(), "sql".to_owned());
-        assert!(objects.apply(&adapter("hf://a/b"), "a.yaml", at(10)).unwrap());
-        assert!(!objects.apply(&adapter("hf://a/b"), "a.yaml", at(11)).unwrap(), "nothing changed");
+        assert!(objects.apply(&adapter("hf://a/b"), "a.yaml", at(10)));
+        assert!(!objects.apply(&adapter("hf://a/b"), "a.yaml", at(11)), "nothing changed");
         let first = Arc::clone(objects.get(&key).unwrap());
         assert_eq!(first.metadata.generation, Some(1));
-        assert!(
-            objects.set_status(&key, AdapterStatus { rank: Some(8), ..AdapterStatus::default() }).unwrap()
-        );
-        assert!(
-            !objects.set_status(&key, AdapterStatus { rank: Some(8), ..AdapterStatus::default() }).unwrap()
-        );
-        assert!(objects.apply(&adapter("hf://a/c"), "a.yaml", at(12)).unwrap());
+        let status = || AdapterStatus { rank: Some(8), ..AdapterStatus::default() };
+        assert!(objects.set_status(&key, status()) && !objects.set_status(&key, status()));
+        assert!(objects.apply(&adapter("hf://a/c"), "a.yaml", at(12)));
+        objects.keep().unwrap();
 
         let again = Objects::<Adapter>::open(state.path()).unwrap();
         let second = again.get(&key).unwrap();
@@ -341,13 +335,39 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let mut objects = Objects::<Adapter>::open(state.path()).unwrap();
         let key = ("default".to_owned(), "sql".to_owned());
-        objects.apply(&adapter("hf://a/b"), "a.yaml", at(10)).unwrap();
-        assert!(objects.begin_deletion(&key, at(20)).unwrap());
-        assert!(!objects.begin_deletion(&key, at(30)).unwrap());
-        assert!(!objects.apply(&adapter("hf://a/c"), "a.yaml", at(40)).unwrap());
+        objects.apply(&adapter("hf://a/b"), "a.yaml", at(10));
+        assert!(objects.begin_deletion(&key, at(20)));
+        assert!(!objects.begin_deletion(&key, at(30)));
+        assert!(!objects.apply(&adapter("hf://a/c"), "a.yaml", at(40)));
         assert_eq!(objects.get(&key).unwrap().metadata.deletion_timestamp, Some(Time(at(20))));
-        assert!(objects.remove(&key).unwrap());
-        assert!(!state.path().join("Adapter/default/sql.yaml").exists());
+        objects.keep().unwrap();
+        let file = state.path().join("Adapter/default/sql.yaml");
+        assert!(file.exists() && objects.remove(&key) && !objects.remove(&key));
+        objects.keep().unwrap();
+        assert!(!file.exists());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_holds_nothing_up_and_is_written_later() {
+        let state = tempfile::tempdir().unwrap();
+        let mut objects = Objects::<Adapter>::open(state.path()).unwrap();
+        let key = ("default".to_owned(), "sql".to_owned());
+        let file = state.path().join("Adapter/default/sql.yaml");
+        // A folder is in its way.
+        std::fs::create_dir_all(file.join("x")).unwrap();
+        let mut other = adapter("hf://a/b");
+        other.metadata.name = Some("viggo".to_owned());
+        assert!(
+            objects.apply(&adapter("hf://a/b"), "a.yaml", at(10)) && objects.apply(&other, "b.yaml", at(10))
+        );
+        let error = objects.keep().unwrap_err().to_string();
+        assert!(error.contains("/Adapter/default/sql.yaml: "), "{error}");
+        assert!(objects.get(&key).is_some(), "it is there");
+        assert!(state.path().join("Adapter/default/viggo.yaml").is_file(), "and the other is written");
+        assert!(objects.keep().is_err(), "it is tried again");
+        std::fs::remove_dir_all(&file).unwrap();
+        objects.keep().unwrap();
+        assert!(file.is_file());
     }
 
     #[test]

@@ -85,6 +85,7 @@ fn refused(fault: Fault) -> Response<Answer> {
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // Nobody knows when a replica will be ready; a request waits here for one, so that the next may come at once.
     headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }

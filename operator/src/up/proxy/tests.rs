@@ -45,7 +45,7 @@ async fn named(name: &str) -> (SocketAddr, AbortOnDropHandle<()>) {
 
 async fn proxy() -> (SocketAddr, Proxy) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    (listener.local_addr().unwrap(), Proxy::start(listener))
+    (listener.local_addr().unwrap(), Proxy::start(listener, Connections::new(100)))
 }
 
 /// Everything that is answered.
@@ -132,4 +132,25 @@ async fn a_port_that_is_given_up_closes_idle_connections() {
     drop(proxy);
     assert_eq!(socket.read(&mut [0]).await.unwrap(), 0, "closed, and nothing more is said");
     assert!(TcpStream::connect(port).await.is_err());
+}
+
+#[tokio::test]
+async fn one_connection_more_than_there_may_be_is_told_so_and_the_next_has_its_place() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, connections) = (listener.local_addr().unwrap(), Connections::new(1));
+    let (proxy, (a, _a)) = (Proxy::start(listener, connections.clone()), named("a").await);
+    proxy.set(&[a]);
+    let mut first = TcpStream::connect(port).await.unwrap();
+    first.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert_ne!(first.read(&mut [0; 100]).await.unwrap(), 0, "it is in");
+    let (mut second, mut told) = (TcpStream::connect(port).await.unwrap(), String::new());
+    second.read_to_string(&mut told).await.unwrap();
+    assert!(told.starts_with("HTTP/1.1 503 ") && told.contains("retry-after: 1\r\n"), "{told}");
+    let (head, body) = told.split_once("\r\n\r\n").unwrap();
+    assert!(head.ends_with(&format!("content-length: {}", body.len())), "{told}");
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(body["error"]["code"], "too_many_connections");
+    drop(first);
+    connections.ended().await;
+    assert_eq!(name_of(port).await, 'a');
 }
