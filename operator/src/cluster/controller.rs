@@ -241,7 +241,7 @@ mod tests {
     use crate::build::arguments::Reach;
     use crate::cluster::herald::Herald;
     use crate::cluster::table::{Change, Seen};
-    use crate::cluster::world::{InFleet as _, World};
+    use crate::cluster::world::{InFleet as _, Known, World};
     use crate::metrics::Metrics;
     use crate::probe::{ProbeConfig, Probes};
     use crate::replicas::Replicas;
@@ -255,11 +255,14 @@ mod tests {
         deployment.metadata.name = Some("base".to_owned());
         let (key, fleet) = (("ns".to_owned(), "base".to_owned()), Some(deployment.fleet()));
         let mut world = World::default();
-        world.deployments.take(Change::Apply(Seen { key, fleet, urgent: 0, object: deployment }));
+        let object = Known { object: Arc::new(deployment), unreadable: None };
+        world.deployments.take(Change::Apply(Seen { key, fleet, urgent: 0, object }));
         let long = Duration::from_secs(3600);
         let limits = Limits {
             concurrency: 1,
             concurrent_writes: 1,
+            replica_writes: 1,
+            moves: 1,
             resync: long,
             secret: long,
             backoff: Duration::from_millis(1),
@@ -280,7 +283,7 @@ mod tests {
         let reach = Reach::new(&probe.hub, &probe.hosts.allow);
         Looker {
             world: Arc::new(Mutex::new(world)),
-            replicas: Mutex::new(Replicas::new(1, tell.clone())),
+            replicas: Mutex::new(Replicas::new(1, 1, tell.clone())),
             probes: Probes::new(probe, tell),
             settings: Settings { image: "image".to_owned(), namespace: "ns".to_owned(), reach },
             sees_nodes: false,
