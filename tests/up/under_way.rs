@@ -21,7 +21,7 @@ const TOKENS: usize = 220;
 
 /// A stream that is read as it comes.
 struct Stream {
-    begun: oneshot::Receiver<()>,
+    accepted: oneshot::Receiver<()>,
     read: JoinHandle<(String, Instant)>,
 }
 
@@ -31,25 +31,26 @@ impl Stream {
             "model": model, "prompt": "The wind", "max_tokens": TOKENS, "n": CHOICES, "ignore_eos": true, "stream": true,
         });
         let request = client.request(reqwest::Method::POST, "/v1/completions").json(&body);
-        let (begin, begun) = oneshot::channel();
+        let (accept, accepted) = oneshot::channel();
         let read = tokio::spawn(async move {
             let response = request.send().await.expect("an answer");
             assert_eq!(response.status().as_u16(), 200);
-            let (mut bytes, mut text, mut begin) = (response.bytes_stream(), Vec::new(), Some(begin));
+            // Whoever waits for it may have failed.
+            let _ = accept.send(());
+            let (mut bytes, mut text) = (response.bytes_stream(), Vec::new());
             while let Some(piece) = bytes.next().await {
                 text.extend_from_slice(&piece.expect("the stream does not break"));
-                let _ = begin.take().map(|begin| begin.send(()));
             }
             (String::from_utf8(text).expect("text"), Instant::now())
         });
-        Self { begun, read }
+        Self { accepted, read }
     }
 
-    /// Several at a time, so that none is over too soon. All have begun.
-    async fn several(client: &Client, model: &str) -> Vec<Self> {
-        let mut streams: Vec<Self> = (0..4).map(|_| Self::start(client, model)).collect();
+    /// Several at a time, so that none is over too soon. All are accepted.
+    async fn several(client: &Client, model: &str, count: usize) -> Vec<Self> {
+        let mut streams: Vec<Self> = (0..count).map(|_| Self::start(client, model)).collect();
         for stream in &mut streams {
-            (&mut stream.begun).await.expect("it begins");
+            (&mut stream.accepted).await.expect("it is accepted");
         }
         streams
     }
@@ -76,7 +77,7 @@ async fn ctrl_c_lets_streams_finish() {
     until("streams were under way as it was told to end", async || {
         cluster.start();
         cluster.until_ready("Deployment", "a", 1).await;
-        let streams = Stream::several(&cluster.client(0), "a").await;
+        let streams = Stream::several(&cluster.client(0), "a", 4).await;
         cluster.process().interrupt();
         for stream in streams {
             stream.ended().await;
@@ -103,7 +104,8 @@ async fn a_file_that_is_deleted_lets_streams_of_its_adapter_finish() {
         cluster.write("qv.yaml", &manifest);
         cluster.until_ready("Adapter", "qv", 1).await;
         let client = cluster.client(0);
-        let streams = Stream::several(&client, "qv").await;
+        // More than run at once: that the file is gone is seen while the last ones still wait.
+        let streams = Stream::several(&client, "qv", 12).await;
         cluster.remove("qv.yaml");
         until("it is not known any more", async || match ask(&client, "qv").await {
             Err((404, _)) => Ok(()),
