@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use futures::StreamExt as _;
+use lorikeet_tests::args::root;
 use lorikeet_tests::client::Client;
 use lorikeet_tests::golden::Suite;
 use lorikeet_tests::until::until;
@@ -15,9 +16,11 @@ use crate::cluster_of_one::{ClusterOfOne, copy};
 use crate::traffic::ask;
 use crate::{adapter, deployment};
 
-/// Choices of a stream, and tokens of each: as long as a tiny model can make it.
+/// Choices of a stream.
 const CHOICES: usize = 16;
-const TOKENS: usize = 220;
+/// Tokens of each: as long as the model can make it.
+const TINY: usize = 220;
+const MINIATURE: usize = 480;
 
 /// A stream that is read as it comes.
 struct Stream {
@@ -26,9 +29,9 @@ struct Stream {
 }
 
 impl Stream {
-    fn start(client: &Client, model: &str) -> Self {
+    fn start(client: &Client, model: &str, tokens: usize) -> Self {
         let body = json!({
-            "model": model, "prompt": "The wind", "max_tokens": TOKENS, "n": CHOICES, "ignore_eos": true, "stream": true,
+            "model": model, "prompt": "The wind", "max_tokens": tokens, "n": CHOICES, "ignore_eos": true, "stream": true,
         });
         let request = client.request(reqwest::Method::POST, "/v1/completions").json(&body);
         let (accept, accepted) = oneshot::channel();
@@ -47,8 +50,8 @@ impl Stream {
     }
 
     /// Several at a time, so that none is over too soon. All are accepted.
-    async fn several(client: &Client, model: &str, count: usize) -> Vec<Self> {
-        let mut streams: Vec<Self> = (0..count).map(|_| Self::start(client, model)).collect();
+    async fn several(client: &Client, model: &str, tokens: usize, count: usize) -> Vec<Self> {
+        let mut streams: Vec<Self> = (0..count).map(|_| Self::start(client, model, tokens)).collect();
         for stream in &mut streams {
             (&mut stream.accepted).await.expect("it is accepted");
         }
@@ -77,7 +80,7 @@ async fn ctrl_c_lets_streams_finish() {
     until("streams were under way as it was told to end", async || {
         cluster.start();
         cluster.until_ready("Deployment", "a", 1).await;
-        let streams = Stream::several(&cluster.client(0), "a", 4).await;
+        let streams = Stream::several(&cluster.client(0), "a", TINY, 4).await;
         cluster.process().interrupt();
         for stream in streams {
             stream.ended().await;
@@ -94,18 +97,17 @@ async fn ctrl_c_lets_streams_finish() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_deleted_lets_streams_of_its_adapter_finish() {
-    let suite = Suite::load();
-    let model = &suite.model("llama_gqa").folder;
+    // Large enough that its streams take seconds, which is what it takes to see that a file is gone.
+    let miniature = root().join("deploy/loraland");
     let mut cluster = ClusterOfOne::new();
-    cluster.write("a.yaml", &deployment("a", model, ""));
+    cluster.write("a.yaml", &deployment("a", &miniature.join("base"), ""));
     cluster.start();
-    let manifest = adapter("qv", "a", &model.join("adapters/qv_r8"));
+    let manifest = adapter("qv", "a", &miniature.join("adapters/viggo"));
     until("streams outlived the name of their adapter", async || {
         cluster.write("qv.yaml", &manifest);
         cluster.until_ready("Adapter", "qv", 1).await;
         let client = cluster.client(0);
-        // More than run at once: that the file is gone is seen while the last ones still wait.
-        let streams = Stream::several(&client, "qv", 12).await;
+        let streams = Stream::several(&client, "qv", MINIATURE, 2).await;
         cluster.remove("qv.yaml");
         until("it is not known any more", async || match ask(&client, "qv").await {
             Err((404, _)) => Ok(()),
