@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::control_plane::base64;
 use crate::end_state::{Kind, api, neutral};
-use crate::manifests::{adapter, deployment, with};
+use crate::manifests::{adapter, deployment, strangers_service, with};
 use crate::scene::serving;
 use crate::stage::Stage;
 use crate::until::{PATIENCE, until};
@@ -209,11 +209,7 @@ async fn what_others_own_in_a_child_stays_theirs() {
 async fn a_strangers_object_under_a_childs_name_is_not_taken_over() {
     let stage = Stage::with_operator("stranger").await;
     let namespace = stage.namespace.clone();
-    let service = json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "base", "namespace": namespace},
-        "spec": {"selector": {"app": "shop"}, "ports": [{"name": "shop", "port": 80}]},
-    });
-    stage.kubectl.apply(&[service]);
+    stage.kubectl.apply(&[strangers_service(&namespace, "base")]);
     stage.kubectl.apply(&[deployment(&namespace, "base", 1)]);
     until_base_says(&stage, "NotCarriedOut", &format!("Service {namespace}/base is there and not ours"))
         .await;

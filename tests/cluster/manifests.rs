@@ -32,6 +32,14 @@ pub(crate) fn secret(namespace: &str, name: &str) -> Value {
     })
 }
 
+/// A Service of somebody else, under a name that a Deployment's would have.
+pub(crate) fn strangers_service(namespace: &str, name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
+        "spec": {"selector": {"app": "shop"}, "ports": [{"name": "shop", "port": 80}]},
+    })
+}
+
 /// `object` with `value` at the JSON pointer `at`, whose parents exist or are objects to be made.
 pub(crate) fn with(mut object: Value, at: &str, value: Value) -> Value {
     let mut place = &mut object;

@@ -7,9 +7,8 @@ use std::time::Duration;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::ListParams;
 use lorikeet_crds::{Deployment, Reason};
-use serde_json::json;
 
-use crate::manifests::{adapter, deployment};
+use crate::manifests::{adapter, deployment, strangers_service};
 use crate::proxy::Fault;
 use crate::stage::Stage;
 use crate::until::{PATIENCE, until};
@@ -74,11 +73,7 @@ async fn warnings(stage: &Stage) -> Vec<(String, String, i32)> {
 async fn what_cannot_be_carried_out_is_said_once_whoever_meets_it() {
     let mut stage = Stage::with_operator("once").await;
     let namespace = stage.namespace.clone();
-    let service = json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "base", "namespace": namespace},
-        "spec": {"selector": {"app": "shop"}, "ports": [{"name": "shop", "port": 80}]},
-    });
-    stage.kubectl.apply(&[service]);
+    stage.kubectl.apply(&[strangers_service(&namespace, "base")]);
     stage.kubectl.apply(&[deployment(&namespace, "base", 1)]);
     let said = until("its status says so", PATIENCE, async || {
         let status = stage.get::<Deployment>("base").await?.status?;

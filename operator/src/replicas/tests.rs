@@ -217,5 +217,7 @@ async fn a_replica_that_hangs_holds_one_place_and_the_others_are_written_to_mean
     scene.want(names);
     until("the others have answered", &counts.answered, names.len() - 1).await;
     assert_eq!(*counts.under_way.borrow(), 1, "nobody waited for it");
+    let mut under_way = counts.under_way.subscribe();
+    in_time("it is given up", under_way.wait_for(|count| *count == 0)).await.expect("it is counted");
     assert_bounded(counts.most(), 2);
 }
