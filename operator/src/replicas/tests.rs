@@ -23,7 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 use crate::credentials::{Credentials, make};
-use crate::replicas::client::{Access, Pass};
+use crate::replicas::client::{Access, Pass, work};
 
 const HOST: &str = "localhost";
 /// Everything here takes less, on the slowest machine.
@@ -220,4 +220,19 @@ async fn a_replica_that_hangs_holds_one_place_and_the_others_are_written_to_mean
     let mut under_way = counts.under_way.subscribe();
     in_time("it is given up", under_way.wait_for(|count| *count == 0)).await.expect("it is counted");
     assert_bounded(counts.most(), 2);
+}
+
+/// The clock stands from the moment that the write is under way: what passes after that is what the actor waits for.
+#[tokio::test]
+async fn a_write_that_hangs_is_given_up_after_the_time_of_an_answer() {
+    let scene = Scene::new(1, 1, true).await;
+    scene.want(&scene.names);
+    until("it is written to", &scene.counts.under_way, 1).await;
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    let mut under_way = scene.counts.under_way.subscribe();
+    in_time("it is given up", under_way.wait_for(|count| *count == 0)).await.expect("it is counted");
+    let (took, limit) = (began.elapsed(), Duration::from_secs(5) + work(1));
+    // A timer of the runtime goes by whole milliseconds.
+    assert!(took > limit / 2 && took <= limit + Duration::from_millis(2), "{took:?} of {limit:?}");
 }
