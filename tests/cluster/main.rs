@@ -40,6 +40,7 @@ mod outage;
 mod paused;
 mod peers;
 mod placement;
+mod printed;
 mod process;
 mod real;
 mod refused;

@@ -1,12 +1,10 @@
 //! The operator's process: started with a kubeconfig, ready when it says so, killed when its value goes.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
+use std::path::PathBuf;
 
-use lorikeet_tests::args;
 use lorikeet_tests::client::Client;
+use lorikeet_tests::operator::binary;
 use lorikeet_tests::process::free_address;
 
 use crate::tethered::Tethered;
@@ -84,7 +82,7 @@ impl Operator {
         // The sources of scripted replicas do not exist.
         set("probe-seconds", "0");
         arguments.extend(options.flags.iter().filter(|flag| !flag.ends_with(OWN)).cloned());
-        let process = Tethered::start(binary(), &arguments, &[], options.log.clone()).shown();
+        let process = Tethered::start(&binary(), &arguments, &[], options.log.clone()).shown();
         Self { process, http: Client::of(format!("http://{listen}")) }
     }
 
@@ -112,25 +110,4 @@ impl Operator {
     pub(crate) fn process(&mut self) -> &mut Tethered {
         &mut self.process
     }
-}
-
-/// The `lorikeet-operator` that the environment names, or the one of this build. Cargo decides whether it is up to date.
-pub(crate) fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        if let Some(named) = args::operator() {
-            return named;
-        }
-        let built = args::built();
-        let mut command = Command::new(env!("CARGO"));
-        command.args(["build", "--quiet", "--package", "lorikeet-operator", "--bin", "lorikeet-operator"]);
-        command.arg("--target-dir").arg(built.parent().expect("target/PROFILE"));
-        match built.file_name().and_then(|name| name.to_str()) {
-            Some("debug") | None => {}
-            Some(profile) => drop(command.args(["--profile", profile])),
-        }
-        let status = command.current_dir(args::root()).status().expect("cargo runs");
-        assert!(status.success(), "lorikeet-operator does not build");
-        built.join("lorikeet-operator")
-    })
 }

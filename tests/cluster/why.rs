@@ -8,8 +8,8 @@ use lorikeet_api::{ErrorCode, Failure};
 use serde_json::json;
 
 use crate::manifests::{adapter, deployment, digest, with};
-use crate::operator::binary;
 use crate::stage::Stage;
+use lorikeet_tests::operator::binary;
 
 /// Somebody who may look at the objects of the scenario's namespace, and at nothing else: the kubeconfig.
 fn person(stage: &Stage) -> PathBuf {

@@ -346,9 +346,12 @@ impl Carrier {
         if !std::mem::take(&mut self.stepped) && self.screen.is_at_rest() {
             return;
         }
+        let mut keys =
+            self.deployments.all().map(|(key, _)| key).chain(self.adapters.all().map(|(key, _)| key));
+        let all_namespaces = keys.any(|(namespace, _)| namespace != "default");
         let tables = [
-            Table::of(self.deployments.all().map(|(_, one)| one.as_ref()), now),
-            Table::of(self.adapters.all().map(|(_, one)| one.as_ref()), now),
+            Table::of(self.deployments.all().map(|(_, one)| one.as_ref()), all_namespaces, now),
+            Table::of(self.adapters.all().map(|(_, one)| one.as_ref()), all_namespaces, now),
         ];
         let (standing, clock) = (self.standing(), Instant::now());
         let mut out = io::stdout();

@@ -58,10 +58,7 @@ impl Screen {
             return None;
         }
         let tables = self.pending.take()?.tables;
-        let text = tables
-            .iter()
-            .zip(&self.shown)
-            .map(|(table, shown)| if shown.is_empty() { table.whole() } else { table.news(shown) });
+        let text = tables.iter().zip(&self.shown).map(|(table, shown)| table.news(shown));
         let text: Vec<String> = text.filter(|text| !text.is_empty()).collect();
         self.shown = tables;
         Some(text.join("\n"))
@@ -116,7 +113,7 @@ mod tests {
         };
         let adapters: Vec<Adapter> = adapters.iter().map(of).collect();
         let now = Timestamp::UNIX_EPOCH;
-        [Table::of([&deployment].into_iter(), now), Table::of(adapters.iter(), now)]
+        [Table::of([&deployment].into_iter(), false, now), Table::of(adapters.iter(), false, now)]
     }
 
     #[test]

@@ -7,6 +7,10 @@ use kube::{CustomResourceExt, Resource};
 use serde::Serialize;
 use serde_json::Value;
 
+/// Between two columns, and the least that one takes with it: kubectl's.
+const GAP: usize = 3;
+const NARROWEST: usize = 6;
+
 /// A table: a head, and a row for each object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
@@ -15,9 +19,10 @@ pub struct Table {
 }
 
 impl Table {
-    /// The table of `objects`; empty where there are none.
+    /// The table of `objects`; empty where there are none. With their namespaces, as kubectl names them where it is asked for
+    /// `all_namespaces`.
     #[must_use]
-    pub fn of<'a, K>(objects: impl Iterator<Item = &'a K>, now: Timestamp) -> Self
+    pub fn of<'a, K>(objects: impl Iterator<Item = &'a K>, all_namespaces: bool, now: Timestamp) -> Self
     where
         K: Resource<DynamicType = ()> + CustomResourceExt + Serialize + 'a,
     {
@@ -28,25 +33,20 @@ impl Table {
         let columns: Vec<_> =
             columns.into_iter().flatten().filter(|column| column.priority.unwrap_or(0) == 0).collect();
         let singular = definition.spec.names.singular.unwrap_or_default();
-        let mut head = vec!["NAMESPACE".to_owned(), "NAME".to_owned()];
+        let mut head = if all_namespaces { vec!["NAMESPACE".to_owned()] } else { Vec::new() };
+        head.push("NAME".to_owned());
         head.extend(columns.iter().map(|column| column.name.to_uppercase()));
         let row = |object: &'a K| {
             let meta = object.meta();
             let value = serde_json::to_value(object).unwrap_or_default();
             let name = meta.name.as_deref().unwrap_or_default();
-            let mut row = vec![
-                meta.namespace.clone().unwrap_or_default(),
-                format!("{singular}.{}/{name}", definition.spec.group),
-            ];
+            let namespace = meta.namespace.clone().filter(|_| all_namespaces);
+            let mut row: Vec<String> = namespace.into_iter().collect();
+            row.push(format!("{singular}.{}/{name}", definition.spec.group));
             row.extend(columns.iter().map(|column| cell(&value, &column.json_path, &column.type_, now)));
             row
         };
-        let mut table = Self { head, rows: objects.map(row).collect() };
-        // kubectl names the namespace only where it was asked for all of them.
-        if table.rows.iter().all(|row| row[0] == "default") {
-            table.rows.iter_mut().chain([&mut table.head]).for_each(|row| drop(row.remove(0)));
-        }
-        table
+        Self { head, rows: objects.map(row).collect() }
     }
 
     /// Whether it has no rows.
@@ -56,28 +56,33 @@ impl Table {
     }
 
     /// The head and every row.
-    #[must_use]
-    pub fn whole(&self) -> String {
+    fn whole(&self) -> String {
         if self.is_empty() { String::new() } else { self.aligned([&self.head].into_iter().chain(&self.rows)) }
     }
 
-    /// The rows that `before` does not have, whatever their age.
+    /// The rows that `before` does not have, whatever their age; the whole where that had none, or another head.
     #[must_use]
     pub fn news(&self, before: &Self) -> String {
+        if before.is_empty() || self.head != before.head {
+            return self.whole();
+        }
         let is_known = |row: &Vec<String>| before.rows.iter().any(|old| ageless(old) == ageless(row));
         self.aligned(self.rows.iter().filter(|row| !is_known(row)))
     }
 
     fn aligned<'a>(&self, shown: impl Iterator<Item = &'a Vec<String>>) -> String {
         let all = || self.rows.iter().chain([&self.head]);
-        let width = |column: usize| all().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let width = |column: usize| {
+            let longest = all().map(|row| row[column].chars().count()).max().unwrap_or(0);
+            (longest + GAP).max(NARROWEST)
+        };
         let widths: Vec<usize> = (0..self.head.len()).map(width).collect();
         let mut text = String::new();
         for row in shown {
             let mut line = String::new();
             for (cell, width) in row.iter().zip(&widths) {
                 // Writing to a String does not fail.
-                let _ = write!(line, "{cell:<width$}   ");
+                let _ = write!(line, "{cell:<width$}");
             }
             let _ = writeln!(text, "{}", line.trim_end());
         }
@@ -170,7 +175,7 @@ adapter.lorikeet.dev/fresh   mistral";
         let mut fresh = Adapter::new("fresh", one.spec.clone());
         fresh.metadata.namespace = Some("default".to_owned());
         let table = |objects: &[&Adapter], now: i64| {
-            Table::of(objects.iter().copied(), Timestamp::from_second(now).unwrap())
+            Table::of(objects.iter().copied(), false, Timestamp::from_second(now).unwrap())
         };
         let whole = table(&[&one, &fresh], 1000);
         assert_eq!(whole.whole().trim_end(), expected);
@@ -180,7 +185,9 @@ adapter.lorikeet.dev/fresh   mistral";
         assert_eq!(table(&[&one, &fresh], 1000).news(&whole), news);
         assert_eq!(table(&[&one], 1000).news(&whole), "");
         fresh.metadata.namespace = Some("team".to_owned());
-        assert!(table(&[&one, &fresh], 1000).whole().starts_with("NAMESPACE   NAME"));
+        let all = Table::of([&one, &fresh].into_iter(), true, now);
+        assert!(all.whole().starts_with("NAMESPACE   NAME") && all.whole().contains("\nteam        adapter"));
+        assert_eq!(all.news(&whole), all.whole(), "it has another head");
         assert_eq!(table(&[], 1000).whole(), "");
     }
 
