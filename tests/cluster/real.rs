@@ -1,16 +1,25 @@
-//! Real replicas, LoRA Land in miniature: no request fails while an adapter is swapped under it, and every answer is one
-//! of the two generations'.
+//! Real replicas, LoRA Land in miniature: no request fails while an adapter is swapped under it, while the admin Secret is
+//! renewed, or while the operator is away, and every answer is one of the two generations'.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{ListParams, Patch, PatchParams};
 use lorikeet_tests::args;
 use lorikeet_tests::client::{Answer, Client};
 use serde_json::{Value, json};
 
+use crate::control_plane::base64;
 use crate::kubelet::Kubelet;
 use crate::manifests::{adapter, deployment, with};
 use crate::stage::Stage;
 use crate::until::{PATIENCE, until};
+
+/// Of the replicas' admin faces.
+const ADMIN_PORT: u16 = 8081;
 
 fn source(path: &str) -> Value {
     json!(format!("file://{}", args::root().join("deploy/loraland").join(path).display()))
@@ -30,28 +39,33 @@ async fn text(face: &Client, model: &str) -> String {
     ask(face, model).await.ok()["choices"][0]["text"].as_str().expect("a text").to_owned()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn real_replicas_serve_swap_and_forget_as_the_manifests_say() {
-    let mut stage = Stage::new("real").await;
+/// A stage whose pods run the real binary: `replicas` of the base, and `adapters` by name and folder, all Ready.
+async fn serving(name: &str, replicas: u32, adapters: &[(&str, &str)]) -> Stage {
+    let mut stage = Stage::new(name).await;
     let namespace = stage.namespace.clone();
     stage.kubelet = Kubelet::real(stage.client.clone(), &namespace);
     stage.start_operator().await;
-    let base = with(deployment(&namespace, "base", 2), "/spec/model/source", source("base"));
-    stage.kubectl.apply(&[base, of(&namespace, "swapped", "wikisql"), of(&namespace, "reference", "gsm8k")]);
-    for object in ["ldep/base", "lora/swapped", "lora/reference"] {
-        stage.kubectl.run(&[
-            "wait",
-            "--for=condition=Ready",
-            "--timeout=120s",
-            "--namespace",
-            &namespace,
-            object,
-        ]);
-    }
-    let faces = until("two are ready", PATIENCE, async || {
-        Some(stage.kubelet.faces()).filter(|faces| faces.len() == 2)
+    let base = with(deployment(&namespace, "base", replicas), "/spec/model/source", source("base"));
+    let adapters = adapters.iter().map(|(name, folder)| of(&namespace, name, folder));
+    stage.kubectl.apply(&adapters.chain([base]).collect::<Vec<_>>());
+    let wait = ["wait", "--for=condition=Ready", "--timeout=120s", "--all", "ldep,lora", "--namespace"];
+    stage.kubectl.run(&[wait.as_slice(), &[namespace.as_str()]].concat());
+    stage
+}
+
+/// The faces, once `count` are ready.
+async fn faces(stage: &Stage, count: usize) -> Vec<Client> {
+    until("the replicas are ready", PATIENCE, async || {
+        Some(stage.kubelet.faces()).filter(|faces| faces.len() == count)
     })
-    .await;
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn real_replicas_serve_swap_and_forget_as_the_manifests_say() {
+    let stage = serving("real", 2, &[("swapped", "wikisql"), ("reference", "gsm8k")]).await;
+    let namespace = stage.namespace.clone();
+    let faces = faces(&stage, 2).await;
     let old = text(&faces[0], "swapped").await;
     let new = text(&faces[0], "reference").await;
     assert_ne!(old, new, "two adapters answer alike: they prove nothing");
@@ -93,4 +107,100 @@ async fn real_replicas_serve_swap_and_forget_as_the_manifests_say() {
         .await;
         assert_eq!(text(face, "reference").await, new);
     }
+}
+
+/// The status that the replica of `face` gives to `token`, over TLS against the authority `pem`; nothing where the two do not
+/// come to terms.
+async fn admitted(stage: &Stage, face: &Client, pem: &[u8], token: &[u8]) -> Option<u16> {
+    let at: SocketAddr = face.url().trim_start_matches("http://").parse().expect("an address");
+    let host = format!("base-replicas.{}.svc", stage.namespace);
+    let authority = reqwest::Certificate::from_pem(pem).expect("a certificate");
+    let builder = reqwest::Client::builder().tls_certs_only([authority]).timeout(PATIENCE).no_proxy();
+    let client = builder.resolve(&host, SocketAddr::new(at.ip(), ADMIN_PORT)).build().expect("a client");
+    let request = client.get(format!("https://{host}:{ADMIN_PORT}/admin/v1/adapters"));
+    let token = std::str::from_utf8(token).expect("a token");
+    Some(request.bearer_auth(token).send().await.ok()?.status().as_u16())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_secret_opens_a_real_replica_and_the_former_one_no_longer() {
+    let mut stage = serving("reopened", 1, &[("sql", "wikisql")]).await;
+    let namespace = stage.namespace.clone();
+    let face = faces(&stage, 1).await.remove(0);
+    let expected = text(&face, "sql").await;
+    let field = |secret: &Secret, key: &str| secret.data.as_ref().expect("data")[key].0.clone();
+    let former = stage.get::<Secret>("base-admin").await.expect("it is there");
+    let (authority, token) = (field(&former, "ca.crt"), field(&former, "token"));
+    assert_eq!(admitted(&stage, &face, &authority, &token).await, Some(200));
+
+    let hours = |count| base64(&(Timestamp::now() + SignedDuration::from_hours(count)).to_string());
+    let due = Patch::Merge(json!({"data": {"made": hours(-9), "expires": hours(1)}}));
+    stage.api::<Secret>().patch("base-admin", &PatchParams::default(), &due).await.expect("it is there");
+    let renewed = until("the Secret is renewed", PATIENCE, async || {
+        stage.get::<Secret>("base-admin").await.filter(|secret| field(secret, "token") != token)
+    })
+    .await;
+    let (new_authority, new_token) = (field(&renewed, "ca.crt"), field(&renewed, "token"));
+    until("the replica takes what its files say now", PATIENCE, async || {
+        (admitted(&stage, &face, &new_authority, &new_token).await == Some(200)).then_some(())
+    })
+    .await;
+    assert_eq!(admitted(&stage, &face, &new_authority, &token).await, Some(401), "the former token");
+    assert_eq!(admitted(&stage, &face, &authority, &new_token).await, None, "the former authority");
+
+    // The operator that renewed it reaches the replica, and so does one that never knew another Secret.
+    stage.kubectl.apply(&[of(&namespace, "math", "gsm8k")]);
+    stage.until_adapter_ready("math").await;
+    stage.kill_operator();
+    stage.start_operator().await;
+    stage.kubectl.apply(&[of(&namespace, "more", "wikisql")]);
+    stage.until_adapter_ready("more").await;
+    assert_eq!(text(&face, "more").await, expected);
+    assert_eq!(text(&face, "sql").await, expected);
+}
+
+/// What it should hold lies beside the pod: nobody has to tell it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_replica_that_starts_while_the_operator_is_away_serves_its_adapters() {
+    let mut stage = serving("away", 1, &[("sql", "wikisql"), ("math", "gsm8k")]).await;
+    let namespace = stage.namespace.clone();
+    let first = faces(&stage, 1).await.remove(0);
+    let [sql, math] = [text(&first, "sql").await, text(&first, "math").await];
+    until("the registry names both", PATIENCE, async || {
+        let maps = stage.api::<ConfigMap>().list(&ListParams::default()).await.expect("maps").items;
+        let texts: Vec<String> =
+            maps.into_iter().filter_map(|map| map.data).flat_map(BTreeMap::into_values).collect();
+        ["sql", "math"]
+            .iter()
+            .all(|name| texts.iter().any(|text| text.contains(&format!("\"{name}\""))))
+            .then_some(())
+    })
+    .await;
+    stage.kill_operator();
+    stage.kubectl.run(&["delete", "pods", "--all", "--wait=false", "--namespace", &namespace]);
+    let second = until("another replica is ready", PATIENCE, async || {
+        let faces = stage.kubelet.faces();
+        faces.into_iter().find(|face| face.url() != first.url())
+    })
+    .await;
+    until("it serves an adapter", PATIENCE, async || (ask(&second, "sql").await.status == 200).then_some(()))
+        .await;
+    assert_eq!(text(&second, "sql").await, sql);
+    assert_eq!(text(&second, "math").await, math);
+
+    // An operator that comes back takes nothing away meanwhile.
+    let over = AtomicBool::new(false);
+    let user = async {
+        while !over.load(Ordering::Relaxed) {
+            assert_eq!(text(&second, "math").await, math);
+        }
+    };
+    stage.start_operator().await;
+    let back = async {
+        stage.kubectl.apply(&[of(&namespace, "more", "wikisql")]);
+        stage.until_adapter_ready("more").await;
+        stage.until_whole("base").await;
+        over.store(true, Ordering::Relaxed);
+    };
+    futures::future::join(user, back).await;
 }
