@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run check test walls lint bench cluster scale clean-cache
+.PHONY: help run check test walls lint bench cluster scale
 
 MODEL ?= loraland
 LISTEN ?= 127.0.0.1:8080

@@ -62,7 +62,7 @@ async fn ends_as_without_faults(mut stage: Stage, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_one_request_in_three_failing_it_ends_as_without_faults() {
+async fn with_three_requests_in_ten_failing_it_ends_as_without_faults() {
     let seed = args::seed(5);
     say(&format!("random API errors: LORIKEET_SEED={seed}"));
     let mut stage = Stage::wide("errors").await;
@@ -75,17 +75,23 @@ async fn with_one_request_in_three_failing_it_ends_as_without_faults() {
             *tries += 1;
             return if *tries % 2 == 1 { Fault::Refuse(500, "InternalError") } else { Fault::None };
         }
-        if call.is_lease() || random.below(10) >= 3 {
+        if call.is_lease() {
             return Fault::None;
         }
-        match random.below(7) {
+        if random.below(10) >= 3 {
+            return if random.below(20) == 0 {
+                Fault::Delay(Duration::from_millis(300))
+            } else {
+                Fault::None
+            };
+        }
+        match random.below(6) {
             0 => Fault::Refuse(409, "Conflict"),
             1 => Fault::Refuse(429, "TooManyRequests"),
             2 => Fault::Refuse(500, "InternalError"),
             3 => Fault::Refuse(503, "ServiceUnavailable"),
             4 => Fault::CutBefore,
-            5 => Fault::CutAfter,
-            _ => Fault::Delay(Duration::from_millis(300)),
+            _ => Fault::CutAfter,
         }
     });
     stage.start_operator().await;
@@ -236,7 +242,7 @@ async fn a_fight_over_a_field_costs_one_write_for_each_of_the_others() {
     }
     stage.until_quiet(Duration::from_secs(1)).await;
     let written = stage.writes().len() - before;
-    assert!(written <= 2 * fights, "{written} writes for {fights} of the other");
+    assert!(written <= fights, "{written} writes for {fights} of the other");
 }
 
 /// Every write of a status meets a conflict: it is tried again ever more slowly, and nothing else waits for it.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment as Workload;
+use kube::ResourceExt as _;
 use kube::api::DeleteParams;
 use lorikeet_crds::Adapter;
 use lorikeet_tests::say::say;
@@ -142,14 +143,17 @@ async fn a_namespace_that_is_deleted_is_gone_whether_or_not_the_replicas_answer(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_adapter_whose_replicas_do_not_answer_can_be_deleted() {
-    let stage = Stage::with_operator("dead").await;
+    let mut stage = Stage::wide("dead").await;
+    stage.start_operator().await;
     let namespace = stage.namespace.clone();
     serving(&stage, 2, &["sql"]).await;
+    let is_held = |adapter: &Adapter| adapter.finalizers().iter().any(|one| one == "lorikeet.dev/drain");
+    stage.until_adapter("sql", "held by the operator", is_held).await;
     stage.kubelet.fakes().iter().for_each(|fake| fake.script(|script| script.hung = true));
     stage.kubectl.run(&["delete", "lora", "sql", "--namespace", &namespace, "--timeout=60s"]);
     // And with no pod at all.
     stage.kubectl.apply(&[adapter(&namespace, "chat", "base")]);
-    stage.until_adapter("chat", "observed", |adapter| adapter.status.is_some()).await;
+    stage.until_adapter("chat", "held by the operator", is_held).await;
     stage.api::<Workload>().delete("base-runtime", &DeleteParams::default()).await.expect("it is there");
     stage.kubectl.run(&["delete", "lora", "chat", "--namespace", &namespace, "--timeout=60s"]);
 }

@@ -22,7 +22,7 @@ const WALLS: &[(&str, &[&str], &[&str])] = &[
 /// What the judges may use: they have only kubectl-level and HTTP-level hands.
 const JUDGES_MAY_USE: &[&str] = &["lorikeet-crds", "lorikeet-api", "lorikeet-tests"];
 
-/// `(crate, its dependency, where the dependency comes from)`, tests' own dependencies left out.
+/// `(crate, its dependency, where the dependency comes from)`; what tests alone use counts too.
 fn dependencies() -> Vec<(String, String, String)> {
     let metadata = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
@@ -35,9 +35,7 @@ fn dependencies() -> Vec<(String, String, String)> {
     let mut found = Vec::new();
     for package in metadata["packages"].as_array().expect("packages") {
         for dependency in package["dependencies"].as_array().expect("dependencies") {
-            if dependency["kind"] != "dev" {
-                found.push((text(&package["name"]), text(&dependency["name"]), text(&dependency["source"])));
-            }
+            found.push((text(&package["name"]), text(&dependency["name"]), text(&dependency["source"])));
         }
     }
     found
