@@ -13,41 +13,43 @@ const PAGE: u32 = 500;
 
 /// GPUs that nodes fit for `pod` have and no pod has asked for; nothing where nodes or pods may not be read.
 pub async fn free_gpus(client: &Client, pod: &PodSpec) -> Option<u32> {
-    let nodes: Vec<Node> = all(&Api::all(client.clone()), ListParams::default()).await?;
-    let mut free: BTreeMap<String, u32> = nodes
-        .iter()
-        .filter(|node| fits(pod, node))
-        .map(|node| (node.name_any(), allocatable(node)))
-        .collect();
-    free.retain(|_, gpus| *gpus > 0);
+    let mut free: BTreeMap<String, u32> = BTreeMap::new();
+    each(&Api::all(client.clone()), ListParams::default(), |node: Node| {
+        let gpus = allocatable(&node);
+        if gpus > 0 && fits(pod, &node) {
+            free.insert(node.name_any(), gpus);
+        }
+    })
+    .await?;
     if free.is_empty() {
         return Some(0);
     }
     let running = ListParams::default().fields("status.phase!=Succeeded,status.phase!=Failed");
-    for pod in all::<Pod>(&Api::all(client.clone()), running).await? {
-        let Some(spec) = pod.spec else { continue };
+    each(&Api::all(client.clone()), running, |pod: Pod| {
+        let Some(spec) = pod.spec else { return };
         if let Some(gpus) = spec.node_name.as_ref().and_then(|node| free.get_mut(node)) {
             *gpus = gpus.saturating_sub(asked(&spec));
         }
-    }
+    })
+    .await?;
     Some(free.values().sum())
 }
 
-async fn all<K>(api: &Api<K>, mut params: ListParams) -> Option<Vec<K>>
+/// Shows `see` one object after the other; a page of them is kept at a time, as a cluster has many pods.
+async fn each<K>(api: &Api<K>, mut params: ListParams, mut see: impl FnMut(K)) -> Option<()>
 where
     K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
     params.limit = Some(PAGE);
-    let mut found = Vec::new();
     loop {
         let page = api.list(&params).await.inspect_err(|error| {
             tracing::debug!(%error, "free GPUs are not known");
         });
         let page = page.ok()?;
         params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
-        found.extend(page.items);
+        page.items.into_iter().for_each(&mut see);
         if params.continue_token.is_none() {
-            return Some(found);
+            return Some(());
         }
     }
 }
