@@ -13,8 +13,14 @@ use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use tower::{BoxError, Layer, Service};
+use tower_http::timeout::TimeoutBody;
 
 use crate::metrics::Metrics;
+
+/// A watch that has told nothing for so long is ended by the API server: one that lasts longer has lost its connection.
+pub const WATCH_SECONDS: u32 = 60;
+/// Longer than the watcher waits itself for that end.
+const WATCH_SILENCE: Duration = Duration::from_secs(2 * WATCH_SECONDS as u64);
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -117,10 +123,12 @@ impl<S, B, R> Service<Request<B>> for CountedService<S>
 where
     S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
     S::Future: Send + 'static,
+    R: 'static,
 {
-    type Response = Response<R>;
+    // What an answer has to say comes in pieces: none of them is waited for longer than for its beginning.
+    type Response = Response<TimeoutBody<R>>;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<R>, BoxError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(context)
@@ -146,7 +154,8 @@ where
             };
             metrics.api_calls.with_label_values(&[verb, &code]).inc();
             metrics.api_seconds.with_label_values(&[verb]).observe(started.elapsed().as_secs_f64());
-            answer
+            let silence = if verb == "watch" { WATCH_SILENCE } else { limit };
+            Ok(answer?.map(|body| TimeoutBody::new(silence, body)))
         })
     }
 }
@@ -177,6 +186,8 @@ fn verb(method: &Method, query: Option<&str>) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+
     use super::*;
 
     #[test]
@@ -188,6 +199,26 @@ mod tests {
         gate.open_until(Instant::now());
         assert!(!gate.is_open());
         assert!(is_write(&Method::PATCH) && !is_write(&Method::GET));
+    }
+
+    /// An answer whose rest never comes, as of a connection that is gone without a word.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_breaks_off_is_not_waited_for_longer_than_one_that_never_begins() {
+        let silent = || async {
+            let rest = futures::stream::pending::<Result<Vec<u8>, BoxError>>();
+            Ok::<_, BoxError>(Response::new(Body::from_stream(rest)))
+        };
+        let limit = Duration::from_secs(15);
+        let counted = Counted { limit, metrics: Metrics::new().unwrap(), gate: Gate::default() };
+        for (query, least, most) in [("", limit, limit), ("?watch=true", 2 * limit, WATCH_SILENCE)] {
+            let request = Request::get(format!("/api/v1/pods{query}")).body(()).unwrap();
+            let service = counted.layer(tower::service_fn(move |_: Request<()>| silent()));
+            let began = tokio::time::Instant::now();
+            let answer = tower::ServiceExt::oneshot(service, request).await.unwrap();
+            axum::body::to_bytes(Body::new(answer.into_body()), 1).await.expect_err("it is given up");
+            let took = began.elapsed();
+            assert!(took >= least && took <= most + Duration::from_millis(2), "{query}: {took:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,8 @@ pub struct Controller {
     said: Tasks<Said>,
     told: BTreeMap<(OwnKind, ObjectKey), String>,
     telling: JoinSet<()>,
+    /// Turns to tell: a change of the definitions may make all objects unreadable at once.
+    tellers: Arc<Semaphore>,
 }
 
 /// What came of writing statuses.
@@ -53,6 +56,7 @@ impl Controller {
     #[must_use]
     pub fn new(looker: Arc<Looker>, health: Arc<Health>) -> Self {
         let queue = Queue::new(pauses(looker.limits));
+        let tellers = Arc::new(Semaphore::new(looker.limits.concurrent_writes));
         Self {
             looker,
             health,
@@ -63,6 +67,7 @@ impl Controller {
             said: Tasks::default(),
             told: BTreeMap::new(),
             telling: JoinSet::new(),
+            tellers,
         }
     }
 
@@ -200,16 +205,21 @@ impl Controller {
         let Some(unreadable) = world.unreadable.news() else { return };
         self.looker.metrics.malformed.set(i64::try_from(unreadable.len()).unwrap_or(i64::MAX));
         self.told.retain(|key, _| unreadable.contains_key(key));
-        for (key, one) in unreadable {
-            if self.told.get(key) == Some(&one.version) {
+        for (key, version) in unreadable {
+            if self.told.get(key) == Some(version) {
                 continue;
             }
-            self.told.insert(key.clone(), one.version.clone());
-            let ((kind, key), error) = (key.clone(), one.error.clone());
-            let looker = Arc::clone(&self.looker);
+            self.told.insert(key.clone(), version.clone());
+            let (kind, key) = key.clone();
+            let (looker, turns) = (Arc::clone(&self.looker), Arc::clone(&self.tellers));
             self.telling.spawn(async move {
                 let mut pause = looker.limits.backoff;
-                while let Err(failure) = malformed::tell(&looker.client, kind, &key, &error).await {
+                let attempt = async || {
+                    // It is never closed.
+                    let _turn = turns.acquire().await;
+                    malformed::tell(&looker.client, kind, &key).await
+                };
+                while let Err(failure) = attempt().await {
                     tracing::warn!(%failure, "an object that cannot be read was not told so");
                     if matches!(failure, Failure::Conflict { .. } | Failure::Refused { .. }) {
                         break;

@@ -19,11 +19,11 @@ use crate::cluster::statuses::merge;
 use crate::cluster::table::ObjectKey;
 use crate::cluster::world::OwnKind;
 
-/// Mends the status of the object, or tells it that it cannot be read.
+/// Mends the status of the object as it is by now, or tells it that it cannot be read.
 ///
 /// # Errors
 /// Any [`Failure`] of the calls.
-pub async fn tell(client: &Client, kind: OwnKind, key: &ObjectKey, error: &str) -> Result<(), Failure> {
+pub async fn tell(client: &Client, kind: OwnKind, key: &ObjectKey) -> Result<(), Failure> {
     let resource = match kind {
         OwnKind::Deployment => ApiResource::erase::<Deployment>(&()),
         OwnKind::Adapter => ApiResource::erase::<Adapter>(&()),
@@ -31,8 +31,8 @@ pub async fn tell(client: &Client, kind: OwnKind, key: &ObjectKey, error: &str) 
     let what = format!("{} {}/{}", resource.kind, key.0, key.1);
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.0, &resource);
     let ended = match kind {
-        OwnKind::Deployment => told::<Deployment>(&api, &key.1, error).await,
-        OwnKind::Adapter => told::<Adapter>(&api, &key.1, error).await,
+        OwnKind::Deployment => told::<Deployment>(&api, &key.1).await,
+        OwnKind::Adapter => told::<Adapter>(&api, &key.1).await,
     };
     match ended {
         Err(error) if !is_gone(&error) => Err(Failure::of(what, error)),
@@ -40,11 +40,11 @@ pub async fn tell(client: &Client, kind: OwnKind, key: &ObjectKey, error: &str) 
     }
 }
 
-async fn told<K: InParts>(api: &Api<DynamicObject>, name: &str, error: &str) -> kube::Result<()> {
+async fn told<K: InParts>(api: &Api<DynamicObject>, name: &str) -> kube::Result<()> {
     let Some(object) = api.get_opt(name).await? else { return Ok(()) };
     let version = object.resource_version();
     let manager = PatchParams::apply(FIELD_MANAGER);
-    match read::<K>(&object) {
+    let error = match read::<K>(&object) {
         Reading::Whole(_) | Reading::Part { .. } => return Ok(()),
         Reading::WithoutStatus { status, .. } => {
             if let Some(change) = merge(&object.data["status"], &status) {
@@ -53,8 +53,8 @@ async fn told<K: InParts>(api: &Api<DynamicObject>, name: &str, error: &str) -> 
             }
             return Ok(());
         }
-        Reading::Nothing { .. } => {}
-    }
+        Reading::Nothing { error } => error,
+    };
     if object.metadata.deletion_timestamp.is_some() {
         let mut finalizers = object.finalizers().to_vec();
         finalizers.retain(|one| one != FINALIZER);
@@ -65,7 +65,7 @@ async fn told<K: InParts>(api: &Api<DynamicObject>, name: &str, error: &str) -> 
         return Ok(());
     }
     let before = object.data.pointer("/status/conditions").cloned().unwrap_or_default();
-    let after = saying(&before, error, object.metadata.generation, Timestamp::now());
+    let after = saying(&before, &error, object.metadata.generation, Timestamp::now());
     if before != after {
         let patch = json!({
             "metadata": {"resourceVersion": version},

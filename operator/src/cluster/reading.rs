@@ -51,8 +51,6 @@ pub enum Reading<K> {
         object: K,
         /// The status of that.
         status: Value,
-        /// Why not all.
-        error: String,
     },
     /// Not all of the spec: nobody knows what it asks for. What it stands for is known.
     Part {
@@ -80,9 +78,7 @@ pub fn read<K: InParts>(object: &DynamicObject) -> Reading<K> {
     parts.take(&["status"], &whole["status"]);
     let error = parts.left.as_ref().map_or_else(|| error.to_string(), |at| format!("{at}: {error}"));
     match K::deserialize(&parts.read) {
-        Ok(object) if is_spec_whole => {
-            Reading::WithoutStatus { object, status: parts.read["status"].take(), error }
-        }
+        Ok(object) if is_spec_whole => Reading::WithoutStatus { object, status: parts.read["status"].take() },
         Ok(object) if K::is_known(&parts.read, &whole) => Reading::Part { object, error },
         Ok(_) | Err(_) => Reading::Nothing { error },
     }
@@ -172,13 +168,12 @@ mod tests {
     #[test]
     fn a_status_is_read_without_the_fields_that_cannot_be() {
         let status = json!({"rank": "many", "bytes": 7, "replicas": {"desired": 2, "ready": "all"}});
-        let Reading::WithoutStatus { object, status, error } = adapter(valid(), status) else {
+        let Reading::WithoutStatus { object, status } = adapter(valid(), status) else {
             panic!("its spec is valid")
         };
         assert_eq!(object.spec.served_name.as_deref(), Some("s"));
         assert_eq!(object.metadata.resource_version.as_deref(), Some("7"));
         assert_eq!(status, json!({"bytes": 7, "replicas": {"desired": 2}}));
-        assert!(error.starts_with("status.rank: "), "{error}");
         assert_eq!(object.status.unwrap().bytes, Some(7));
     }
 

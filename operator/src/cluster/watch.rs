@@ -21,12 +21,13 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 
 use crate::build::LABEL;
+use crate::cluster::client::WATCH_SECONDS;
 use crate::cluster::compare::is_ours;
 use crate::cluster::facts::PodFacts;
 use crate::cluster::kinds::ChildKind;
 use crate::cluster::reading::{InParts, Reading, read};
 use crate::cluster::table::{Change, ObjectKey, Seen, Table, Touched};
-use crate::cluster::world::{InFleet, Known, Malformed, OwnKind, World};
+use crate::cluster::world::{InFleet, Known, OwnKind, World};
 use crate::fleet::FleetKey;
 use crate::metrics::Metrics;
 
@@ -61,7 +62,7 @@ impl Watches {
     /// Starts every watch; they end with the set.
     pub fn start(&self) -> JoinSet<()> {
         let mut running = JoinSet::new();
-        let own = watcher::Config::default();
+        let own = watcher::Config::default().timeout(WATCH_SECONDS);
         let labelled = own.clone().labels(LABEL);
         let deployments = |world: &mut World, event| {
             own_event(world, OwnKind::Deployment, event, |world| &mut world.deployments)
@@ -180,19 +181,18 @@ where
         Event::InitApply(object) | Event::Apply(object) => {
             let (key, reading) = (key(&object.metadata), read(&object));
             let version = object.metadata.resource_version.unwrap_or_default();
-            let (change, error) = match reading {
-                Reading::Whole(object) => (Change::Apply(own(object, None)), None),
-                Reading::WithoutStatus { object, error, .. } => {
-                    (Change::Apply(own(object, None)), Some(error))
+            let is_whole = matches!(reading, Reading::Whole(_));
+            let change = match reading {
+                Reading::Whole(object) | Reading::WithoutStatus { object, .. } => {
+                    Change::Apply(own(object, None))
                 }
-                Reading::Part { object, error } => {
-                    (Change::Apply(own(object, Some(error.clone()))), Some(error))
-                }
-                Reading::Nothing { error } => (Change::Unreadable(key.clone()), Some(error)),
+                Reading::Part { object, error } => Change::Apply(own(object, Some(error))),
+                Reading::Nothing { .. } => Change::Unreadable(key.clone()),
             };
-            match error {
-                Some(error) => world.unreadable.put(kind, key, Malformed { version, error }),
-                None => world.unreadable.remove(kind, &key),
+            if is_whole {
+                world.unreadable.remove(kind, &key);
+            } else {
+                world.unreadable.put(kind, key, version);
             }
             change
         }
@@ -205,7 +205,10 @@ where
             world.unreadable.restart(kind);
             Change::Restart
         }
-        Event::InitDone => Change::Complete,
+        Event::InitDone => {
+            world.unreadable.complete(kind);
+            Change::Complete
+        }
     };
     table(world).take(change)
 }

@@ -31,15 +31,6 @@ pub struct Known<K> {
     pub unreadable: Option<String>,
 }
 
-/// An object of ours that cannot be read whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Malformed {
-    /// Its resource version: said once of each.
-    pub version: String,
-    /// Why.
-    pub error: String,
-}
-
 /// What has been seen of the cluster.
 #[derive(Debug, Default)]
 pub struct World {
@@ -56,34 +47,46 @@ pub struct World {
     pub unreadable: Unreadable,
 }
 
-/// Objects of ours that cannot be read whole.
+/// Objects of ours that cannot be read whole, with their resource versions: it is said once of each.
 #[derive(Debug, Default)]
 pub struct Unreadable {
-    all: BTreeMap<(OwnKind, ObjectKey), Malformed>,
+    all: BTreeMap<(OwnKind, ObjectKey), String>,
+    /// Those that a list which is under way has not named so far.
+    unnamed: BTreeSet<(OwnKind, ObjectKey)>,
     changed: bool,
 }
 
 impl Unreadable {
     /// This one cannot be read.
-    pub fn put(&mut self, kind: OwnKind, key: ObjectKey, one: Malformed) {
+    pub fn put(&mut self, kind: OwnKind, key: ObjectKey, version: String) {
         self.changed = true;
-        self.all.insert((kind, key), one);
+        self.unnamed.remove(&(kind, key.clone()));
+        self.all.insert((kind, key), version);
     }
 
     /// This one can, or is gone.
     pub fn remove(&mut self, kind: OwnKind, key: &ObjectKey) {
-        self.changed |= self.all.remove(&(kind, key.clone())).is_some();
+        let key = (kind, key.clone());
+        self.unnamed.remove(&key);
+        self.changed |= self.all.remove(&key).is_some();
     }
 
-    /// Everything of that kind is told anew.
+    /// Everything of that kind is listed anew.
     pub fn restart(&mut self, kind: OwnKind) {
-        let before = self.all.len();
-        self.all.retain(|(of, _), _| *of != kind);
-        self.changed |= self.all.len() < before;
+        self.unnamed.extend(self.all.keys().filter(|(of, _)| *of == kind).cloned());
+    }
+
+    /// All of that kind is listed: what was not is gone.
+    pub fn complete(&mut self, kind: OwnKind) {
+        let (gone, others) = std::mem::take(&mut self.unnamed).into_iter().partition(|(of, _)| *of == kind);
+        self.unnamed = others;
+        let gone: BTreeSet<_> = gone;
+        self.changed |= !gone.is_empty();
+        self.all.retain(|key, _| !gone.contains(key));
     }
 
     /// All of them, where they are not those of the last call.
-    pub fn news(&mut self) -> Option<&BTreeMap<(OwnKind, ObjectKey), Malformed>> {
+    pub fn news(&mut self) -> Option<&BTreeMap<(OwnKind, ObjectKey), String>> {
         std::mem::take(&mut self.changed).then_some(&self.all)
     }
 }
@@ -254,7 +257,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_told_of_where_it_changed() {
         let key = ("ns".to_owned(), "bad".to_owned());
-        let one = |version: &str| Malformed { version: version.to_owned(), error: "no source".to_owned() };
+        let one = |version: &str| version.to_owned();
         let mut unreadable = Unreadable::default();
         assert!(unreadable.news().is_none());
         unreadable.put(OwnKind::Adapter, key.clone(), one("1"));
@@ -267,9 +270,17 @@ mod tests {
         assert_eq!(unreadable.news().unwrap()[&(OwnKind::Adapter, key.clone())], one("2"));
         unreadable.remove(OwnKind::Adapter, &key);
         assert!(unreadable.news().unwrap().is_empty());
-        unreadable.put(OwnKind::Adapter, key, one("3"));
+        // A list that names one of two: until it is over nobody is forgotten.
+        let other = ("ns".to_owned(), "other".to_owned());
+        for key in [&key, &other] {
+            unreadable.put(OwnKind::Adapter, key.clone(), one("3"));
+        }
         unreadable.restart(OwnKind::Adapter);
-        assert!(unreadable.news().unwrap().is_empty());
+        unreadable.complete(OwnKind::Deployment);
+        unreadable.put(OwnKind::Adapter, other.clone(), one("3"));
+        assert_eq!(unreadable.news().unwrap().len(), 2);
+        unreadable.complete(OwnKind::Adapter);
+        assert_eq!(unreadable.news().unwrap().keys().collect::<Vec<_>>(), [&(OwnKind::Adapter, other)]);
     }
 
     #[test]
