@@ -13,6 +13,9 @@ use crate::replicas::client::ClientError;
 
 /// One that loads its model is asked again after that time.
 const LOADING_PAUSE: Duration = Duration::from_secs(1);
+/// Polls of one replica begin no sooner after each other: one that loads thousands of adapters has news at any time, and each
+/// is a list of all that it holds.
+const PACE: Duration = Duration::from_millis(25);
 /// One that answered is taken for what it said until it gave no answer for so long. A lost poll, or a container that starts
 /// again, is over before that: told, it would be written into the status of each Adapter, and out of it again.
 const GRACE: Duration = Duration::from_secs(3);
@@ -52,6 +55,7 @@ impl Poll {
                 }
             };
             let asked = last.as_ref().map(|last| (last.instance.as_str(), last.report));
+            let next = tokio::time::Instant::now() + PACE;
             // One that was silent is asked whether it is there, not what is new.
             match client.report(asked, silence.began.is_none()).await {
                 Ok(answer) => {
@@ -68,6 +72,7 @@ impl Poll {
                         self.held.send_replace(Some(Held { report: Arc::clone(&report), losses }));
                         self.say(Contact::Reported(report));
                     }
+                    tokio::time::sleep_until(next).await;
                 }
                 Err(ClientError::Loading) => {
                     (pause, silence) = (FIRST_PAUSE, Silence::default());

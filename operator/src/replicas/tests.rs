@@ -34,6 +34,7 @@ struct Counts {
     under_way: watch::Sender<usize>,
     most: AtomicUsize,
     answered: watch::Sender<usize>,
+    polls: watch::Sender<usize>,
     /// Writes that may be answered.
     answers: Semaphore,
 }
@@ -61,16 +62,27 @@ impl Drop for UnderWay<'_> {
     }
 }
 
+/// How a replica behaves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Behaviour {
+    Answers,
+    /// It never answers a write.
+    Hangs,
+    /// It never holds a report back.
+    Chatters,
+}
+
 /// One replica's face.
 #[derive(Clone)]
 struct Face {
     counts: Arc<Counts>,
-    hangs: bool,
+    behaviour: Behaviour,
 }
 
-/// It says once that it holds nothing, and nothing new after that.
-async fn report(RawQuery(query): RawQuery) -> Response {
-    if query.is_some_and(|query| query.contains("after=")) {
+/// It says once that it holds nothing, and nothing new after that; one that chatters says the same at any time.
+async fn report(State(face): State<Face>, RawQuery(query): RawQuery) -> Response {
+    face.counts.polls.send_modify(|count| *count += 1);
+    if face.behaviour != Behaviour::Chatters && query.is_some_and(|query| query.contains("after=")) {
         std::future::pending::<()>().await;
     }
     let none = json!({"used": 0, "budget": 0});
@@ -83,7 +95,7 @@ async fn report(RawQuery(query): RawQuery) -> Response {
 
 async fn put(State(face): State<Face>, Json(set): Json<DesiredSet>) -> Json<Accepted> {
     let under_way = face.counts.begin();
-    if face.hangs {
+    if face.behaviour == Behaviour::Hangs {
         std::future::pending::<()>().await;
     }
     face.counts.answers.acquire().await.expect("it is never closed").forget();
@@ -130,8 +142,8 @@ struct Scene {
 }
 
 impl Scene {
-    /// `count` of them, of which the first may hang when it is written to; `concurrent` writes may be under way.
-    async fn new(count: usize, concurrent: u16, first_hangs: bool) -> Self {
+    /// `count` of them, of which the first behaves as `first`; `concurrent` writes may be under way.
+    async fn new(count: usize, concurrent: u16, first: Behaviour) -> Self {
         // Another test may have done it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let credentials = make(HOST, 3, Timestamp::now()).unwrap();
@@ -141,13 +153,15 @@ impl Scene {
             under_way: watch::channel(0).0,
             most: AtomicUsize::new(0),
             answered: watch::channel(0).0,
+            polls: watch::channel(0).0,
             answers: Semaphore::new(0),
         });
         let (mut endpoints, mut served) = (BTreeMap::new(), Vec::new());
         for at in 0..count {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            let face = Face { counts: Arc::clone(&counts), hangs: first_hangs && at == 0 };
+            let behaviour = if at == 0 { first } else { Behaviour::Answers };
+            let face = Face { counts: Arc::clone(&counts), behaviour };
             served.push(tokio::spawn(serve(listener, acceptor(&credentials), face)));
             let (host, access) = (HOST.to_owned(), Arc::clone(&access));
             let endpoint = Endpoint { host, address, incarnation: String::new(), access };
@@ -194,7 +208,7 @@ fn assert_bounded(most: usize, concurrent: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn as_many_writes_are_under_way_at_once_as_may_be_and_no_more() {
     let (count, concurrent) = (12, 3);
-    let scene = Scene::new(count, concurrent, false).await;
+    let scene = Scene::new(count, concurrent, Behaviour::Answers).await;
     scene.want(&scene.names);
     let Scene { counts, .. } = &scene;
     for answered in 0..count {
@@ -209,7 +223,7 @@ async fn as_many_writes_are_under_way_at_once_as_may_be_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_hangs_holds_one_place_and_the_others_are_written_to_meanwhile() {
-    let scene = Scene::new(8, 2, true).await;
+    let scene = Scene::new(8, 2, Behaviour::Hangs).await;
     let Scene { counts, names, .. } = &scene;
     scene.want(&names[..1]);
     until("it is written to", &counts.under_way, 1).await;
@@ -225,7 +239,7 @@ async fn a_replica_that_hangs_holds_one_place_and_the_others_are_written_to_mean
 /// The clock stands from the moment that the write is under way: what passes after that is what the actor waits for.
 #[tokio::test]
 async fn a_write_that_hangs_is_given_up_after_the_time_of_an_answer() {
-    let scene = Scene::new(1, 1, true).await;
+    let scene = Scene::new(1, 1, Behaviour::Hangs).await;
     scene.want(&scene.names);
     until("it is written to", &scene.counts.under_way, 1).await;
     tokio::time::pause();
@@ -235,4 +249,15 @@ async fn a_write_that_hangs_is_given_up_after_the_time_of_an_answer() {
     let (took, limit) = (began.elapsed(), Duration::from_secs(5) + work(1));
     // A timer of the runtime goes by whole milliseconds.
     assert!(took > limit / 2 && took <= limit + Duration::from_millis(2), "{took:?} of {limit:?}");
+}
+
+/// The clock stands here too: what passes is what lies between the polls.
+#[tokio::test]
+async fn a_replica_that_always_has_something_to_say_is_asked_at_a_pace() {
+    let scene = Scene::new(1, 1, Behaviour::Chatters).await;
+    tokio::time::pause();
+    let (began, before) = (tokio::time::Instant::now(), *scene.counts.polls.borrow());
+    until("it is asked on", &scene.counts.polls, before + 40).await;
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(39 * 25), "{took:?} for 40 polls");
 }
