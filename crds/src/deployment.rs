@@ -84,7 +84,8 @@ pub struct DeploymentSpec {
     pub image: Option<String>,
     /// The runtime's resources, as a container has them; the GPUs of the node pool are added. Default: none asked for.
     /// `limits.memory` holds the model and `adapters.hostMemory`, without a GPU `adapters.gpuMemory` too: it is
-    /// more than those together. Example: `{requests: {cpu: 4, memory: 40Gi}, limits: {memory: 40Gi}}`.
+    /// more than those together. Fetched files take nine tenths of `limits.ephemeral-storage`, or 50 GiB: give it more than
+    /// the model's files take. Example: `{requests: {cpu: 4, memory: 40Gi}, limits: {memory: 40Gi, ephemeral-storage: 60Gi}}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
 }

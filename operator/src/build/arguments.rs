@@ -2,12 +2,13 @@
 
 use std::fmt::Display;
 
-use lorikeet_crds::Deployment;
 use lorikeet_crds::deployment::Quantization;
+use lorikeet_crds::{Deployment, DeploymentSpec};
 
 use crate::decide::mounts;
 use crate::decide::sources::carried;
 use crate::decide::validate::ValidFleet;
+use crate::quantity;
 
 /// Where the runtime finds and leaves things; a carrier knows.
 #[derive(Clone, Debug)]
@@ -73,6 +74,7 @@ pub fn arguments(deployment: &Deployment, valid: &ValidFleet, places: &Places) -
     flags.set("admin-tls-key", format!("{}/tls.key", places.admin_folder));
     flags.set("registry", &places.registry);
     flags.set("cache-dir", &places.cache);
+    flags.optional("cache-bytes", cache_bytes(spec));
     flags.optional("api-keys-file", places.api_keys.as_ref());
     places.source_roots.iter().for_each(|root| flags.set("source-root", root));
     flags.set("credentials", &places.credentials);
@@ -89,6 +91,13 @@ pub fn arguments(deployment: &Deployment, valid: &ValidFleet, places: &Places) -
     flags.0
 }
 
+/// What fetched files may take of the disk that the replica may: a kubelet evicts a pod that takes more, and the next one
+/// would fetch all of it again. A tenth is left to what else is written.
+fn cache_bytes(spec: &DeploymentSpec) -> Option<u64> {
+    let limit = spec.resources.as_ref()?.limits.as_ref()?.get("ephemeral-storage")?;
+    quantity::bytes(&limit.0).map(|bytes| bytes / 10 * 9)
+}
+
 struct Flags(Vec<String>);
 
 impl Flags {
@@ -100,5 +109,23 @@ impl Flags {
         if let Some(value) = value {
             self.set(name, value.to_string());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ResourceRequirements;
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+    use super::*;
+
+    #[test]
+    fn fetched_files_take_less_than_the_pod_may() {
+        let limits = [("ephemeral-storage".to_owned(), Quantity("20Gi".to_owned()))].into();
+        let resources = ResourceRequirements { limits: Some(limits), ..ResourceRequirements::default() };
+        let spec = DeploymentSpec { resources: Some(resources), ..DeploymentSpec::default() };
+        let bytes = cache_bytes(&spec).unwrap();
+        assert!((17 << 30..19 << 30).contains(&bytes), "{bytes}");
+        assert_eq!(cache_bytes(&DeploymentSpec::default()), None);
     }
 }
