@@ -17,12 +17,14 @@ mod manifests;
 mod operator;
 mod proxy;
 mod scene;
+mod second;
 mod stage;
 mod tethered;
 mod until;
 
 mod admin_secret;
 mod at_rest;
+mod clocks;
 mod crash_sweep;
 mod deletion;
 mod demand;

@@ -29,6 +29,8 @@ pub(crate) struct Options {
     pub(crate) registry_seconds: u32,
     /// Further flags.
     pub(crate) flags: Vec<String>,
+    /// So many seconds its clock is ahead; time passes for it as for others.
+    pub(crate) ahead: i32,
     /// Where its log goes.
     pub(crate) log: PathBuf,
 }
@@ -84,7 +86,9 @@ impl Operator {
         // The sources of scripted replicas do not exist.
         set("probe-seconds", "0");
         arguments.extend(options.flags.iter().filter(|flag| !flag.ends_with(OWN)).cloned());
-        let process = Tethered::start(binary(), &arguments, &[], options.log.clone()).shown();
+        let variables = clock(options.ahead);
+        let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let process = Tethered::start(binary(), &arguments, &variables, options.log.clone()).shown();
         Self { process, http: Client::of(format!("http://{listen}")) }
     }
 
@@ -112,6 +116,30 @@ impl Operator {
     pub(crate) fn process(&mut self) -> &mut Tethered {
         &mut self.process
     }
+}
+
+/// What shows the program another clock leaves that behind where it is killed.
+impl Drop for Operator {
+    fn drop(&mut self) {
+        let id = self.process.id();
+        for name in [format!("faketime_shm_{id}"), format!("sem.faketime_sem_{id}")] {
+            // Mostly it is not there.
+            let _ = std::fs::remove_file(Path::new("/dev/shm").join(name));
+        }
+    }
+}
+
+/// What shows a program a clock that is `ahead` so many seconds.
+fn clock(ahead: i32) -> Vec<(&'static str, String)> {
+    if ahead == 0 {
+        return Vec::new();
+    }
+    let library = args::provided(".venv/lib/libfaketime.so.1", "python");
+    vec![
+        ("LD_PRELOAD", library.display().to_string()),
+        ("FAKETIME", format!("{ahead:+}")),
+        ("DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ]
 }
 
 /// The `lorikeet-operator` that the environment names, or the one of this build. Cargo decides whether it is up to date.

@@ -1,5 +1,5 @@
 //! The client of the API server: from a kubeconfig or the pod's own account, each call bounded in time and counted, and no
-//! write let through that the Lease does not cover.
+//! write let through that the Lease does not cover. Its answers set the clock.
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -14,6 +14,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use tower::{BoxError, Layer, Service};
 
+use crate::cluster::clock::Clock;
 use crate::metrics::Metrics;
 
 /// Why there is no client.
@@ -73,6 +74,7 @@ pub async fn connect(
     limit: Duration,
     metrics: &Metrics,
     gate: Gate,
+    clock: Clock,
 ) -> Result<Client, ClientError> {
     let options = KubeConfigOptions::default();
     let mut config = match kubeconfig {
@@ -88,7 +90,7 @@ pub async fn connect(
     config.connect_timeout = Some(limit);
     // A retry below us would hide the calls that are made, and our own pauses are longer each time.
     config.default_retry = false;
-    let counted = Counted { limit, metrics: metrics.clone(), gate };
+    let counted = Counted { limit, metrics: metrics.clone(), gate, clock };
     Ok(ClientBuilder::try_from(config)?.with_layer(&counted).build())
 }
 
@@ -98,6 +100,7 @@ struct Counted {
     limit: Duration,
     metrics: Metrics,
     gate: Gate,
+    clock: Clock,
 }
 
 impl<S> Layer<S> for Counted {
@@ -128,7 +131,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let verb = verb(request.method(), request.uri().query());
-        let Counted { limit, metrics, gate } = self.counted.clone();
+        let Counted { limit, metrics, gate, clock } = self.counted.clone();
         if is_write(request.method()) && !is_lease(request.uri().path()) && !gate.is_open() {
             return Box::pin(async { Err(NotLeading.into()) });
         }
@@ -139,6 +142,9 @@ where
                 Ok(answer) => answer,
                 Err(late) => Err(late.into()),
             };
+            if let Ok(answer) = &answer {
+                clock.hear(answer.headers(), started);
+            }
             let code = match &answer {
                 Ok(answer) => answer.status().as_u16().to_string(),
                 Err(error) if error.is::<tokio::time::error::Elapsed>() => "timeout".to_owned(),

@@ -209,7 +209,9 @@ impl Controller {
             let looker = Arc::clone(&self.looker);
             self.telling.spawn(async move {
                 let mut pause = looker.limits.backoff;
-                while let Err(failure) = malformed::tell(&looker.client, kind, &key, &error).await {
+                while let Err(failure) =
+                    malformed::tell(&looker.client, kind, &key, &error, looker.clock.now()).await
+                {
                     tracing::warn!(%failure, "an object that cannot be read was not told so");
                     if matches!(failure, Failure::Conflict { .. } | Failure::Refused { .. }) {
                         break;
@@ -240,6 +242,7 @@ mod tests {
     use super::*;
     use crate::build::Settings;
     use crate::build::arguments::Reach;
+    use crate::cluster::clock::Clock;
     use crate::cluster::herald::Herald;
     use crate::cluster::table::{Change, Seen};
     use crate::cluster::world::{InFleet as _, Known, World};
@@ -247,6 +250,7 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::probe::{ProbeConfig, Probes};
     use crate::replicas::Replicas;
+    use crate::replicas::versions::Versions;
 
     /// An operator that sees one Deployment and reaches the API server by `client`.
     fn looker(client: kube::Client) -> Looker {
@@ -285,13 +289,14 @@ mod tests {
         let reach = Reach::new(&probe.hub, &probe.hosts.allow);
         Looker {
             world: Arc::new(Mutex::new(world)),
-            replicas: Mutex::new(Replicas::new(1, 1, tell.clone())),
+            replicas: Mutex::new(Replicas::new(Arc::new(Versions::new(1)), 1, tell.clone())),
             probes: Probes::new(probe, tell),
             settings: Settings { image: "image".to_owned(), namespace: "ns".to_owned(), reach },
             sees_nodes: false,
             limits,
             herald: Herald::new(client.clone(), Reporter { controller: "test".to_owned(), instance: None }),
             metrics: Metrics::new().unwrap(),
+            clock: Clock::default(),
             client,
         }
     }
