@@ -30,6 +30,7 @@ mod deletion;
 mod demand;
 mod drift;
 mod events;
+mod failover;
 mod fan_out;
 mod faults;
 mod fields;
