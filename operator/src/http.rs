@@ -16,27 +16,35 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
-/// The loop turns at least once a second; without a turn for so long it is dead.
+/// The loop turns at least once a second; without a turn for so long it stands still.
 const LONGEST_STANDSTILL: Duration = Duration::from_secs(60);
 
 /// Whether the process works and has seen what it must.
 #[derive(Debug)]
 pub struct Health {
     started: Instant,
+    longest: Duration,
     turned: AtomicU64,
     ready: AtomicBool,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { started: Instant::now(), turned: AtomicU64::new(0), ready: AtomicBool::new(false) }
+        Self::within(LONGEST_STANDSTILL)
     }
 }
 
 impl Health {
+    /// Without a turn for `longest` the loop stands still.
+    #[must_use]
+    pub fn within(longest: Duration) -> Self {
+        let (turned, ready) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { started: Instant::now(), longest, turned, ready }
+    }
+
     /// The loop turned.
     pub fn turn(&self) {
-        self.turned.store(self.started.elapsed().as_secs(), Ordering::Relaxed);
+        self.turned.store(self.millis(), Ordering::Relaxed);
     }
 
     /// Everything was seen once.
@@ -51,8 +59,12 @@ impl Health {
     }
 
     fn is_alive(&self) -> bool {
-        let since = self.started.elapsed().as_secs().saturating_sub(self.turned.load(Ordering::Relaxed));
-        since < LONGEST_STANDSTILL.as_secs()
+        let since = self.millis().saturating_sub(self.turned.load(Ordering::Relaxed));
+        Duration::from_millis(since) < self.longest
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 

@@ -9,19 +9,19 @@ mod poll;
 #[cfg(test)]
 mod tests;
 mod turns;
+pub mod versions;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use lorikeet_api::Version;
 use tokio::sync::mpsc;
 
 use crate::fleet::{Contact, DesiredList, FleetKey};
 use crate::replicas::actor::Actor;
 use crate::replicas::client::Endpoint;
 use crate::replicas::turns::Turns;
+use crate::replicas::versions::Versions;
 
 /// Writes to replicas that may be under way at once, over all fleets, where nobody says otherwise; and as many to those that
 /// do not answer in time.
@@ -44,28 +44,12 @@ pub struct Shared {
     changed: mpsc::UnboundedSender<FleetKey>,
 }
 
-/// Hands out versions of desired sets: newer each time, and newer than any of an earlier term.
-struct Versions {
-    epoch: u64,
-    sequence: AtomicU64,
-}
-
-impl Versions {
-    fn next(&self) -> Version {
-        Version { epoch: self.epoch, sequence: self.sequence.fetch_add(1, Ordering::Relaxed) + 1 }
-    }
-}
-
 impl Replicas {
-    /// None yet. `epoch` grows with each change of the writer; `concurrent` writes may be under way at once; `changed` hears
-    /// of every fleet whose reports changed.
+    /// None yet. What they are sent is of `versions`; `concurrent` writes may be under way at once; `changed` hears of every
+    /// fleet whose reports changed.
     #[must_use]
-    pub fn new(epoch: u64, concurrent: u16, changed: mpsc::UnboundedSender<FleetKey>) -> Self {
-        let shared = Shared {
-            versions: Arc::new(Versions { epoch, sequence: AtomicU64::new(0) }),
-            turns: Arc::new(Turns::new(usize::from(concurrent))),
-            changed,
-        };
+    pub fn new(versions: Arc<Versions>, concurrent: u16, changed: mpsc::UnboundedSender<FleetKey>) -> Self {
+        let shared = Shared { versions, turns: Arc::new(Turns::new(usize::from(concurrent))), changed };
         Self { actors: BTreeMap::new(), shared }
     }
 

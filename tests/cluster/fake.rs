@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lorikeet_api::{DesiredAdapter, Failure, ReportedSet};
+use lorikeet_api::{DesiredAdapter, Failure, ReportedSet, Version};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -57,6 +57,9 @@ pub(crate) struct Heard {
     pub(crate) at: Instant,
     /// PUT or PATCH.
     pub(crate) whole: bool,
+    pub(crate) version: Version,
+    /// The replica took it over.
+    pub(crate) taken: bool,
     pub(crate) set: Vec<DesiredAdapter>,
     pub(crate) removed: Vec<String>,
 }

@@ -6,30 +6,9 @@ use lorikeet_crds::Adapter;
 use serde_json::json;
 
 use crate::manifests::{adapter, deployment, digest, with};
-use crate::operator::Operator;
-use crate::proxy::Proxy;
+use crate::second::{LEASE_SECONDS, Second};
 use crate::stage::Stage;
 use crate::until::{PATIENCE, until};
-
-const LEASE_SECONDS: u32 = 4;
-
-/// A second operator beside the stage's own, behind a proxy of its own.
-struct Second {
-    operator: Operator,
-    proxy: Proxy,
-}
-
-async fn second(stage: &mut Stage) -> Second {
-    let proxy = Proxy::start(&stage.plane).await;
-    let mut options = stage.options().clone();
-    options.identity = "operator-1".to_owned();
-    options.kubeconfig =
-        stage.plane.kubeconfig(&format!("{}-second", stage.system), &proxy.url(), &stage.token);
-    options.log = options.log.with_extension("second.log");
-    let mut operator = Operator::start(&options);
-    operator.until_ready().await;
-    Second { operator, proxy }
-}
 
 async fn two(name: &str) -> (Stage, Second) {
     let mut stage = Stage::new(name).await;
@@ -38,7 +17,7 @@ async fn two(name: &str) -> (Stage, Second) {
     let namespace = stage.namespace.clone();
     stage.kubectl.apply(&[deployment(&namespace, "base", 2), adapter(&namespace, "sql", "base")]);
     stage.until_adapter_ready("sql").await;
-    let second = second(&mut stage).await;
+    let second = Second::start(&mut stage).await;
     (stage, second)
 }
 

@@ -1,8 +1,9 @@
 //! The operator's process: started with a kubeconfig, ready when it says so, killed when its value goes.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use lorikeet_tests::args;
 use lorikeet_tests::client::Client;
 use lorikeet_tests::operator::binary;
 use lorikeet_tests::process::free_address;
@@ -27,6 +28,8 @@ pub(crate) struct Options {
     pub(crate) registry_seconds: u32,
     /// Further flags.
     pub(crate) flags: Vec<String>,
+    /// So many seconds its clock is ahead; time passes for it as for others.
+    pub(crate) ahead: i32,
     /// Where its log goes.
     pub(crate) log: PathBuf,
 }
@@ -82,7 +85,9 @@ impl Operator {
         // The sources of scripted replicas do not exist.
         set("probe-seconds", "0");
         arguments.extend(options.flags.iter().filter(|flag| !flag.ends_with(OWN)).cloned());
-        let process = Tethered::start(&binary(), &arguments, &[], options.log.clone()).shown();
+        let variables = clock(options.ahead);
+        let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let process = Tethered::start(&binary(), &arguments, &variables, options.log.clone()).shown();
         Self { process, http: Client::of(format!("http://{listen}")) }
     }
 
@@ -110,4 +115,28 @@ impl Operator {
     pub(crate) fn process(&mut self) -> &mut Tethered {
         &mut self.process
     }
+}
+
+/// What shows the program another clock leaves that behind where it is killed.
+impl Drop for Operator {
+    fn drop(&mut self) {
+        let id = self.process.id();
+        for name in [format!("faketime_shm_{id}"), format!("sem.faketime_sem_{id}")] {
+            // Mostly it is not there.
+            let _ = std::fs::remove_file(Path::new("/dev/shm").join(name));
+        }
+    }
+}
+
+/// What shows a program a clock that is `ahead` so many seconds.
+fn clock(ahead: i32) -> Vec<(&'static str, String)> {
+    if ahead == 0 {
+        return Vec::new();
+    }
+    let library = args::provided(".venv/lib/libfaketime.so.1", "python");
+    vec![
+        ("LD_PRELOAD", library.display().to_string()),
+        ("FAKETIME", format!("{ahead:+}")),
+        ("DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ]
 }

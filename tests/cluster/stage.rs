@@ -99,6 +99,7 @@ impl Stage {
             lease_seconds: 15,
             registry_seconds: 0,
             flags: Vec::new(),
+            ahead: 0,
             log: plane.folder().join(format!("{namespace}-operator.log")),
         };
         let audit = plane.audit(user);

@@ -1,5 +1,5 @@
 //! The client of the API server: from a kubeconfig or the pod's own account, each call bounded in time and counted, and no
-//! write let through that the Lease does not cover.
+//! write let through that the Lease does not cover. Its answers set the clock.
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -15,6 +15,7 @@ use kube::{Client, Config};
 use tower::{BoxError, Layer, Service};
 use tower_http::timeout::TimeoutBody;
 
+use crate::cluster::clock::Clock;
 use crate::metrics::Metrics;
 
 /// A watch that has told nothing for so long is ended by the API server: one that lasts longer has lost its connection.
@@ -79,6 +80,7 @@ pub async fn connect(
     limit: Duration,
     metrics: &Metrics,
     gate: Gate,
+    clock: Clock,
 ) -> Result<Client, ClientError> {
     let options = KubeConfigOptions::default();
     let mut config = match kubeconfig {
@@ -94,7 +96,7 @@ pub async fn connect(
     config.connect_timeout = Some(limit);
     // A retry below us would hide the calls that are made, and our own pauses are longer each time.
     config.default_retry = false;
-    let counted = Counted { limit, metrics: metrics.clone(), gate };
+    let counted = Counted { limit, metrics: metrics.clone(), gate, clock };
     Ok(ClientBuilder::try_from(config)?.with_layer(&counted).build())
 }
 
@@ -104,6 +106,7 @@ struct Counted {
     limit: Duration,
     metrics: Metrics,
     gate: Gate,
+    clock: Clock,
 }
 
 impl<S> Layer<S> for Counted {
@@ -136,7 +139,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let verb = verb(request.method(), request.uri().query());
-        let Counted { limit, metrics, gate } = self.counted.clone();
+        let Counted { limit, metrics, gate, clock } = self.counted.clone();
         if is_write(request.method()) && !is_lease(request.uri().path()) && !gate.is_open() {
             return Box::pin(async { Err(NotLeading.into()) });
         }
@@ -147,6 +150,9 @@ where
                 Ok(answer) => answer,
                 Err(late) => Err(late.into()),
             };
+            if let Ok(answer) = &answer {
+                clock.hear(answer.headers(), started);
+            }
             let code = match &answer {
                 Ok(answer) => answer.status().as_u16().to_string(),
                 Err(error) if error.is::<tokio::time::error::Elapsed>() => "timeout".to_owned(),
@@ -209,7 +215,8 @@ mod tests {
             Ok::<_, BoxError>(Response::new(Body::from_stream(rest)))
         };
         let limit = Duration::from_secs(15);
-        let counted = Counted { limit, metrics: Metrics::new().unwrap(), gate: Gate::default() };
+        let (gate, clock, metrics) = (Gate::default(), Clock::default(), Metrics::new().unwrap());
+        let counted = Counted { limit, metrics, gate, clock };
         for (query, least, most) in [("", limit, limit), ("?watch=true", 2 * limit, WATCH_SILENCE)] {
             let request = Request::get(format!("/api/v1/pods{query}")).body(()).unwrap();
             let service = counted.layer(tower::service_fn(move |_: Request<()>| silent()));

@@ -217,7 +217,7 @@ impl Controller {
                 let attempt = async || {
                     // It is never closed.
                     let _turn = turns.acquire().await;
-                    malformed::tell(&looker.client, kind, &key).await
+                    malformed::tell(&looker.client, kind, &key, looker.clock.now()).await
                 };
                 while let Err(failure) = attempt().await {
                     tracing::warn!(%failure, "an object that cannot be read was not told so");
@@ -239,6 +239,7 @@ const fn pauses(limits: Limits) -> Pauses {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::net::SocketAddr;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -249,12 +250,15 @@ mod tests {
     use super::*;
     use crate::build::Settings;
     use crate::build::arguments::Reach;
+    use crate::cluster::clock::Clock;
     use crate::cluster::herald::Herald;
     use crate::cluster::table::{Change, Seen};
     use crate::cluster::world::{InFleet as _, Known, World};
+    use crate::http;
     use crate::metrics::Metrics;
     use crate::probe::{ProbeConfig, Probes};
     use crate::replicas::Replicas;
+    use crate::replicas::versions::Versions;
 
     /// An operator that sees one Deployment and reaches the API server by `client`.
     fn looker(client: kube::Client) -> Looker {
@@ -293,13 +297,14 @@ mod tests {
         let reach = Reach::new(&probe.hub, &probe.hosts.allow);
         Looker {
             world: Arc::new(Mutex::new(world)),
-            replicas: Mutex::new(Replicas::new(1, 1, tell.clone())),
+            replicas: Mutex::new(Replicas::new(Arc::new(Versions::new(1)), 1, tell.clone())),
             probes: Probes::new(probe, tell),
             settings: Settings { image: "image".to_owned(), namespace: "ns".to_owned(), reach },
             sees_nodes: false,
             limits,
             herald: Herald::new(client.clone(), Reporter { controller: "test".to_owned(), instance: None }),
             metrics: Metrics::new().unwrap(),
+            clock: Clock::default(),
             client,
         }
     }
@@ -310,7 +315,7 @@ mod tests {
         let (stop, calls) = (CancellationToken::new(), Arc::clone(&all));
         let stopping = stop.clone();
         // The first call is a look's; nothing that is asked for is there.
-        let server = tower::service_fn(move |request: http::Request<Body>| {
+        let server = tower::service_fn(move |request: ::http::Request<Body>| {
             let is_first = calls.fetch_add(1, Ordering::Relaxed) == 0;
             let is_status = request.uri().path().ends_with("/status");
             let is_first_status = is_status && statuses.fetch_add(1, Ordering::Relaxed) == 0;
@@ -319,7 +324,7 @@ mod tests {
             }
             async move {
                 assert!(!is_first && !is_first_status, "a fault of ours");
-                let answer = http::Response::builder().status(404).body(Body::empty());
+                let answer = ::http::Response::builder().status(404).body(Body::empty());
                 Ok::<_, Infallible>(answer.unwrap())
             }
         });
@@ -332,5 +337,66 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(30), run).await.expect("the status is written again");
         assert_eq!(metrics.errors.with_label_values(&["Broken"]).get(), 2);
         assert!(all.load(Ordering::Relaxed) > 3);
+    }
+
+    /// What `/healthz` answers.
+    async fn healthz(at: SocketAddr) -> u16 {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        client.get(format!("http://{at}/healthz")).send().await.unwrap().status().as_u16()
+    }
+
+    /// Asks `/healthz` until it answers `status`.
+    async fn until_healthz(at: SocketAddr, status: u16) {
+        let asked = async {
+            while healthz(at).await != status {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), asked).await.expect("it answers so in the end");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_loop_that_stands_still_is_unwell_until_it_goes_on() {
+        let longest = 5 * TURN;
+        let health = Arc::new(Health::within(longest));
+        // Nothing that is asked for is there.
+        let server = tower::service_fn(|_: ::http::Request<Body>| async {
+            Ok::<_, Infallible>(::http::Response::builder().status(404).body(Body::empty()).unwrap())
+        });
+        let looker = Arc::new(looker(kube::Client::new(server, "ns")));
+        let (world, metrics) = (Arc::clone(&looker.world), looker.metrics.clone());
+        let stop = CancellationToken::new();
+        let listener = http::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let served = tokio::spawn(http::serve(listener, Arc::clone(&health), metrics, stop.clone()));
+        let controller = Controller::new(looker, health);
+        let stopping = stop.clone();
+        // On threads of its own: it will hold up whichever it runs on.
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let run = runtime.spawn(async move {
+            let (_news, mut news) = tokio::sync::mpsc::unbounded_channel();
+            let (_changed, mut changed) = tokio::sync::mpsc::unbounded_channel();
+            controller.run(&mut news, &mut changed, &stopping).await;
+        });
+        let began = Instant::now();
+        while began.elapsed() < longest + TURN {
+            assert_eq!(healthz(at).await, 200, "it turns all the time");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        // Each turn looks at what was seen.
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let holder = std::thread::spawn(move || {
+            let _seen = lock(&world);
+            // It ends with the sender too.
+            let _ = released.recv();
+        });
+        until_healthz(at, 500).await;
+        drop(release);
+        holder.join().unwrap();
+        until_healthz(at, 200).await;
+        stop.cancel();
+        run.await.unwrap();
+        served.await.unwrap();
+        runtime.shutdown_background();
     }
 }

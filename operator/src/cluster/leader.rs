@@ -1,5 +1,6 @@
 //! Who leads: a Lease, as client-go keeps it. Each term has a number that is greater than any before: replicas refuse what
-//! a former leader still sends. Must not know what is led.
+//! a former leader still sends. Where one of them has heard of a greater number, the term takes one above that. Must not know
+//! what is led.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,12 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 
 use crate::cluster::client::Gate;
+use crate::cluster::clock::Clock;
 use crate::cluster::config::LeaseConfig;
+use crate::replicas::versions::Versions;
+
+/// Ten years in minutes: no clock is that far ahead.
+const FURTHEST: i32 = 5_256_000;
 
 /// One process's view of the Lease, and the gate that it opens.
 pub struct Candidate {
@@ -18,6 +24,7 @@ pub struct Candidate {
     config: LeaseConfig,
     namespace: String,
     gate: Gate,
+    clock: Clock,
 }
 
 /// A term: from the moment that the Lease is ours.
@@ -60,11 +67,19 @@ fn first_transition(now: Timestamp) -> i32 {
     i32::try_from(now.as_second() / 60).unwrap_or(i32::MAX)
 }
 
+/// The transitions of a term that has `own` and meets what `others` wrote in a term of that number: as many as lead above
+/// it. A number that no clock can have led to is a replica's fault, and would use up the numbers that there are.
+fn raised(own: i32, others: u64, now: Timestamp) -> i32 {
+    let furthest = first_transition(now).saturating_add(FURTHEST);
+    let above = i32::try_from(others).ok().filter(|above| *above <= furthest);
+    above.map_or(own, |above| own.max(above))
+}
+
 impl Candidate {
     /// A candidate for the Lease in `namespace`. While it leads `gate` is open.
     #[must_use]
-    pub fn new(client: Client, namespace: &str, config: LeaseConfig, gate: Gate) -> Self {
-        Self { api: Api::namespaced(client, namespace), config, namespace: namespace.to_owned(), gate }
+    pub fn new(client: Client, namespace: &str, config: LeaseConfig, gate: Gate, clock: Clock) -> Self {
+        Self { api: Api::namespaced(client, namespace), config, namespace: namespace.to_owned(), gate, clock }
     }
 
     /// Waits until the Lease is ours.
@@ -89,7 +104,8 @@ impl Candidate {
         seen: &mut Option<(Option<String>, Instant)>,
     ) -> kube::Result<Option<(Lease, Instant)>> {
         let Some(lease) = self.api.get_opt(&self.config.name).await? else {
-            let lease = self.lease(first_transition(Timestamp::now()), Timestamp::now());
+            let now = self.clock.now();
+            let lease = self.lease(first_transition(now), now);
             let renewed = Instant::now();
             return Ok(Some((self.api.create(&PostParams::default(), &lease).await?, renewed)));
         };
@@ -102,7 +118,7 @@ impl Candidate {
         if consider(&spec, &self.config.identity, since.elapsed()) == Move::Wait {
             return Ok(None);
         }
-        let mut taken = self.lease(spec.lease_transitions.unwrap_or(0).saturating_add(1), Timestamp::now());
+        let mut taken = self.lease(spec.lease_transitions.unwrap_or(0).saturating_add(1), self.clock.now());
         taken.metadata = lease.metadata;
         let renewed = Instant::now();
         let taken = self.api.replace(&self.config.name, &PostParams::default(), &taken).await?;
@@ -138,18 +154,24 @@ impl Term {
         u64::try_from(transitions.unwrap_or(0)).unwrap_or(0) + 1
     }
 
-    /// Renews the Lease until it is lost.
-    pub async fn hold(&mut self) -> Lost {
+    /// Renews the Lease until it is lost. `versions` are of the term: it is raised above those that others left.
+    pub async fn hold(&mut self, versions: &Versions) -> Lost {
         loop {
             tokio::time::sleep(self.candidate.config.retry()).await;
             let left = self.candidate.config.deadline().saturating_sub(self.renewed.elapsed());
             let began = Instant::now();
             // With no time left it is not even asked: another process may have the Lease.
-            let renewing =
-                async { if left.is_zero() { std::future::pending().await } else { self.renew().await } };
+            let renewing = async {
+                if left.is_zero() {
+                    std::future::pending().await
+                } else {
+                    self.renew(versions.others()).await
+                }
+            };
             let error = match tokio::time::timeout(left, renewing).await {
                 Ok(Ok(())) => {
                     self.renewed = began;
+                    versions.raise(self.epoch());
                     self.candidate.gate.open_until(began + self.candidate.config.deadline());
                     continue;
                 }
@@ -165,11 +187,13 @@ impl Term {
         }
     }
 
-    async fn renew(&mut self) -> Result<(), Failure> {
+    async fn renew(&mut self, others: u64) -> Result<(), Failure> {
         let name = &self.candidate.config.name;
         let mut next = self.lease.clone();
         if let Some(spec) = &mut next.spec {
-            spec.renew_time = Some(MicroTime(Timestamp::now()));
+            let now = self.candidate.clock.now();
+            spec.renew_time = Some(MicroTime(now));
+            spec.lease_transitions = spec.lease_transitions.map(|own| raised(own, others, now));
         }
         match self.candidate.api.replace(name, &PostParams::default(), &next).await {
             Ok(lease) => self.lease = lease,
@@ -181,16 +205,18 @@ impl Term {
                 }
                 // Our own write whose answer was lost, or somebody's label: go on from there.
                 self.lease = there;
-                return Box::pin(self.renew()).await;
+                return Box::pin(self.renew(others)).await;
             }
             Err(error) => return Err(Failure::Api(error)),
         }
         Ok(())
     }
 
+    /// Whether it is of this term: another one, of this process's namesake too, was acquired at another time.
     fn is_ours(&self, there: &Lease) -> bool {
         let term = |lease: &Lease| {
-            lease.spec.as_ref().map(|spec| (spec.holder_identity.clone(), spec.lease_transitions))
+            let spec = lease.spec.clone().unwrap_or_default();
+            (lease.metadata.uid.clone(), spec.holder_identity, spec.acquire_time)
         };
         term(there) == term(&self.lease)
     }
@@ -200,7 +226,7 @@ impl Term {
         if let Some(spec) = &mut self.lease.spec {
             spec.holder_identity = Some(String::new());
             spec.lease_duration_seconds = Some(1);
-            spec.renew_time = Some(MicroTime(Timestamp::now()));
+            spec.renew_time = Some(MicroTime(self.candidate.clock.now()));
         }
         let name = &self.candidate.config.name;
         if let Err(error) = self.candidate.api.replace(name, &PostParams::default(), &self.lease).await {
@@ -241,5 +267,19 @@ mod tests {
         let [early, late] =
             [1_700_000_000, 1_700_000_120].map(|second| Timestamp::from_second(second).unwrap());
         assert_eq!(first_transition(late) - first_transition(early), 2);
+    }
+
+    #[test]
+    fn a_term_is_raised_above_others_but_not_where_no_clock_can_have_led() {
+        let now = Timestamp::from_second(1_700_000_000).unwrap();
+        let own = first_transition(now);
+        let met = |others: i32| raised(own, u64::try_from(others).unwrap(), now);
+        assert_eq!(met(0), own);
+        assert_eq!(met(own), own, "the term's number is one more already");
+        // An hour, and a term of the same number.
+        assert_eq!(met(own + 60), own + 60);
+        assert_eq!(met(own + 1), own + 1);
+        assert_eq!(met(own + FURTHEST + 1), own);
+        assert_eq!(raised(own, u64::MAX, now), own);
     }
 }

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::build::{PUBLIC_PORT, Settings, build, surroundings, workload};
 use crate::cluster::apply::{Applying, Settled};
 use crate::cluster::capacity;
+use crate::cluster::clock::Clock;
 use crate::cluster::compare::differs;
 use crate::cluster::config::Limits;
 use crate::cluster::facts::{PodFacts, workload_facts};
@@ -65,6 +66,8 @@ pub struct Looker {
     pub herald: Herald,
     /// Counts.
     pub metrics: Metrics,
+    /// The time.
+    pub clock: Clock,
 }
 
 /// What a fleet's looks hand on to the next: times and copies of what was read, never a decision.
@@ -124,7 +127,8 @@ impl Look<'_> {
         let closed = self.lasting(0);
         let replicas = self.replicas(admin.as_ref())?;
         let fleet = self.facts(replicas);
-        let (fleet, mut decision) = match tokio::task::spawn_blocking(|| decided(fleet)).await {
+        let now = self.looker.clock.now();
+        let (fleet, mut decision) = match tokio::task::spawn_blocking(move || decided(fleet, now)).await {
             Ok(decided) => decided,
             Err(error) => {
                 self.failures.push(error.into());
@@ -137,7 +141,7 @@ impl Look<'_> {
         held.iter().chain(released).for_each(|key| drop(decision.adapters.remove(key)));
         for adapter in &self.sight.adapters {
             if let Some(why) = refused.get(&key_of(adapter)) {
-                conclude_adapter(&mut decision, adapter, shortened(why), Timestamp::now());
+                conclude_adapter(&mut decision, adapter, shortened(why), self.looker.clock.now());
             }
         }
         let before = self.failures.len();
@@ -149,7 +153,7 @@ impl Look<'_> {
                 None if is_pending => Outcome::Pending,
                 None => Outcome::Done,
             };
-            conclude(&mut decision, deployment, &outcome, Timestamp::now());
+            conclude(&mut decision, deployment, &outcome, self.looker.clock.now());
         }
         self.soon(decision.again);
         say.then(|| Batch::of(self.sight.deployment.as_ref(), &self.sight.adapters, decision))
@@ -192,7 +196,7 @@ impl Look<'_> {
         let may_write = self.writable().is_some();
         let known = self.lane.admin.as_ref().map(|(_, admin)| admin);
         let keeping = Keeping { days, may_write, known };
-        match ensure(&self.looker.client, self.fleet, &deployment, keeping, Timestamp::now()).await {
+        match ensure(&self.looker.client, self.fleet, &deployment, keeping, self.looker.clock.now()).await {
             Ok(admin) => {
                 self.soon(Some(lasts));
                 let read = admin.map(|admin| (Instant::now(), admin));
@@ -205,7 +209,7 @@ impl Look<'_> {
 
     /// What is known of replicas while nothing opens them.
     fn closed(&mut self) -> Contact {
-        let since = *self.lane.closed_since.get_or_insert_with(Timestamp::now);
+        let since = *self.lane.closed_since.get_or_insert_with(|| self.looker.clock.now());
         Contact::Unreachable { error: "no admin Secret".to_owned(), since, last: None }
     }
 
@@ -263,7 +267,7 @@ impl Look<'_> {
     }
 
     fn facts(&mut self, replicas: Vec<Replica>) -> Fleet {
-        let now = Timestamp::now();
+        let now = self.looker.clock.now();
         self.soon(self.pods_that_stay().filter_map(|pod| pod.told_after(now)).min());
         let name = |suffix: &str| format!("{}{suffix}", self.fleet.name);
         let served = self.sight.children.contains_key(&(ChildKind::Service, name("")));
@@ -471,7 +475,7 @@ impl Look<'_> {
     }
 }
 
-fn decided(fleet: Fleet) -> (Fleet, Decision) {
-    let decision = decide(&fleet, Timestamp::now());
+fn decided(fleet: Fleet, now: Timestamp) -> (Fleet, Decision) {
+    let decision = decide(&fleet, now);
     (fleet, decision)
 }

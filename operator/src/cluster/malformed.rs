@@ -23,7 +23,7 @@ use crate::cluster::world::OwnKind;
 ///
 /// # Errors
 /// Any [`Failure`] of the calls.
-pub async fn tell(client: &Client, kind: OwnKind, key: &ObjectKey) -> Result<(), Failure> {
+pub async fn tell(client: &Client, kind: OwnKind, key: &ObjectKey, now: Timestamp) -> Result<(), Failure> {
     let resource = match kind {
         OwnKind::Deployment => ApiResource::erase::<Deployment>(&()),
         OwnKind::Adapter => ApiResource::erase::<Adapter>(&()),
@@ -31,8 +31,8 @@ pub async fn tell(client: &Client, kind: OwnKind, key: &ObjectKey) -> Result<(),
     let what = format!("{} {}/{}", resource.kind, key.0, key.1);
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.0, &resource);
     let ended = match kind {
-        OwnKind::Deployment => told::<Deployment>(&api, &key.1).await,
-        OwnKind::Adapter => told::<Adapter>(&api, &key.1).await,
+        OwnKind::Deployment => told::<Deployment>(&api, &key.1, now).await,
+        OwnKind::Adapter => told::<Adapter>(&api, &key.1, now).await,
     };
     match ended {
         Err(error) if !is_gone(&error) => Err(Failure::of(what, error)),
@@ -40,7 +40,7 @@ pub async fn tell(client: &Client, kind: OwnKind, key: &ObjectKey) -> Result<(),
     }
 }
 
-async fn told<K: InParts>(api: &Api<DynamicObject>, name: &str) -> kube::Result<()> {
+async fn told<K: InParts>(api: &Api<DynamicObject>, name: &str, now: Timestamp) -> kube::Result<()> {
     let Some(object) = api.get_opt(name).await? else { return Ok(()) };
     let version = object.resource_version();
     let manager = PatchParams::apply(FIELD_MANAGER);
@@ -65,7 +65,7 @@ async fn told<K: InParts>(api: &Api<DynamicObject>, name: &str) -> kube::Result<
         return Ok(());
     }
     let before = object.data.pointer("/status/conditions").cloned().unwrap_or_default();
-    let after = saying(&before, &error, object.metadata.generation, Timestamp::now());
+    let after = saying(&before, &error, object.metadata.generation, now);
     if before != after {
         let patch = json!({
             "metadata": {"resourceVersion": version},

@@ -60,6 +60,7 @@ impl Poll {
             match client.report(asked, silence.began.is_none()).await {
                 Ok(answer) => {
                     (pause, silence) = (FIRST_PAUSE, Silence::default());
+                    answer.version.iter().for_each(|version| self.shared.versions.hear(*version));
                     losses += u64::from(answer.complete || !answer.removed.is_empty());
                     let report = match &last {
                         Some(last) if !answer.complete => merged(last, answer),

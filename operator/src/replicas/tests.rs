@@ -168,7 +168,8 @@ impl Scene {
             endpoints.insert(format!("r{at:02}"), endpoint);
         }
         let (tell, mut changed) = mpsc::unbounded_channel();
-        let (mut replicas, fleet) = (Replicas::new(1, concurrent, tell), FleetKey::default());
+        let (mut replicas, fleet) =
+            (Replicas::new(Arc::new(Versions::new(1)), concurrent, tell), FleetKey::default());
         replicas.observe(&fleet, &endpoints);
         let names: Vec<String> = endpoints.into_keys().collect();
         let is_heard = |name: &String| matches!(replicas.contact(&fleet, name), Contact::Reported(_));

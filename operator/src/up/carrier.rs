@@ -16,6 +16,7 @@ use crate::decide::validate::{ValidFleet, validate};
 use crate::decide::{Decision, decide};
 use crate::fleet::{Fleet, FleetKey, Unread};
 use crate::probe::Probes;
+use crate::replicas::versions::Versions;
 use crate::replicas::{CONCURRENT_WRITES, Replicas};
 use crate::up::files::{self, Stamps};
 use crate::up::fleets::{Machine, Running, capacity};
@@ -76,7 +77,11 @@ impl Carrier {
         Ok(Self {
             deployments: Objects::open(&machine.state)?,
             adapters: Objects::open(&machine.state)?,
-            replicas: Replicas::new(epoch, CONCURRENT_WRITES, machine.changed.clone()),
+            replicas: Replicas::new(
+                Arc::new(Versions::new(epoch)),
+                CONCURRENT_WRITES,
+                machine.changed.clone(),
+            ),
             ports,
             troubles: Troubles::default(),
             machine,

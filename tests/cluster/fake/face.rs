@@ -171,18 +171,25 @@ async fn one(State(fake): State<Arc<Fake>>, Path(name): Path<String>) -> Respons
 
 async fn put(State(fake): State<Arc<Fake>>, Json(set): Json<DesiredSet>) -> Response {
     let (version, adapters) = (set.version, set.adapters.clone());
-    let loads = lock(&fake.holding).put(set);
-    heard(&fake, Heard { at: Instant::now(), whole: true, set: adapters, removed: Vec::new() });
+    let mut holding = lock(&fake.holding);
+    let loads = holding.put(set);
+    let (taken, removed) = (loads.is_ok(), Vec::new());
+    heard(&fake, Heard { at: Instant::now(), whole: true, version, taken, set: adapters, removed });
+    drop(holding);
     answer(&fake, version, loads)
 }
 
 async fn patch(State(fake): State<Arc<Fake>>, Json(change): Json<DesiredChange>) -> Response {
     let (version, set, removed) = (change.version, change.set.clone(), change.remove.clone());
-    let loads = lock(&fake.holding).patch(change);
-    heard(&fake, Heard { at: Instant::now(), whole: false, set, removed });
+    let mut holding = lock(&fake.holding);
+    let loads = holding.patch(change);
+    let taken = loads.is_ok();
+    heard(&fake, Heard { at: Instant::now(), whole: false, version, taken, set, removed });
+    drop(holding);
     answer(&fake, version, loads)
 }
 
+/// In the order in which they were taken over: what the replica holds is locked meanwhile.
 fn heard(fake: &Fake, write: Heard) {
     let mut firsts = lock(&fake.firsts);
     for one in &write.set {
