@@ -1,18 +1,21 @@
 //! Two operators: one leads, the other is ready to. Never both.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lorikeet_crds::Adapter;
 use serde_json::json;
 
 use crate::manifests::{adapter, deployment, digest, with};
+use crate::proxy::Fault;
 use crate::second::{LEASE_SECONDS, Second};
 use crate::stage::Stage;
 use crate::until::{PATIENCE, until};
 
-async fn two(name: &str) -> (Stage, Second) {
+async fn two(name: &str, lease_seconds: u32) -> (Stage, Second) {
     let mut stage = Stage::new(name).await;
-    stage.options().lease_seconds = LEASE_SECONDS;
+    stage.options().lease_seconds = lease_seconds;
     stage.start_operator().await;
     let namespace = stage.namespace.clone();
     stage.kubectl.apply(&[deployment(&namespace, "base", 2), adapter(&namespace, "sql", "base")]);
@@ -30,7 +33,7 @@ async fn until_swapped(stage: &Stage, to: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_is_ready_writes_nothing_and_takes_over_when_the_leader_dies() {
-    let (mut stage, second) = two("follower").await;
+    let (mut stage, second) = two("follower", LEASE_SECONDS).await;
     let namespace = stage.namespace.clone();
     let sql = |digit| with(adapter(&namespace, "sql", "base"), "/spec/digest", json!(digest(digit)));
     stage.kubectl.apply(&[sql('1')]);
@@ -43,9 +46,10 @@ async fn a_follower_is_ready_writes_nothing_and_takes_over_when_the_leader_dies(
     assert!(stage.kubelet.fakes().iter().all(|fake| fake.serves("sql")));
 }
 
+/// The Lease would last for longer than the test waits.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_stops_hands_over_at_once() {
-    let (mut stage, second) = two("handover").await;
+async fn a_leader_that_stops_hands_over_before_its_lease_ends() {
+    let (mut stage, second) = two("handover", 2 * PATIENCE.as_secs() as u32).await;
     stage.operator().process().signal("TERM");
     let ended = until("the leader stops", PATIENCE, async || stage.operator().process().ended()).await;
     assert!(ended, "it did not stop well");
@@ -55,11 +59,30 @@ async fn a_leader_that_stops_hands_over_at_once() {
     assert!(second.proxy.writes() > 0);
 }
 
+/// As on a connection that is gone without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_that_hangs_costs_no_term() {
+    let mut stage = Stage::with_operator("renewing").await;
+    let renewals = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&renewals);
+    stage.proxy.judge(move |call| {
+        let is_renewal = call.is_lease() && call.method != "GET";
+        if is_renewal && count.fetch_add(1, Ordering::Relaxed) == 0 { Fault::Hang } else { Fault::None }
+    });
+    until("it is renewed again and again", PATIENCE, async || {
+        stage.operator().process().assert_running();
+        (renewals.load(Ordering::Relaxed) > 4).then_some(())
+    })
+    .await;
+    let log = stage.operator().process().log();
+    assert_eq!(log.matches("the Lease was not renewed; trying again").count(), 1, "{log}");
+}
+
 /// The leader is stopped for longer than its Lease lasts and then goes on: it has to find that it leads no more before
 /// it writes anything, and replicas take nothing from it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_slept_through_its_term_writes_nothing_more() {
-    let (mut stage, second) = two("sleeper").await;
+    let (mut stage, second) = two("sleeper", LEASE_SECONDS).await;
     let namespace = stage.namespace.clone();
     stage.operator().process().signal("STOP");
     stage.kubectl.apply(&[with(adapter(&namespace, "sql", "base"), "/spec/digest", json!(digest('4')))]);

@@ -18,6 +18,9 @@ use crate::replicas::versions::Versions;
 /// Ten years in minutes: no clock is that far ahead.
 const FURTHEST: i32 = 5_256_000;
 
+/// Renewals that are given up as late before the Lease is.
+const ATTEMPTS: u32 = 3;
+
 /// One process's view of the Lease, and the gate that it opens.
 pub struct Candidate {
     api: Api<Lease>,
@@ -156,9 +159,14 @@ impl Term {
 
     /// Renews the Lease until it is lost. `versions` are of the term: it is raised above those that others left.
     pub async fn hold(&mut self, versions: &Versions) -> Lost {
+        let Self { candidate: Candidate { config, .. }, .. } = &self;
+        let (retry, deadline) = (config.retry(), config.deadline());
+        let mut pause = retry;
         loop {
-            tokio::time::sleep(self.candidate.config.retry()).await;
-            let left = self.candidate.config.deadline().saturating_sub(self.renewed.elapsed());
+            tokio::time::sleep(pause).await;
+            let left = deadline.saturating_sub(self.renewed.elapsed());
+            // One attempt may hang, as on a connection that is gone without a word, and another one take its place.
+            let limit = left.min(deadline / ATTEMPTS);
             let began = Instant::now();
             // With no time left it is not even asked: another process may have the Lease.
             let renewing = async {
@@ -168,11 +176,12 @@ impl Term {
                     self.renew(versions.others()).await
                 }
             };
-            let error = match tokio::time::timeout(left, renewing).await {
+            let error = match tokio::time::timeout(limit, renewing).await {
                 Ok(Ok(())) => {
+                    pause = retry;
                     self.renewed = began;
                     versions.raise(self.epoch());
-                    self.candidate.gate.open_until(began + self.candidate.config.deadline());
+                    self.candidate.gate.open_until(began + deadline);
                     continue;
                 }
                 Ok(Err(Failure::Taken(holder))) => return Lost::Taken(holder),
@@ -180,9 +189,10 @@ impl Term {
                 Err(late) => kube::Error::Service(late.into()),
             };
             let since = self.renewed.elapsed();
-            if since >= self.candidate.config.deadline() {
+            if since >= deadline {
                 return Lost::NotRenewed(since, error);
             }
+            pause = retry / ATTEMPTS;
             tracing::warn!(%error, "the Lease was not renewed; trying again");
         }
     }
