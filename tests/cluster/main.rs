@@ -34,6 +34,7 @@ mod fan_out;
 mod faults;
 mod fields;
 mod gpus;
+mod last_copy;
 mod leader;
 mod lifecycle;
 mod mounts;
