@@ -28,6 +28,7 @@ mod at_rest;
 mod crash_sweep;
 mod deletion;
 mod demand;
+mod drain;
 mod drift;
 mod events;
 mod fan_out;
