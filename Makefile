@@ -12,7 +12,7 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 KUBERNETES ?= 1.37
 CONTROL_PLANE := $(CURDIR)/.cache/$(if $(filter 1.37,$(KUBERNETES)),k8s,k8s-$(KUBERNETES))/bin
 # What depends on the release of the API server: run by `make test` on the oldest that is promised too.
-OF_RELEASES := at_rest drift fields gpus leader lifecycle samples scaling schema
+OF_RELEASES := at_rest drain drift fields gpus leader lifecycle samples scaling schema
 SMOLLM2 := .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
 
 help: ## this list

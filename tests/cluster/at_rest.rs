@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::Deployment as Workload;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use lorikeet_crds::{Adapter, Deployment};
 use serde_json::json;
@@ -39,6 +41,7 @@ async fn at_rest_nothing_is_written_whatever_is_read_again() {
     stage.until_deployment_ready("other").await;
     stage.until_quiet(Duration::from_secs(2)).await;
     let before = stage.writes().len();
+    let children = versions(&stage).await;
     let polled: Vec<usize> = stage.kubelet.fakes().iter().map(|fake| fake.polls()).collect();
     assert_eq!(polled.len(), 4);
     until("the replicas were polled on", PATIENCE, async || {
@@ -48,12 +51,24 @@ async fn at_rest_nothing_is_written_whatever_is_read_again() {
     .await;
     let written: Vec<String> = stage.writes().split_off(before).iter().map(ToString::to_string).collect();
     assert!(written.is_empty(), "written at rest:\n{}", written.join("\n"));
+    // Nor does the control plane, whose controllers keep the statuses of what the operator made.
+    assert_eq!(versions(&stage).await, children);
     // A restart finds everything as it should be.
     stage.kill_operator();
     stage.start_operator().await;
     stage.until_quiet(Duration::from_secs(3)).await;
     let written: Vec<String> = stage.writes().split_off(before).iter().map(ToString::to_string).collect();
     assert!(written.is_empty(), "written by a restart:\n{}", written.join("\n"));
+}
+
+/// The version of each child that has a status.
+async fn versions(stage: &Stage) -> Vec<(String, Option<String>)> {
+    let params = ListParams::default();
+    let workloads = stage.api::<Workload>().list(&params).await.expect("a list");
+    let budgets = stage.api::<PodDisruptionBudget>().list(&params).await.expect("a list");
+    let metadata = workloads.items.into_iter().map(|one| one.metadata);
+    let metadata = metadata.chain(budgets.items.into_iter().map(|one| one.metadata));
+    metadata.map(|one| (one.name.unwrap_or_default(), one.resource_version)).collect()
 }
 
 /// Everything that an operator ever does, so that each of its rights is used.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use lorikeet_tests::args;
 use lorikeet_tests::client::Client;
@@ -14,6 +14,7 @@ use lorikeet_tests::replica::binary;
 
 use crate::fake::{Access, own_address};
 use crate::kubelet::{Shared, access, bind, report};
+use crate::registry;
 use crate::tethered::Tethered;
 
 /// Between two probes.
@@ -72,11 +73,8 @@ async fn mount(shared: &Shared, pod: &Pod, folder: &Path, access: &Access) {
         std::fs::create_dir_all(folder.join(name)).expect("a folder of the pod");
     }
     write(&folder.join("admin"), access);
-    for map in registry_maps(pod) {
-        let found = shared.api::<ConfigMap>().get_opt(&map).await.expect("the API server answers");
-        for (file, text) in found.and_then(|map| map.data).into_iter().flatten() {
-            std::fs::write(folder.join("registry").join(file), text).expect("a shard of the registry");
-        }
+    for (file, text) in registry::files(shared, pod).await.expect("the API server answers") {
+        std::fs::write(folder.join("registry").join(file), text).expect("a shard of the registry");
     }
 }
 
@@ -85,13 +83,6 @@ fn write(folder: &Path, access: &Access) {
     std::fs::write(folder.join("tls.crt"), &access.certificate).expect("tls.crt");
     std::fs::write(folder.join("tls.key"), &access.key).expect("tls.key");
     std::fs::write(folder.join("token"), &access.token).expect("token");
-}
-
-/// The ConfigMaps that the pod's volumes project.
-fn registry_maps(pod: &Pod) -> Vec<String> {
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let sources = volumes.filter_map(|volume| volume.projected.as_ref()?.sources.as_ref()).flatten();
-    sources.filter_map(|source| source.config_map.as_ref()).map(|map| map.name.clone()).collect()
 }
 
 fn arguments(pod: &Pod, folder: &Path, ip: IpAddr) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! A real control plane on loopback: etcd, kube-apiserver with RBAC and an audit log, kube-controller-manager with the
-//! controllers of Deployments, ReplicaSets, garbage and namespaces, and for those who ask kube-scheduler. No node: see
-//! `kubelet`.
+//! controllers of Deployments, ReplicaSets, disruption budgets, garbage and namespaces, and for those who ask kube-scheduler.
+//! No node: see `kubelet`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,8 +24,13 @@ use crate::until::until;
 const PROGRAMS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 
 /// The controllers that the suites need; none of them writes anything while nothing changes.
-const CONTROLLERS: &str =
-    "garbage-collector-controller,namespace-controller,deployment-controller,replicaset-controller";
+const CONTROLLERS: [&str; 5] = [
+    "garbage-collector-controller",
+    "namespace-controller",
+    "deployment-controller",
+    "replicaset-controller",
+    "disruption-controller",
+];
 
 const AUDIT_POLICY: &str = r#"{
   "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
@@ -296,7 +301,7 @@ fn apiserver(folder: &Path, etcd: SocketAddr, address: SocketAddr) -> Vec<String
 fn controllers(folder: &Path) -> Vec<String> {
     vec![
         format!("--kubeconfig={}", folder.join("controllers").display()),
-        format!("--controllers={CONTROLLERS}"),
+        format!("--controllers={}", CONTROLLERS.join(",")),
         "--leader-elect=false".to_owned(),
         "--secure-port=0".to_owned(),
         "--authentication-skip-lookup=true".to_owned(),

@@ -6,8 +6,8 @@ mod holding;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lorikeet_api::{DesiredAdapter, Failure, ReportedSet, Version};
@@ -31,6 +31,8 @@ pub(crate) struct Script {
     pub(crate) delay: Duration,
     /// A load takes that long.
     pub(crate) load: Duration,
+    /// Adapters by name whose loads do not end.
+    pub(crate) stalls: Vec<String>,
     /// Adapters by name that it cannot load, and why.
     pub(crate) refuses: Vec<(String, Failure)>,
     /// Names that it never gives up: their drain does not end.
@@ -47,6 +49,8 @@ pub(crate) struct Script {
     pub(crate) longest_poll: Option<Duration>,
     /// Each answer ends its connection: the next one begins with a handshake.
     pub(crate) closes: bool,
+    /// When its pod is to go it serves on for as long as the pod's `preStop` sleeps; else it ends at once.
+    pub(crate) farewell: bool,
     /// Counts the writes that are under way, at all that have a copy of this script.
     pub(crate) writes: Gauge,
 }
@@ -79,17 +83,22 @@ pub(crate) struct Fake {
     polls: AtomicUsize,
     strangers: AtomicUsize,
     restarts: AtomicU32,
+    /// Its container starts: the files of its volumes are not read yet.
+    starts: AtomicBool,
+    /// Its readiness probe has passed: an adapter that is pinned later takes no replica back.
+    was_ready: AtomicBool,
 }
 
 impl Fake {
-    /// Binds an address of loopback of its own and serves there until the task that it returns is dropped.
+    /// Binds an address of loopback of its own and serves there until the task that it returns is dropped; answers nothing
+    /// before [`Self::begin`].
     pub(crate) async fn start(
         name: &str,
         script: Script,
         access: Access,
-    ) -> (std::sync::Arc<Self>, tokio_util::task::AbortOnDropHandle<()>) {
+    ) -> (Arc<Self>, tokio_util::task::AbortOnDropHandle<()>) {
         let listener = own_address().await;
-        let fake = std::sync::Arc::new(Self {
+        let fake = Arc::new(Self {
             name: name.to_owned(),
             address: listener.local_addr().expect("a bound address"),
             holding: Mutex::new(Holding::new(instance(name, 0))),
@@ -101,8 +110,10 @@ impl Fake {
             polls: AtomicUsize::new(0),
             strangers: AtomicUsize::new(0),
             restarts: AtomicU32::new(0),
+            starts: AtomicBool::new(true),
+            was_ready: AtomicBool::new(false),
         });
-        let served = tokio::spawn(face::serve(listener, std::sync::Arc::clone(&fake)));
+        let served = tokio::spawn(face::serve(listener, Arc::clone(&fake)));
         (fake, tokio_util::task::AbortOnDropHandle::new(served))
     }
 
@@ -132,11 +143,30 @@ impl Fake {
         lock(&self.script).clone()
     }
 
-    /// The container restarts: a new process, which has forgotten everything.
+    /// The container restarts: a new process, which has forgotten everything. It begins when its kubelet lets it.
     pub(crate) fn restart(&self) {
+        self.starts.store(true, Ordering::Relaxed);
+        self.was_ready.store(false, Ordering::Relaxed);
         let count = self.restarts.fetch_add(1, Ordering::Relaxed) + 1;
         *lock(&self.holding) = Holding::new(instance(&self.name, count));
         self.tell();
+    }
+
+    /// The container has started, and finds `registry` beside it.
+    pub(crate) fn begin(self: &Arc<Self>, registry: Vec<DesiredAdapter>) {
+        let loads = lock(&self.holding).preset(registry);
+        self.starts.store(false, Ordering::Relaxed);
+        face::load(self, loads);
+    }
+
+    /// Waits until the container has started.
+    async fn until_begun(&self) {
+        let mut changes = self.watch();
+        while self.starts.load(Ordering::Relaxed) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Adapter `name` is gone, as if it had been unloaded by hand; the version stays.
@@ -174,10 +204,15 @@ impl Fake {
         report
     }
 
-    /// Whether its readiness probe would pass: the base model and all pinned adapters are loaded.
+    /// Whether its readiness probe would pass: the base model and all that is pinned at the start are loaded.
     pub(crate) fn is_ready(&self) -> bool {
         let script = self.behaviour();
-        !script.base_loads && !script.says_it_loads && lock(&self.holding).pinned_are_ready()
+        if self.starts.load(Ordering::Relaxed) || script.base_loads || script.says_it_loads {
+            return false;
+        }
+        let is_ready = self.was_ready.load(Ordering::Relaxed) || lock(&self.holding).pinned_are_ready();
+        self.was_ready.store(is_ready, Ordering::Relaxed);
+        is_ready
     }
 
     /// Whether it serves adapter `name` from its device.

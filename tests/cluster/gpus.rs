@@ -3,16 +3,15 @@
 
 mod providers;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use k8s_openapi::api::apps::v1::Deployment as Workload;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kube::Api;
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::manifests::{deployment, with};
+use crate::nodes::{is_ready, node, nodes_of, pods};
 use crate::stage::{Stage, is_ready_deployment};
 use crate::until::{PATIENCE, until};
 
@@ -34,33 +33,6 @@ const GPU_NODES: [(&str, Labels); 6] = [
 ];
 const CPU_NODES: [&str; 3] = ["cpu-a", "cpu-b", "cpu-c"];
 
-/// A node that the scheduler may use. It has no kubelet: the stage's stands for it.
-async fn node(stage: &Stage, name: &str, of_gpu: &[(&str, &str)]) {
-    let nodes: Api<Node> = Api::all(stage.client.clone());
-    let mut labels =
-        BTreeMap::from([("kubernetes.io/hostname", name), ("topology.kubernetes.io/zone", name)]);
-    labels.extend(of_gpu.iter().copied());
-    let object = json!({"metadata": {"name": name, "labels": labels}});
-    let parsed = serde_json::from_value(object).expect("a node");
-    nodes.create(&PostParams::default(), &parsed).await.expect("it is made");
-    let mut room = json!({"cpu": "16", "memory": "64Gi", "pods": "20"});
-    let mut taints = json!([]);
-    if !of_gpu.is_empty() {
-        room["nvidia.com/gpu"] = json!("1");
-        taints = json!([{"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}]);
-    }
-    let status = json!({"status": {
-        "capacity": room, "allocatable": room, "conditions": [{"type": "Ready", "status": "True"}],
-    }});
-    let params = PatchParams::default();
-    nodes.patch_status(name, &params, &Patch::Merge(&status)).await.expect("its status is taken");
-    // Whoever makes a node finds it tainted as not ready.
-    nodes
-        .patch(name, &params, &Patch::Merge(&json!({"spec": {"taints": taints}})))
-        .await
-        .expect("its taints");
-}
-
 async fn with_nodes(name: &str) -> Stage {
     let mut stage = Stage::scheduled(name).await;
     for (name, labels) in GPU_NODES {
@@ -73,33 +45,12 @@ async fn with_nodes(name: &str) -> Stage {
     stage
 }
 
-/// The pods of Deployment `name` that are not going.
-async fn pods(stage: &Stage, name: &str) -> Vec<Pod> {
-    let params = ListParams::default().labels(&format!("lorikeet.dev/deployment={name}"));
-    let all = stage.api::<Pod>().list(&params).await.expect("pods");
-    all.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect()
-}
-
-/// The nodes that they are on.
-async fn nodes_of(stage: &Stage, name: &str) -> BTreeSet<String> {
-    pods(stage, name).await.iter().filter_map(node_of).map(str::to_owned).collect()
-}
-
-fn node_of(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref()
-}
-
 fn names(nodes: &[&str]) -> BTreeSet<String> {
     nodes.iter().map(|name| (*name).to_owned()).collect()
 }
 
 fn on(namespace: &str, name: &str, replicas: u32, accelerator: &str) -> Value {
     with(deployment(namespace, name, replicas), "/spec/nodePool/accelerator", json!(accelerator))
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|one| one.type_ == "Ready" && one.status == "True")
 }
 
 fn image(pod: &Pod) -> Option<&str> {

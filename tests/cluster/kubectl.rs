@@ -9,6 +9,8 @@ use std::time::Duration;
 use lorikeet_tests::args;
 use serde_json::{Value, json};
 
+use crate::tethered::Tethered;
+
 /// SIGKILL's number.
 const KILL: i32 = 9;
 /// It is killed after that: longer than any scenario has it wait for something.
@@ -55,6 +57,13 @@ impl Kubectl {
             let killed = format!("killed after {:?}", self.limit);
             Err(if output.status.signal() == Some(KILL) { killed + &said } else { said })
         }
+    }
+
+    /// Starts it beside the test; what it prints goes to the file `log`.
+    pub(crate) fn start(&self, arguments: &[&str], log: PathBuf) -> Tethered {
+        let mut all = vec!["--kubeconfig".to_owned(), self.kubeconfig.display().to_string()];
+        all.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        Tethered::start(&program(), &all, &[], log).shown()
     }
 
     /// `kubectl apply --server-side` of `objects`.

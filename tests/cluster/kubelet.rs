@@ -1,6 +1,7 @@
 //! Stands for the kubelets of one namespace, and for the scheduler where there is none: binds pods, starts a replica for
-//! each when the Secrets are there that it needs (a scripted one, or the real binary: `container`), keeps the pod's status true,
-//! brings the files of its admin Secret up to date a while after that changed, and lets a pod go when it is deleted.
+//! each when the Secrets are there that it needs (a scripted one, or the real binary: `container`), with the registry that is
+//! there then, keeps the pod's status true, brings the files of its admin Secret up to date a while after that changed, and
+//! lets a pod go when it is deleted and its replica has had its farewell.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::container;
 use crate::fake::{Access, Fake, Script};
+use crate::registry;
 use crate::until::{PATIENCE, until};
 
 /// The node that every pod is bound to. It does not exist: nothing here needs it.
@@ -164,6 +166,8 @@ impl Shared {
 /// One task for each pod, by uid: a pod of the same name is another pod.
 async fn follow(shared: Arc<Shared>, run: Run) {
     let mut tasks: BTreeMap<String, AbortOnDropHandle<()>> = BTreeMap::new();
+    // Those that are to go, with what runs them.
+    let mut going: BTreeMap<String, AbortOnDropHandle<()>> = BTreeMap::new();
     let config = watcher::Config::default();
     let mut events = std::pin::pin!(watcher::watcher(shared.pods(), config));
     while let Some(event) = events.next().await {
@@ -176,8 +180,10 @@ async fn follow(shared: Arc<Shared>, run: Run) {
             Event::Apply(pod) | Event::InitApply(pod) => {
                 let uid = pod.uid().unwrap_or_default();
                 if pod.metadata.deletion_timestamp.is_some() {
-                    drop(tasks.remove(&uid));
-                    tokio::spawn(release(Arc::clone(&shared), pod));
+                    going.entry(uid).or_insert_with_key(|uid| {
+                        let released = release(Arc::clone(&shared), pod, tasks.remove(uid));
+                        AbortOnDropHandle::new(tokio::spawn(released))
+                    });
                 } else {
                     tasks.entry(uid).or_insert_with(|| {
                         AbortOnDropHandle::new(tokio::spawn(run(Arc::clone(&shared), pod)))
@@ -185,7 +191,8 @@ async fn follow(shared: Arc<Shared>, run: Run) {
                 }
             }
             Event::Delete(pod) => {
-                drop(tasks.remove(&pod.uid().unwrap_or_default()));
+                let uid = pod.uid().unwrap_or_default();
+                drop((tasks.remove(&uid), going.remove(&uid)));
             }
             Event::Init | Event::InitDone => {}
         }
@@ -220,12 +227,25 @@ async fn refresh(shared: Arc<Shared>, secret: String) {
     }
 }
 
-/// The pod's containers have ended: the API server may forget it.
-async fn release(shared: Arc<Shared>, pod: Pod) {
+/// Once the pod's containers have ended, which `running` is, the API server may forget it.
+async fn release(shared: Arc<Shared>, pod: Pod, running: Option<AbortOnDropHandle<()>>) {
+    let takes_leave = shared.script.lock().unwrap_or_else(PoisonError::into_inner).farewell;
+    if running.is_some() && takes_leave {
+        tokio::time::sleep(farewell(&pod)).await;
+    }
+    drop(running);
     let conditions = Preconditions { uid: pod.uid(), resource_version: None };
     let params = DeleteParams { preconditions: Some(conditions), ..DeleteParams::default().grace_period(0) };
     // Whoever deleted it before did the same.
     let _ = shared.pods().delete(&pod.name_any(), &params).await;
+}
+
+/// How long the pod's `preStop` sleeps before its process is told to end.
+fn farewell(pod: &Pod) -> Duration {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let sleeps = containers.filter_map(|one| one.lifecycle.as_ref()?.pre_stop.as_ref()?.sleep.as_ref());
+    let seconds = sleeps.map(|sleep| u64::try_from(sleep.seconds).unwrap_or(0)).max();
+    Duration::from_secs(seconds.unwrap_or(0))
 }
 
 /// Removes the replica from the table when its pod's task ends.
@@ -252,9 +272,18 @@ async fn run(shared: Arc<Shared>, pod: Pod) {
     let mut changes = fake.watch();
     shared.fakes().insert(name.clone(), Arc::clone(&fake));
     let _registered = Registered { shared: Arc::clone(&shared), name };
-    let mut told = None;
+    let (mut begun, mut told) = (None, None);
     loop {
         changes.mark_unchanged();
+        let restarts = fake.restarts();
+        if begun != Some(restarts) {
+            let Ok(registry) = registry::adapters(&shared, &pod).await else {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            };
+            begun = Some(restarts);
+            fake.begin(registry);
+        }
         let now = (fake.is_ready(), fake.restarts());
         if told != Some(now) {
             if report(&shared, fake.name(), fake.ip(), now).await.is_err() {

@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::fake::Fake;
 use crate::manifests::{adapter, deployment, digest, with};
 use crate::stage::Stage;
-use crate::until::{PATIENCE, until};
+use crate::until::{PATIENCE, SECONDS, until};
 
 /// So much later than it should something may happen here, where all suites share two cores.
 const LATE: Duration = Duration::from_secs(10);
@@ -351,18 +351,17 @@ async fn a_replicas_refusal_becomes_the_reason_and_a_corrected_source_heals_it()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn scaling_follows_the_user_and_a_new_replica_gets_its_adapters() {
-    let stage = Stage::with_operator("scale").await;
+    let stage = Stage::unhurried("scale").await;
     let namespace = stage.namespace.clone();
     stage.kubectl.apply(&[deployment(&namespace, "base", 1), adapter(&namespace, "sql", "base")]);
     stage.until_adapter_ready("sql").await;
     stage.kubectl.run(&["scale", "ldep/base", "--replicas=3", "--namespace", &namespace]);
-    stage.kubelet.until_running(3).await;
-    stage
-        .until_adapter("sql", "on three replicas", |adapter| {
-            adapter.status.as_ref().is_some_and(|status| status.replicas.ready == 3)
-        })
-        .await;
-    assert!(stage.kubelet.fakes().iter().all(|fake| fake.serves("sql")));
+    let fakes = stage.kubelet.until_running(3).await;
+    until("the new ones have it, and its status says so", SECONDS, async || {
+        let status = stage.get::<Adapter>("sql").await?.status?;
+        (status.replicas.ready == 3 && fakes.iter().all(|fake| fake.serves("sql"))).then_some(())
+    })
+    .await;
     stage.kubectl.run(&["scale", "ldep/base", "--replicas=0", "--namespace", &namespace]);
     stage.kubelet.until_running(0).await;
     stage.until_adapter_says("sql", Reason::NoReplicas).await;

@@ -9,18 +9,18 @@ use serde_json::json;
 use crate::manifests::{adapter, deployment, digest, with};
 use crate::scene::serving;
 use crate::stage::{Stage, is_ready_adapter};
-use crate::until::{PATIENCE, until};
+use crate::until::{PATIENCE, SECONDS, until};
 
 /// KubeAI: a label on the pod said "loaded", so a container that restarted inside it stayed empty.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_restarts_in_its_pod_gets_its_adapters_again() {
-    let stage = Stage::with_operator("restart").await;
+    let stage = Stage::unhurried("restart").await;
     serving(&stage, 2, &["sql"]).await;
     let fakes = stage.kubelet.fakes();
     for _ in 0..3 {
         let heard = fakes[0].heard().len();
         fakes[0].restart();
-        until("the restarted replica is told, and serves", PATIENCE, async || {
+        until("the restarted replica is told, and serves", SECONDS, async || {
             (fakes[0].heard().len() > heard && fakes[0].serves("sql")).then_some(())
         })
         .await;
@@ -30,17 +30,28 @@ async fn a_container_that_restarts_in_its_pod_gets_its_adapters_again() {
         1,
         "the other was sent everything again"
     );
-    stage.until_adapter_ready("sql").await;
+    until("its status says so", SECONDS, async || {
+        stage.get::<Adapter>("sql").await.filter(is_ready_adapter).map(drop)
+    })
+    .await;
 }
 
 /// Nobody repairs this: an adapter that was unloaded over the admin face by hand.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_adapter_that_a_replica_lost_is_loaded_again() {
-    let stage = Stage::with_operator("unloaded").await;
-    serving(&stage, 1, &["sql"]).await;
+    let stage = Stage::unhurried("unloaded").await;
+    serving(&stage, 1, &["sql", "chat"]).await;
     let fake = stage.kubelet.fakes().remove(0);
-    fake.lose("sql");
-    until("it is loaded again", PATIENCE, async || fake.serves("sql").then_some(())).await;
+    // All that it has, then one of it.
+    for lost in [["sql", "chat"].as_slice(), &["sql"]] {
+        let heard = fake.heard().len();
+        lost.iter().for_each(|name| fake.lose(name));
+        until("it is loaded again, and its status says so", SECONDS, async || {
+            let is_served = fake.heard().len() > heard && fake.serves("sql") && fake.serves("chat");
+            stage.get::<Adapter>("sql").await.filter(|sql| is_served && is_ready_adapter(sql)).map(drop)
+        })
+        .await;
+    }
 }
 
 /// production-stack: one pod that hung held up its only worker, for every adapter.

@@ -125,6 +125,14 @@ impl Stage {
         stage
     }
 
+    /// As [`Self::with_operator`], with the operator's own intervals in place of a test's haste.
+    pub(crate) async fn unhurried(name: &str) -> Self {
+        let mut stage = Self::new(name).await;
+        stage.options.unhurried();
+        stage.start_operator().await;
+        stage
+    }
+
     /// What operators are started with.
     pub(crate) fn options(&mut self) -> &mut Options {
         &mut self.options

@@ -7,6 +7,12 @@ use lorikeet_tests::until::within;
 /// Anything that the operator does takes less, on the slowest machine that runs the suites.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What users are told happens "within seconds" takes no longer: that a replica which restarted, is new or lost something has
+/// its adapters again. The operator begins at once; nearly all of this is the machine, whose two cores run all suites and the
+/// control plane. It is less than any pause of the operator that such a thing must not wait for: a resync (300 s), a
+/// registry or an admin Secret that is read again (30 s), a long poll (20 s).
+pub(crate) const SECONDS: Duration = Duration::from_secs(10);
+
 /// What a look found that found nothing.
 #[derive(Debug)]
 struct NotYet;

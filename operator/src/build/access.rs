@@ -29,7 +29,9 @@ pub fn account(scope: &Scope) -> ServiceAccount {
     }
 }
 
-/// One replica may be taken away at a time.
+/// One replica may be taken away at a time: the next one when what replaces it is ready. A share, or a number that has to
+/// stay, would hold the drain of an only replica's node up for ever; so that one goes, and nobody is served until it is
+/// replaced. Who cannot bear that asks for two.
 #[must_use]
 pub fn disruption(scope: &Scope) -> PodDisruptionBudget {
     PodDisruptionBudget {

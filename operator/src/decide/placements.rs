@@ -164,22 +164,41 @@ fn placement(replica: &Replica, line: Line<'_>) -> Option<ReplicaPlacement> {
 mod tests {
     use super::*;
 
+    /// More replicas than a status lists; those that there is most to tell of are the last by name.
     #[test]
-    fn of_many_replicas_those_are_listed_that_there_is_most_to_tell_of() {
-        let row = |pod: usize, state: &str, error: Option<&str>| ReplicaPlacement {
-            pod: format!("p{pod:02}"),
-            tier: None,
-            state: state.to_owned(),
-            error: error.map(str::to_owned),
+    fn of_more_replicas_than_are_listed_those_are_kept_that_there_is_most_to_tell_of() {
+        let says = |state, tier, error| Line::Says { outdated: false, state, tier, error };
+        let runs = [
+            (says(AdapterState::Registered, Tier::Remote, None), LISTED),
+            (says(AdapterState::Ready, Tier::Resident, None), LISTED - 4),
+            (says(AdapterState::Loading, Tier::Remote, None), 1),
+            (Line::None, 1),
+            (Line::Silent, 1),
+            (Line::Refuses, 1),
+            (says(AdapterState::Ready, Tier::Resident, Some("its source is away")), 1),
+        ];
+        let count: usize = runs.iter().map(|(_, count)| count).sum();
+        let replica = |at: usize| Replica {
+            name: format!("p{at:02}"),
+            incarnation: String::new(),
+            leaving: false,
+            contact: Contact::Pending,
+            refusal: Some("413: too many".to_owned()),
         };
-        let mut rows: Vec<_> = (0..20).map(|pod| row(pod, "Registered", None)).collect();
-        rows.extend([
-            row(20, "Ready", None),
-            row(21, "Loading", None),
-            row(22, "Ready", Some("its source is away")),
-        ]);
-        rows.sort_by(|one, other| order(one).cmp(&order(other)));
-        let pods: Vec<&str> = rows.iter().map(|row| row.pod.as_str()).take(5).collect();
-        assert_eq!(pods, ["p22", "p21", "p20", "p00", "p01"]);
+        let replicas: Vec<Replica> = (0..count).map(replica).collect();
+        let kept = listed(&replicas, &runs);
+        assert_eq!(kept.len(), LISTED);
+        let told = |at: usize| {
+            let ReplicaPlacement { pod, state, error, .. } = &kept[at];
+            (pod.as_str(), state.as_str(), error.as_deref())
+        };
+        assert_eq!(told(0), ("p30", "Unreachable", Some(SILENT)));
+        assert_eq!(told(1), ("p31", REFUSED, Some("413: too many")));
+        assert_eq!(told(2), ("p32", "Ready", Some("its source is away")));
+        assert_eq!(told(3), ("p28", "Loading", None));
+        // Of those that have it all, and none that only knows of it.
+        for (at, pod) in (4..LISTED).zip(LISTED..) {
+            assert_eq!(told(at), (format!("p{pod}").as_str(), "Ready", None));
+        }
     }
 }

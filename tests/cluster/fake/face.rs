@@ -96,6 +96,7 @@ pub(crate) async fn serve(listener: TcpListener, fake: Arc<Fake>) {
 
 /// The token, and the script: hung, slow, without patience.
 async fn behave(State(fake): State<Arc<Fake>>, request: Request, next: Next) -> Response {
+    fake.until_begun().await;
     let script = fake.behaviour();
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let opens = given.and_then(|given| given.strip_prefix("Bearer ")) == Some(&lock(&fake.guard).token);
@@ -220,13 +221,18 @@ fn refusal(status: StatusCode, code: ErrorCode, message: &str) -> Response {
 }
 
 /// Loads and drains beside the answer, as the script says.
-fn load(fake: &Arc<Fake>, loads: Vec<DesiredAdapter>) {
+pub(crate) fn load(fake: &Arc<Fake>, loads: Vec<DesiredAdapter>) {
     fake.tell();
     let fake = Arc::clone(fake);
     tokio::spawn(async move {
         let script = fake.behaviour();
         if !script.load.is_zero() {
             tokio::time::sleep(script.load).await;
+        }
+        let (stalled, loads): (Vec<_>, Vec<_>) =
+            loads.into_iter().partition(|one| script.stalls.contains(&one.name));
+        for one in stalled {
+            tokio::spawn(stall(Arc::clone(&fake), one));
         }
         {
             let mut holding = lock(&fake.holding);
@@ -238,4 +244,18 @@ fn load(fake: &Arc<Fake>, loads: Vec<DesiredAdapter>) {
         }
         fake.tell();
     });
+}
+
+/// Loads `wanted` once it is stalled no longer, where the process is the same still.
+async fn stall(fake: Arc<Fake>, wanted: DesiredAdapter) {
+    let (mut changes, restarts) = (fake.watch(), fake.restarts());
+    while fake.behaviour().stalls.contains(&wanted.name) {
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+    if fake.restarts() == restarts {
+        lock(&fake.holding).loaded(&wanted, None);
+        fake.tell();
+    }
 }

@@ -60,6 +60,11 @@ impl Holding {
         self.count
     }
 
+    /// What the registry names is desired as by a set that is older than any. Returns the adapters that are to be loaded.
+    pub(crate) fn preset(&mut self, adapters: Vec<DesiredAdapter>) -> Vec<DesiredAdapter> {
+        self.take_over(None, adapters, Vec::new())
+    }
+
     /// Takes over a whole set. Returns the adapters that are to be loaded.
     pub(crate) fn put(&mut self, set: DesiredSet) -> Result<Vec<DesiredAdapter>, Rejected> {
         if self.version.is_some_and(|held| set.version < held) {
@@ -67,7 +72,7 @@ impl Holding {
         }
         let names: BTreeSet<&str> = set.adapters.iter().map(|one| one.name.as_str()).collect();
         let remove = self.desired.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
-        Ok(self.take_over(set.version, set.adapters, remove))
+        Ok(self.take_over(Some(set.version), set.adapters, remove))
     }
 
     /// Takes over a change. Returns the adapters that are to be loaded.
@@ -75,16 +80,16 @@ impl Holding {
         if self.version != Some(change.base) || change.version <= change.base {
             return Err(Rejected);
         }
-        Ok(self.take_over(change.version, change.set, change.remove))
+        Ok(self.take_over(Some(change.version), change.set, change.remove))
     }
 
     fn take_over(
         &mut self,
-        version: Version,
+        version: Option<Version>,
         set: Vec<DesiredAdapter>,
         remove: Vec<String>,
     ) -> Vec<DesiredAdapter> {
-        self.version = Some(version);
+        self.version = version;
         self.count += 1;
         for name in remove {
             self.desired.remove(&name);

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{GKE, INSTANCE_TYPE, Labels, PRODUCT, node, node_of, nodes_of, on, pods};
+use super::{GKE, INSTANCE_TYPE, Labels, PRODUCT, on};
+use crate::nodes::{node, node_of, nodes_of, pods};
 use crate::stage::Stage;
 use crate::until::{PATIENCE, until};
 

@@ -1,4 +1,7 @@
-//! What is measured, and what is there: a demand is followed, and what a fleet asks for in vain is told.
+//! What is measured, and what is there: a demand is followed, what a fleet asks for in vain is told, and all replicas are
+//! counted, however few are listed.
+
+use lorikeet_crds::adapter::LISTED;
 
 use super::*;
 
@@ -42,4 +45,28 @@ fn an_auto_adapter_is_spread_by_the_demand_of_all_replicas_and_no_stutter_takes_
     let since = Timestamp::from_second(900).unwrap();
     scene.fleet.replicas[0].contact = Contact::Unreachable { error, since, last: Some(last) };
     assert_eq!(desired(&scene), Some(3), "its requests have not ended");
+}
+
+#[test]
+fn all_replicas_are_counted_though_the_status_lists_a_few_of_them() {
+    let mut scene = Scene::with_replicas(LISTED + 10).adapter("sql").settle();
+    let all = LISTED as u32 + 10;
+    let counts = |scene: &Scene| {
+        let status = scene.status("sql");
+        (status.replicas.desired, status.replicas.ready, status.placements.len())
+    };
+    assert_eq!(counts(&scene), (all, all, LISTED));
+    // The last two that the list has room for, and two that it never had.
+    for at in [LISTED - 2, LISTED - 1, LISTED + 8, LISTED + 9] {
+        let replica = &mut scene.fleet.replicas[at];
+        let Contact::Reported(last) = replica.contact.clone() else { panic!("it answers") };
+        let (error, since) = ("timed out".to_owned(), Timestamp::from_second(900).unwrap());
+        replica.contact = Contact::Unreachable { error, since, last: Some(last) };
+    }
+    let decision = scene.step();
+    assert!(decision.desired.len() == LISTED + 6, "nothing is asked of those that are silent");
+    assert_eq!(counts(&scene), (all, all - 4, LISTED));
+    let first: Vec<&str> =
+        scene.status("sql").placements.iter().take(5).map(|one| one.state.as_str()).collect();
+    assert_eq!(first, ["Unreachable", "Unreachable", "Unreachable", "Unreachable", "Ready"]);
 }
