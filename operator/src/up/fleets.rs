@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::build::arguments::{Places, Reach, arguments};
+use crate::build::health::LIVE;
 use crate::build::workload::surges;
 use crate::decide::desired::desired_anywhere;
 use crate::decide::scale::gpus;
@@ -254,6 +255,7 @@ impl Running {
             threads: (machine.threads / wanted.max(1)).max(1),
             log: Log { path: PathBuf::new(), limit: machine.log_bytes },
             drain: Duration::from_secs(u64::from(valid.drain_seconds)),
+            live: LIVE,
         };
         self.step(machine, key, deployment, wanted, &launch);
         registered
