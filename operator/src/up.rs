@@ -47,7 +47,7 @@ use crate::replicas::client::{Access, Pass};
 use crate::up::carrier::Carrier;
 use crate::up::files::Stamps;
 use crate::up::fleets::{HOST, Machine};
-use crate::up::lock::LockError;
+use crate::up::lock::{Lock, LockError};
 use crate::up::ports::Ports;
 use crate::up::proxy::Connections;
 
@@ -154,20 +154,28 @@ async fn up(config: Config) -> Result<(), UpError> {
     if state == config.folder {
         return Err(UpError::OneFolder(state));
     }
-    if let Some(found) = state::stranger(&state).map_err(in_state)? {
-        return Err(UpError::Strangers { folder: state, found });
-    }
-    let _lock = lock::lock(&state)?;
+    let (_lock, epoch) = take(&state)?;
     let first = TcpListener::bind(config.listen)
         .await
         .map_err(|source| UpError::Bind { address: config.listen, source })?;
     let (changed, changes) = mpsc::unbounded_channel();
     let machine = machine(&config, &state, changed)?;
-    let epoch = state::next_epoch(&state).map_err(in_state)?;
     let probes = Probes::new(config.probe.clone(), machine.changed.clone());
     let ports = Ports::new(first, config.connections.clone())?;
     let carrier = Carrier::new(machine, probes, config.folder, ports, epoch).map_err(in_state)?;
     drive(carrier, changes, &config.connections).await
+}
+
+/// Takes the state folder for this process: its lock, and its epoch. That is written before anything else is, so that
+/// whatever ends this process leaves a folder that is known for one of ours.
+fn take(state: &Path) -> Result<(Lock, u64), UpError> {
+    let in_state = |source| UpError::State { folder: state.to_owned(), source };
+    if let Some(found) = state::stranger(state).map_err(in_state)? {
+        return Err(UpError::Strangers { folder: state.to_owned(), found });
+    }
+    let lock = lock::lock(state)?;
+    let epoch = state::next_epoch(state).map_err(in_state)?;
+    Ok((lock, epoch))
 }
 
 /// The folder of this run, with new certificates and a new token.
@@ -276,4 +284,51 @@ async fn drive(
     }
     carrier.forget_secrets()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn of_two_that_start_at_once_on_a_new_folder_one_is_told_of_the_other() {
+        for _ in 0..50 {
+            let folder = tempfile::tempdir().unwrap();
+            let (state, both) = (folder.path(), Barrier::new(2));
+            let start = || {
+                both.wait();
+                let taken = take(state);
+                // Neither ends before the other has been answered.
+                both.wait();
+                taken.map(|(_lock, epoch)| epoch)
+            };
+            let answers = std::thread::scope(|scope| {
+                let other = scope.spawn(start);
+                [start(), other.join().unwrap()]
+            });
+            let held = format!("in use by process {};", std::process::id());
+            let is_told = |answer: &Result<u64, UpError>| {
+                answer.as_ref().is_err_and(|error| error.to_string().contains(&held))
+            };
+            assert!(
+                answers.iter().any(|one| matches!(one, Ok(1))) && answers.iter().any(is_told),
+                "{answers:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_ended_as_it_started_left_a_folder_of_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path();
+        // In the way of the epoch, as a full disk is.
+        std::fs::create_dir(state.join("epoch.new")).unwrap();
+        let error = take(state).unwrap_err().to_string();
+        assert!(error.contains("/epoch: "), "{error}");
+        std::fs::remove_dir(state.join("epoch.new")).unwrap();
+        std::fs::write(state.join("epoch.new"), "").unwrap();
+        assert!(take(state).is_ok_and(|(_lock, epoch)| epoch == 1));
+    }
 }
