@@ -38,6 +38,7 @@ use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 use crate::args::UpArgs;
 use crate::credentials;
@@ -238,6 +239,9 @@ async fn drive(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut looks = tokio::time::interval(LOOK);
+    // Looks that were missed, as while a step took long or the machine slept, would all see what one sees; and a file has
+    // stood still when time has passed between two.
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut before: Option<Stamps> = None;
     loop {
         let due = tokio::time::Instant::from_std(carrier.due());
