@@ -2,7 +2,7 @@
 //! processes in the place of pods; what decides between them is [`crate::decide`], as in a cluster.
 //!
 //! * [`files`], [`nesting`], [`manifests`], [`admit`]: documents become objects, or are refused as the API server would
-//! * [`state`], [`lock`]: objects with their statuses, in a folder that one process has
+//! * [`state`], [`lock`]: objects with their statuses, in a folder that one process has, until one of [`signals`]
 //! * [`fleets`], [`process`], [`roll`]: replicas as processes; [`secrets`]: what is mounted into them; [`log`]: what they print
 //! * [`ports`], [`proxy`], [`screen`], [`table`], [`news`]: what users see of it
 //! * [`carrier`]: a step of all that; [`troubles`]: what a step could not do
@@ -23,6 +23,7 @@ pub mod proxy;
 pub mod roll;
 pub mod screen;
 pub mod secrets;
+pub mod signals;
 pub mod state;
 pub mod table;
 pub mod troubles;
@@ -36,7 +37,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
@@ -51,6 +51,7 @@ use crate::up::fleets::{HOST, Machine};
 use crate::up::lock::{Lock, LockError};
 use crate::up::ports::Ports;
 use crate::up::proxy::Connections;
+use crate::up::signals::Signals;
 
 /// Between two looks at the manifests.
 const LOOK: Duration = Duration::from_millis(200);
@@ -236,8 +237,7 @@ async fn drive(
     mut changes: mpsc::UnboundedReceiver<FleetKey>,
     connections: &Connections,
 ) -> Result<(), UpError> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = Signals::new()?;
     let mut looks = tokio::time::interval(LOOK);
     // Looks that were missed, as while a step took long or the machine slept, would all see what one sees; and a file has
     // stood still when time has passed between two.
@@ -261,8 +261,7 @@ async fn drive(
                 carrier.step(Timestamp::now()).await;
             }
             () = tokio::time::sleep_until(due) => carrier.step(Timestamp::now()).await,
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            () = signals.end() => break,
         }
         carrier.show(Timestamp::now());
     }
@@ -272,8 +271,7 @@ async fn drive(
     while !carrier.is_empty() && !is_hurried {
         tokio::select! {
             _ = changes.recv() => {}
-            _ = terminate.recv() => is_hurried = true,
-            _ = interrupt.recv() => is_hurried = true,
+            () = signals.end_at_once() => is_hurried = true,
         }
         carrier.step(Timestamp::now()).await;
     }
@@ -282,8 +280,7 @@ async fn drive(
         // The replicas have said all that they had to say: whoever does not read it is not waited for without end.
         tokio::select! {
             _ = tokio::time::timeout(LAST_WORDS, connections.ended()) => {}
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            () = signals.end_at_once() => {}
         }
     }
     carrier.forget_secrets()?;
