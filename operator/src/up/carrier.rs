@@ -17,9 +17,9 @@ use crate::decide::{Decision, decide};
 use crate::fleet::{Fleet, FleetKey, Unread};
 use crate::probe::Probes;
 use crate::replicas::{CONCURRENT_WRITES, Replicas};
-use crate::up::files::{self, Stamps};
+use crate::up::files::{self, Parsed, Stamps};
 use crate::up::fleets::{Machine, Running, capacity};
-use crate::up::manifests::{Admission, Manifests, Secrets, shown};
+use crate::up::manifests::{Admission, Manifests, Secrets, called, shown};
 use crate::up::news::news;
 use crate::up::ports::Ports;
 use crate::up::screen::{Screen, Standing};
@@ -47,6 +47,7 @@ pub struct Carrier {
     deployments: Objects<Deployment>,
     adapters: Objects<Adapter>,
     read: Option<Stamps>,
+    parsed: Parsed,
     manifests: Manifests,
     /// Why the manifests cannot be seen.
     unseen: Option<String>,
@@ -84,6 +85,7 @@ impl Carrier {
             folder,
             admission: Admission::default(),
             read: None,
+            parsed: Parsed::default(),
             manifests: Manifests::default(),
             unseen: None,
             fleets: BTreeMap::new(),
@@ -111,7 +113,7 @@ impl Carrier {
         if self.read.as_ref() == Some(&stamps) {
             return false;
         }
-        let documents = files::documents(&self.folder, &stamps);
+        let documents = self.parsed.documents(&self.folder, &stamps);
         if documents.is_empty() {
             tracing::info!("no manifests in {} yet; waiting for *.yaml", self.folder.display());
         }
@@ -381,7 +383,7 @@ impl Carrier {
     fn announcement(&self) -> String {
         let urls = self.deployments.all().filter_map(|(key, one)| {
             let url = one.status.as_ref()?.url.as_ref()?;
-            Some(format!("{} answers on {url}; the names for `model`: {url}/v1/models", key.1))
+            Some(format!("{} answers on {url}; the names for `model`: {url}/v1/models", called(key)))
         });
         let urls: Vec<String> = urls.collect();
         let here = std::env::current_dir().unwrap_or_default();
@@ -389,7 +391,7 @@ impl Carrier {
         let state = short(&self.machine.state);
         let program =
             std::env::current_exe().map_or_else(|_| "lorikeet-operator".to_owned(), |own| short(&own));
-        let adapter = self.adapters.all().next().map_or("ADAPTER", |(key, _)| key.1.as_str());
+        let adapter = self.adapters.all().next().map_or_else(|| "ADAPTER".to_owned(), |(key, _)| called(key));
         format!(
             "{}\nObjects with their status, and logs: {state}\nWhy an adapter is where it is: {program} why {adapter} \
              --state {state}\n",

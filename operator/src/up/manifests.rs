@@ -2,6 +2,7 @@
 //! refused leaves the object that is there as it is, and touches no other. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
@@ -22,7 +23,7 @@ pub struct Manifests {
     deployments: Vec<(Deployment, String)>,
     adapters: Vec<(Adapter, String)>,
     /// Every object that a document names, refused or not, and the document that it is read from.
-    named: BTreeMap<(&'static str, Key), Document>,
+    named: BTreeMap<(&'static str, Key), Arc<Document>>,
     /// Files with a document of which nobody can say what it names: what came from them stays.
     unclear: BTreeSet<String>,
     /// The labels of namespaces.
@@ -54,7 +55,7 @@ impl Admission {
     #[must_use]
     pub fn read(
         &self,
-        documents: &[Document],
+        documents: &[Arc<Document>],
         deployments: &Objects<Deployment>,
         adapters: &Objects<Adapter>,
     ) -> Manifests {
@@ -79,7 +80,7 @@ impl Admission {
                     let found = self.object(&mut read, document, value, &self.adapters, adapters);
                     read.adapters.extend(found.map(|object| (object, file)));
                 }
-                // The configuration of a model or an adapter that lies beside the manifests.
+                // A file of a model or an adapter that lies beside the manifests.
                 (None, None) if document.file.extension().is_some_and(|ending| ending == "json") => {
                     read.unclear.insert(file);
                 }
@@ -130,11 +131,11 @@ impl Admission {
 /// Which document each object is read from, where several name it: the one that it came from when it was last applied, or
 /// the first.
 fn owners(
-    documents: &[Document],
+    documents: &[Arc<Document>],
     deployments: &Objects<Deployment>,
     adapters: &Objects<Adapter>,
-) -> BTreeMap<(&'static str, Key), Document> {
-    let mut owners: BTreeMap<(&'static str, Key), Document> = BTreeMap::new();
+) -> BTreeMap<(&'static str, Key), Arc<Document>> {
+    let mut owners: BTreeMap<(&'static str, Key), Arc<Document>> = BTreeMap::new();
     for document in documents {
         let Some(name) = document.name() else { continue };
         let from = match name.0 {
@@ -146,7 +147,7 @@ fn owners(
             |document: &Document| from.is_some_and(|file| document.file.display().to_string() == file);
         match owners.get(&name) {
             Some(owner) if is_from(owner) || !is_from(document) => {}
-            _ => drop(owners.insert(name, document.clone())),
+            _ => drop(owners.insert(name, Arc::clone(document))),
         }
     }
     owners
@@ -176,13 +177,18 @@ impl Document {
     }
 }
 
-/// An object as people are told of it: with its namespace where that is not the default one.
+/// An object as people are told of it.
 #[must_use]
-pub fn shown(kind: &str, (namespace, name): &Key) -> String {
-    if matches!(&**namespace, "default" | "") {
-        format!("{kind} {name}")
-    } else {
-        format!("{kind} {namespace}/{name}")
+pub fn shown(kind: &str, key: &Key) -> String {
+    format!("{kind} {}", called(key))
+}
+
+/// A name as people say it: with its namespace where that is not the default one.
+#[must_use]
+pub fn called((namespace, name): &Key) -> String {
+    match &**namespace {
+        "" | "default" => name.clone(),
+        namespace => format!("{namespace}/{name}"),
     }
 }
 
@@ -208,8 +214,8 @@ impl Manifests {
             self.unclear.insert(document.file.display().to_string());
             return None;
         };
-        let owner = self.named.get(&name).filter(|owner| *owner != document);
-        let Some(place) = owner.map(Document::place) else { return Some(name.1) };
+        let owner = self.named.get(&name).filter(|owner| !std::ptr::eq(&***owner, document));
+        let Some(place) = owner.map(|owner| owner.place()) else { return Some(name.1) };
         let fault = format!("is in {place} already; this one is not taken");
         self.fault(document, &Fault::new("metadata.name", fault));
         None

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::up::files::{documents, stamps};
+use crate::up::files::{Parsed, stamps};
 
 struct World {
     folder: tempfile::TempDir,
@@ -29,7 +29,7 @@ impl World {
 
     fn step(&mut self) -> Manifests {
         let stamps = stamps(self.folder.path(), Path::new("/nowhere")).unwrap();
-        let documents = documents(self.folder.path(), &stamps);
+        let documents = Parsed::default().documents(self.folder.path(), &stamps);
         let read = Admission::default().read(&documents, &self.deployments, &self.adapters);
         read.apply(&mut self.deployments, &mut self.adapters, Timestamp::UNIX_EPOCH);
         read
