@@ -113,6 +113,8 @@ pub struct Failed {
 pub struct Process {
     /// What it was started from: another one means that it is to be replaced.
     pub template: String,
+    /// Threads that compute, for as long as it runs.
+    pub threads: usize,
     seen: watch::Receiver<Seen>,
     leave: watch::Sender<bool>,
     _task: AbortOnDropHandle<()>,
@@ -132,8 +134,9 @@ impl Process {
             Seen { phase: Phase::Loading, pid: 0, start: 0, public: nowhere, admin: nowhere, failed: None };
         let (tell, seen) = watch::channel(first);
         let (leave, leaving) = watch::channel(false);
+        let threads = launch.threads;
         let keeper = Keeper { fleet, launch, tell, leaving, changed };
-        Self { template, seen, leave, _task: AbortOnDropHandle::new(tokio::spawn(keeper.keep())) }
+        Self { template, threads, seen, leave, _task: AbortOnDropHandle::new(tokio::spawn(keeper.keep())) }
     }
 
     /// As it is now.
