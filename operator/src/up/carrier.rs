@@ -14,7 +14,7 @@ use lorikeet_crds::{Adapter, ConditionType, Deployment};
 use crate::decide::events::is_true;
 use crate::decide::validate::{ValidFleet, validate};
 use crate::decide::{Decision, decide};
-use crate::fleet::{Fleet, FleetKey, Unread};
+use crate::fleet::{Fleet, FleetKey, Hindrance, Unread};
 use crate::probe::Probes;
 use crate::replicas::{CONCURRENT_WRITES, Replicas};
 use crate::up::files::{self, Parsed, Stamps};
@@ -54,6 +54,8 @@ pub struct Carrier {
     replicas: Replicas,
     fleets: BTreeMap<FleetKey, Running>,
     ports: Ports,
+    /// Why Deployments have none.
+    portless: BTreeMap<FleetKey, String>,
     troubles: Troubles,
     stopping: bool,
     due: Instant,
@@ -79,6 +81,7 @@ impl Carrier {
             adapters: Objects::open(&machine.state)?,
             replicas: Replicas::new(epoch, CONCURRENT_WRITES, machine.changed.clone()),
             ports,
+            portless: BTreeMap::new(),
             troubles: Troubles::default(),
             machine,
             probes,
@@ -205,8 +208,10 @@ impl Carrier {
             return;
         }
         self.ports.keep(served.len());
+        self.portless.clear();
         for (index, key) in served.iter().enumerate() {
             let held = self.ports.hold(index).await;
+            self.portless.extend(held.as_ref().err().map(|why| (key.clone(), why.to_string())));
             self.troubles.note(shown("Deployment", &key_of(key)), held);
         }
     }
@@ -230,6 +235,9 @@ impl Carrier {
     fn facts(&mut self, key: &FleetKey, port: Option<usize>) -> Fleet {
         let url = port.and_then(|port| self.ports.url(port));
         let running = self.fleets.entry(key.clone()).or_default();
+        let mut workload = running.workload();
+        let portless = || self.portless.get(key).cloned().map(Hindrance::NoPort);
+        workload.hindrance = workload.hindrance.or_else(portless);
         let deployment = self.deployments.get(&key_of(key)).cloned();
         let of_fleet = |(name, adapter): &(&Key, &Arc<Adapter>)| named_by(name, adapter) == *key;
         let adapters: Vec<Arc<Adapter>> =
@@ -244,7 +252,7 @@ impl Carrier {
             moves: self.machine.moves,
             claims: self.machine.claims.clone(),
             url,
-            workload: Some(running.workload()),
+            workload: Some(workload),
             deployment,
             adapters,
         };
