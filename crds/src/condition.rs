@@ -77,6 +77,8 @@ words! {
         ReplicaUnreachable,
         /// A replica ends by itself and is started again.
         ReplicaFailed,
+        /// Nobody can ask the Deployment: the port that it would answer on cannot be had.
+        PortUnavailable,
         /// A Secret that the Deployment names is not there, or lacks what is needed of it.
         SecretNotFound,
         /// Loading on the replicas.

@@ -103,7 +103,8 @@ pub struct UpArgs {
     /// The runtime. Default: the `lorikeet` beside this program, else the one of the search path.
     #[arg(long, env = "LORIKEET_RUNTIME", value_name = "FILE")]
     pub runtime: Option<PathBuf>,
-    /// Threads that compute, shared among the replicas of a Deployment. Default: one a core.
+    /// Threads that compute, shared among the replicas of a Deployment. A replica keeps its share when the number of replicas
+    /// changes, unless it would have twice as many now: then it is replaced as in a rollout. Default: one a core.
     #[arg(long, env = "LORIKEET_THREADS", value_name = "N")]
     pub threads: Option<std::num::NonZeroUsize>,
     /// Connections of clients at a time, over all ports; one more is told 503.

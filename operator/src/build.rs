@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod arguments;
+pub mod health;
 pub mod pool;
 pub mod registry;
 pub mod services;

@@ -141,6 +141,8 @@ pub enum Hindrance {
     Unmounted(String),
     /// They end by themselves and are started again.
     Failing(String),
+    /// They have no port that requests could come by.
+    NoPort(String),
 }
 
 /// What was read of an adapter's source before any replica hears of it: its configuration and the size of its weights.

@@ -23,7 +23,12 @@ pub struct InvalidFilter {
 /// [`InvalidFilter`].
 pub fn start(args: &LogArgs) -> Result<(), InvalidFilter> {
     let filter = filter(&args.log_level)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Where a line cannot be written, as to a terminal that is closed, neither can that it cannot: trying to say so on
+    // standard error would end the process.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     // An error means that logging was started already.
     let _ = match args.log_format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),

@@ -2,7 +2,7 @@
 //! processes in the place of pods; what decides between them is [`crate::decide`], as in a cluster.
 //!
 //! * [`files`], [`nesting`], [`manifests`], [`admit`]: documents become objects, or are refused as the API server would
-//! * [`state`], [`lock`]: objects with their statuses, in a folder that one process has
+//! * [`state`], [`lock`]: objects with their statuses, in a folder that one process has, until one of [`signals`]
 //! * [`fleets`], [`process`], [`roll`]: replicas as processes; [`secrets`]: what is mounted into them; [`log`]: what they print
 //! * [`ports`], [`proxy`], [`screen`], [`table`], [`news`]: what users see of it
 //! * [`carrier`]: a step of all that; [`troubles`]: what a step could not do
@@ -23,6 +23,7 @@ pub mod proxy;
 pub mod roll;
 pub mod screen;
 pub mod secrets;
+pub mod signals;
 pub mod state;
 pub mod table;
 pub mod troubles;
@@ -36,8 +37,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 use crate::args::UpArgs;
 use crate::credentials;
@@ -47,9 +48,10 @@ use crate::replicas::client::{Access, Pass};
 use crate::up::carrier::Carrier;
 use crate::up::files::Stamps;
 use crate::up::fleets::{HOST, Machine};
-use crate::up::lock::LockError;
+use crate::up::lock::{Lock, LockError};
 use crate::up::ports::Ports;
 use crate::up::proxy::Connections;
+use crate::up::signals::Signals;
 
 /// Between two looks at the manifests.
 const LOOK: Duration = Duration::from_millis(200);
@@ -154,20 +156,28 @@ async fn up(config: Config) -> Result<(), UpError> {
     if state == config.folder {
         return Err(UpError::OneFolder(state));
     }
-    if let Some(found) = state::stranger(&state).map_err(in_state)? {
-        return Err(UpError::Strangers { folder: state, found });
-    }
-    let _lock = lock::lock(&state)?;
+    let (_lock, epoch) = take(&state)?;
     let first = TcpListener::bind(config.listen)
         .await
         .map_err(|source| UpError::Bind { address: config.listen, source })?;
     let (changed, changes) = mpsc::unbounded_channel();
     let machine = machine(&config, &state, changed)?;
-    let epoch = state::next_epoch(&state).map_err(in_state)?;
     let probes = Probes::new(config.probe.clone(), machine.changed.clone());
     let ports = Ports::new(first, config.connections.clone())?;
     let carrier = Carrier::new(machine, probes, config.folder, ports, epoch).map_err(in_state)?;
     drive(carrier, changes, &config.connections).await
+}
+
+/// Takes the state folder for this process: its lock, and its epoch. That is written before anything else is, so that
+/// whatever ends this process leaves a folder that is known for one of ours.
+fn take(state: &Path) -> Result<(Lock, u64), UpError> {
+    let in_state = |source| UpError::State { folder: state.to_owned(), source };
+    if let Some(found) = state::stranger(state).map_err(in_state)? {
+        return Err(UpError::Strangers { folder: state.to_owned(), found });
+    }
+    let lock = lock::lock(state)?;
+    let epoch = state::next_epoch(state).map_err(in_state)?;
+    Ok((lock, epoch))
 }
 
 /// The folder of this run, with new certificates and a new token.
@@ -227,9 +237,11 @@ async fn drive(
     mut changes: mpsc::UnboundedReceiver<FleetKey>,
     connections: &Connections,
 ) -> Result<(), UpError> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = Signals::new()?;
     let mut looks = tokio::time::interval(LOOK);
+    // Looks that were missed, as while a step took long or the machine slept, would all see what one sees; and a file has
+    // stood still when time has passed between two.
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut before: Option<Stamps> = None;
     loop {
         let due = tokio::time::Instant::from_std(carrier.due());
@@ -249,8 +261,7 @@ async fn drive(
                 carrier.step(Timestamp::now()).await;
             }
             () = tokio::time::sleep_until(due) => carrier.step(Timestamp::now()).await,
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            () = signals.end() => break,
         }
         carrier.show(Timestamp::now());
     }
@@ -260,8 +271,7 @@ async fn drive(
     while !carrier.is_empty() && !is_hurried {
         tokio::select! {
             _ = changes.recv() => {}
-            _ = terminate.recv() => is_hurried = true,
-            _ = interrupt.recv() => is_hurried = true,
+            () = signals.end_at_once() => is_hurried = true,
         }
         carrier.step(Timestamp::now()).await;
     }
@@ -270,10 +280,56 @@ async fn drive(
         // The replicas have said all that they had to say: whoever does not read it is not waited for without end.
         tokio::select! {
             _ = tokio::time::timeout(LAST_WORDS, connections.ended()) => {}
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            () = signals.end_at_once() => {}
         }
     }
     carrier.forget_secrets()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn of_two_that_start_at_once_on_a_new_folder_one_is_told_of_the_other() {
+        for _ in 0..50 {
+            let folder = tempfile::tempdir().unwrap();
+            let (state, both) = (folder.path(), Barrier::new(2));
+            let start = || {
+                both.wait();
+                let taken = take(state);
+                // Neither ends before the other has been answered.
+                both.wait();
+                taken.map(|(_lock, epoch)| epoch)
+            };
+            let answers = std::thread::scope(|scope| {
+                let other = scope.spawn(start);
+                [start(), other.join().unwrap()]
+            });
+            let held = format!("in use by process {};", std::process::id());
+            let is_told = |answer: &Result<u64, UpError>| {
+                answer.as_ref().is_err_and(|error| error.to_string().contains(&held))
+            };
+            assert!(
+                answers.iter().any(|one| matches!(one, Ok(1))) && answers.iter().any(is_told),
+                "{answers:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_ended_as_it_started_left_a_folder_of_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path();
+        // In the way of the epoch, as a full disk is.
+        std::fs::create_dir(state.join("epoch.new")).unwrap();
+        let error = take(state).unwrap_err().to_string();
+        assert!(error.contains("/epoch: "), "{error}");
+        std::fs::remove_dir(state.join("epoch.new")).unwrap();
+        std::fs::write(state.join("epoch.new"), "").unwrap();
+        assert!(take(state).is_ok_and(|(_lock, epoch)| epoch == 1));
+    }
 }

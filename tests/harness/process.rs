@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::say::say;
@@ -39,12 +38,6 @@ impl Process {
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log.path()).expect("the log is text")
-    }
-
-    /// Where it prints to.
-    #[must_use]
-    pub fn log_path(&self) -> &Path {
-        self.log.path()
     }
 
     /// Its process id.
@@ -85,6 +78,14 @@ impl Process {
     /// When `kill` is not there.
     pub fn interrupt(&self) {
         self.signal("INT");
+    }
+
+    /// Tells it that its terminal is closed (SIGHUP).
+    ///
+    /// # Panics
+    /// When `kill` is not there.
+    pub fn hang_up(&self) {
+        self.signal("HUP");
     }
 
     fn signal(&self, name: &str) {

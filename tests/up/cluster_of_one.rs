@@ -69,6 +69,14 @@ impl ClusterOfOne {
         self.start_by(&mut command);
     }
 
+    /// By a program that is given the command, as `nohup` is.
+    pub(crate) fn start_under(&mut self, program: &[&str]) {
+        let own = self.command();
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).arg(own.get_program()).args(own.get_args());
+        self.start_by(&mut command);
+    }
+
     /// By another command than our own.
     pub(crate) fn start_by(&mut self, command: &mut Command) {
         self.process = Some(Process::start("lorikeet-operator up", command));

@@ -4,17 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 
-use futures::StreamExt as _;
-use lorikeet_tests::client::Client;
 use lorikeet_tests::golden::Suite;
 use lorikeet_tests::until::until;
-use serde_json::json;
 
 use crate::cluster_of_one::{ClusterOfOne, condition, is_ready, reason};
+use crate::stream::Stream;
 use crate::traffic::{Traffic, ask};
-use crate::{adapter, deployment, kill};
+use crate::{adapter, deployment, kill, signal};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_model_that_is_not_there_is_said_once_and_what_serves_goes_on() {
@@ -59,13 +56,7 @@ async fn a_replica_that_is_killed_fails_no_request_and_its_streams_are_told() {
     cluster.start();
     cluster.until_ready("Deployment", "a", 1).await;
     let answer = ask(&cluster.client(0), "a").await.expect("an answer");
-    let traffic = Arc::new(Traffic::new(cluster.client(0), &BTreeMap::from([("a".to_owned(), answer)])));
-    let users: Vec<_> = (0..crate::USERS)
-        .map(|number| {
-            let traffic = Arc::clone(&traffic);
-            tokio::spawn(async move { traffic.user(number).await })
-        })
-        .collect();
+    let traffic = Traffic::start(cluster.client(0), &BTreeMap::from([("a".to_owned(), answer)]));
     for _ in 0..3 {
         traffic.go_on(20).await;
         let before = cluster.children();
@@ -75,10 +66,7 @@ async fn a_replica_that_is_killed_fails_no_request_and_its_streams_are_told() {
         let both = |object: &serde_yaml::Value| object["status"]["readyReplicas"].as_u64() == Some(2);
         cluster.until("Deployment", "a", "has both again", both).await;
     }
-    traffic.end();
-    for user in users {
-        user.await.expect("no request failed");
-    }
+    traffic.finish().await;
 
     // One replica alone, so that it is known whose stream it is.
     cluster.write("a.yaml", &deployment("a", &suite.model("llama_gqa").folder, "  replicas: 1\n"));
@@ -98,6 +86,47 @@ async fn a_replica_that_is_killed_fails_no_request_and_its_streams_are_told() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_hangs_keeps_its_adapter_until_it_is_killed_and_started_again() {
+    let suite = Suite::load();
+    let model = &suite.model("llama_gqa").folder;
+    let mut cluster = ClusterOfOne::new();
+    cluster.write("a.yaml", &deployment("a", model, "  replicas: 2\n"));
+    let one = "  placement: {replicas: 1}\n";
+    cluster.write("qv.yaml", &(adapter("qv", "a", &model.join("adapters/qv_r8")) + one));
+    cluster.start();
+    cluster.until_ready("Deployment", "a", 1).await;
+    let placed = |object: &serde_yaml::Value| {
+        let of = |place: &serde_yaml::Value| place["pod"].as_str().map(str::to_owned);
+        object["status"]["placements"].as_sequence().into_iter().flatten().find_map(of)
+    };
+    let replica = placed(&cluster.until_ready("Adapter", "qv", 1).await).expect("it is on one");
+    let noted: serde_yaml::Value = serde_yaml::from_str(&cluster.noted()).expect("YAML");
+    let all = noted["default/a"].as_sequence().expect("replicas");
+    let incarnation = all.iter().find(|one| one["name"].as_str() == Some(&replica)).expect("it is noted");
+    let pid = incarnation["incarnation"].as_str().and_then(|text| text.split('-').next()).expect("PID-START");
+    signal("-STOP", pid.parse().expect("a number"));
+    let killed = format!("replica {replica} ended: killed: /health did not answer, 3 times in a row; it is");
+    until("it is not ready, its adapter stays, and it is killed", async || {
+        let (said, object) = (cluster.process().log(), cluster.object("Adapter", "qv").expect("it is there"));
+        if said.contains(&killed) {
+            return Ok(());
+        }
+        assert_eq!(placed(&object), Some(replica.clone()), "it is late: that moves nothing");
+        Err((said, cluster.object("Deployment", "a")))
+    })
+    .await;
+    let is_started = |object: &serde_yaml::Value| is_ready(object, 1);
+    until("it is started again", async || {
+        let noted = cluster.noted();
+        if noted.contains("-2\n") { Ok(()) } else { Err(noted) }
+    })
+    .await;
+    cluster.until("Deployment", "a", "has both again", is_started).await;
+    cluster.process().terminate();
+    cluster.until_ended().await;
+}
+
 /// Waits until a process that is not among `before` is known, and the statuses with it.
 async fn until_noted(cluster: &ClusterOfOne, before: &[u32]) {
     until(&format!("a process beside {before:?} is noted"), async || {
@@ -108,22 +137,12 @@ async fn until_noted(cluster: &ClusterOfOne, before: &[u32]) {
     .await;
 }
 
-/// Kills the replica at the first event of a long stream; everything that came. The stream may have been faster.
+/// Kills the replica of a long stream that is under way; everything that came. The stream may have been faster.
 async fn stream_of_a_killed_one(cluster: &ClusterOfOne) -> String {
     let children = cluster.children();
-    let body = json!({"model": "a", "prompt": "The wind", "max_tokens": 200, "n": 16, "ignore_eos": true, "stream": true});
-    let client: Client = cluster.client(0);
-    let request = client.request(reqwest::Method::POST, "/v1/completions").json(&body);
-    let response = request.send().await.expect("an answer");
-    assert_eq!(response.status().as_u16(), 200);
-    let (mut bytes, mut text) = (response.bytes_stream(), Vec::new());
-    while let Some(piece) = bytes.next().await {
-        if text.is_empty() {
-            children.iter().for_each(|pid| kill(*pid));
-        }
-        text.extend_from_slice(&piece.expect("the stream does not just break"));
-    }
-    String::from_utf8(text).expect("text")
+    let stream = Stream::under_way(&cluster.client(0), "a", 200).await;
+    children.iter().for_each(|pid| kill(*pid));
+    stream.read().await.0
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -179,14 +198,21 @@ async fn a_deployment_without_a_port_is_told_so_and_the_others_serve() {
     cluster
         .until_said("Deployment b: --listen 127.0.0.1:65535: the 1 ports after it are not all ports")
         .await;
-    let b = cluster.until_ready("Deployment", "b", 1).await;
-    assert!(b["status"]["url"].is_null(), "nobody can ask it: {b:?}");
+    let portless = |object: &serde_yaml::Value| {
+        reason(object, "Ready") == Some("PortUnavailable") && condition(object, "Available").0 == "True"
+    };
+    let b = cluster.until("Deployment", "b", "runs, and says that nobody can ask it", portless).await;
+    assert!(
+        condition(&b, "Ready").1.contains("65535: the 1 ports after it") && b["status"]["url"].is_null(),
+        "{b:?}"
+    );
+    assert_eq!([condition(&b, "Ready").0, condition(&b, "Stalled").0], ["False", "True"], "{b:?}");
     assert_eq!(cluster.client(0).get("/v1/models").await.ok()["data"][0]["id"], "a");
     // The port goes to who is there.
     cluster.remove("a.yaml");
     let url = cluster.client(0).url().to_owned();
     let served = |object: &serde_yaml::Value| object["status"]["url"].as_str() == Some(url.as_str());
-    cluster.until("Deployment", "b", "has the port", served).await;
+    cluster.until("Deployment", "b", "has the port", |one| served(one) && is_ready(one, 1)).await;
     assert_eq!(cluster.client(0).get("/v1/models").await.ok()["data"][0]["id"], "b");
     cluster.process().terminate();
     cluster.until_ended().await;

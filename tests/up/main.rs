@@ -9,12 +9,12 @@ mod demand;
 mod faults;
 mod recipe;
 mod secrets;
+mod signals;
+mod stream;
 mod traffic;
 mod under_way;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use lorikeet_tests::args::root;
 use lorikeet_tests::golden::Suite;
@@ -23,8 +23,6 @@ use lorikeet_tests::until::until;
 
 use crate::cluster_of_one::{ClusterOfOne, condition, copy, is_ready};
 use crate::traffic::{Ids, Traffic, ask};
-
-const USERS: usize = 6;
 
 /// The files of `deploy/loraland`, models and manifests.
 fn miniature() -> ClusterOfOne {
@@ -83,21 +81,11 @@ async fn manifests_are_applied_edited_broken_mended_and_deleted_while_requests_r
         |(name, ids): &(&String, &Ids)| *name != "loraland" && *name != "viggo" && **ids != answers[one];
     let (other, _) = answers.iter().find(differs).expect("one that answers otherwise");
 
-    let traffic = Arc::new(Traffic::new(cluster.client(0), &answers));
-    let users: Vec<_> = (0..USERS)
-        .map(|number| {
-            let traffic = Arc::clone(&traffic);
-            tokio::spawn(async move { traffic.user(number).await })
-        })
-        .collect();
+    let traffic = Traffic::start(cluster.client(0), &answers);
     traffic.go_on(50).await;
     edit_break_and_mend(&mut cluster, &traffic, &answers, (one, other)).await;
     delete_and_bring_back(&mut cluster, &traffic, &answers).await;
-    traffic.end();
-    for user in users {
-        user.await.expect("no request failed");
-    }
-    say(&format!("{} answers, each right", traffic.answered.load(Ordering::Relaxed)));
+    say(&format!("{} answers, each right", traffic.finish().await));
     let logged = cluster.log_of("loraland-runtime-0");
     assert!(logged.contains(r#""model":"viggo","prompt_tokens""#), "{logged}");
     assert!(logged.contains(r#""completion_tokens":12,"finish":"length""#), "{logged}");
@@ -138,7 +126,7 @@ async fn edit_break_and_mend(
     cluster.write(file, &edited.replace("pvc://", "ftp://"));
     cluster.until_said("glue-sst2.yaml:7: Adapter glue-sst2: spec.source: expected one of hf://").await;
     cluster.write(file, &format!("{edited}  - [\n"));
-    cluster.until_said("glue-sst2.yaml:").await;
+    cluster.until_said("glue-sst2.yaml:9: did not find expected key").await;
     traffic.go_on(60).await;
     assert!(
         cluster.object("Adapter", "glue-sst2").is_some_and(|object| is_ready(&object, 2)),
@@ -184,8 +172,20 @@ async fn delete_and_bring_back(
 
 /// Ends a process as the system does that has no memory left.
 pub(crate) fn kill(pid: u32) {
-    let done = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+    signal("-KILL", pid);
+}
+
+pub(crate) fn signal(name: &str, pid: u32) {
+    let done = std::process::Command::new("kill").args([name, &pid.to_string()]).status();
     assert!(done.is_ok_and(|done| done.success()), "{pid} is there");
+}
+
+/// Threads that a replica computes with, as it was told.
+fn threads_of(pid: u32) -> String {
+    let told = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let told = String::from_utf8_lossy(&told).into_owned();
+    let threads = told.split('\0').find_map(|one| one.strip_prefix("LORIKEET_THREADS="));
+    threads.unwrap_or_default().to_owned()
 }
 
 /// An Adapter of a Deployment of a golden model.
@@ -266,13 +266,7 @@ async fn replicas_stand_behind_one_port_and_a_rollout_fails_no_request() {
     assert_eq!(cluster.client(1).get("/v1/models").await.ok()["data"][0]["id"], "b");
 
     let answer = ask(&cluster.client(0), "a").await.expect("an answer");
-    let traffic = Arc::new(Traffic::new(cluster.client(0), &BTreeMap::from([("a".to_owned(), answer)])));
-    let users: Vec<_> = (0..USERS)
-        .map(|number| {
-            let traffic = Arc::clone(&traffic);
-            tokio::spawn(async move { traffic.user(number).await })
-        })
-        .collect();
+    let traffic = Traffic::start(cluster.client(0), &BTreeMap::from([("a".to_owned(), answer)]));
     let before = cluster.children();
     cluster.write("a.yaml", &deployment("a", model, "  replicas: 2\n  serving: {maxQueue: 100}\n"));
     cluster.until_ready("Deployment", "a", 2).await;
@@ -287,11 +281,15 @@ async fn replicas_stand_behind_one_port_and_a_rollout_fails_no_request() {
     assert_eq!(b_runs, 1, "those of a are others, that of b is the same");
     cluster.write("a.yaml", &deployment("a", model, "  replicas: 1\n  serving: {maxQueue: 100}\n"));
     cluster.until_ready("Deployment", "a", 3).await;
+    // Whoever is alone has all the threads, though it had half of them before.
+    let cores = std::thread::available_parallelism().expect("a number").to_string();
+    until("each has every thread", async || {
+        let threads: Vec<_> = cluster.children().into_iter().map(threads_of).collect();
+        if threads == [cores.as_str(); 2] { Ok(()) } else { Err(threads) }
+    })
+    .await;
     traffic.go_on(20).await;
-    traffic.end();
-    for user in users {
-        user.await.expect("no request failed");
-    }
+    traffic.finish().await;
     cluster.remove("a.yaml");
     cluster.until_gone("Deployment", "a").await;
     cluster.process().terminate();

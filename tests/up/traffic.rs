@@ -1,13 +1,15 @@
 //! Users that ask every adapter over and over, and hold each answer against what its name may mean.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use lorikeet_tests::client::Client;
 use lorikeet_tests::until::until;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
+const USERS: usize = 6;
 const PROMPT: &str = "Is the movie review positive or negative?\n### Review: The story is fresh.\n### Label:";
 
 /// What came, in tokens.
@@ -39,6 +41,12 @@ async fn answer(request: reqwest::RequestBuilder, name: &str) -> Result<Ids, (u1
 
 /// Users, and what they may be told.
 pub(crate) struct Traffic {
+    asked: Arc<Asked>,
+    users: JoinSet<()>,
+}
+
+/// What the users share.
+struct Asked {
     client: Client,
     names: Vec<String>,
     /// The answers that a name may give now.
@@ -47,32 +55,37 @@ pub(crate) struct Traffic {
     absent: Mutex<BTreeSet<String>>,
     over: AtomicBool,
     /// Answers that were right.
-    pub(crate) answered: AtomicUsize,
+    answered: AtomicUsize,
 }
 
 impl Traffic {
-    pub(crate) fn new(client: Client, answers: &BTreeMap<String, Ids>) -> Self {
-        let allowed =
-            answers.iter().map(|(name, ids)| (name.clone(), BTreeSet::from([ids.clone()]))).collect();
-        Self {
+    /// Users ask from now on; each name may give its answer of `answers`.
+    pub(crate) fn start(client: Client, answers: &BTreeMap<String, Ids>) -> Self {
+        let allowed = answers.iter().map(|(name, ids)| (name.clone(), BTreeSet::from([ids.clone()])));
+        let asked = Arc::new(Asked {
             client,
             names: answers.keys().cloned().collect(),
-            allowed: Mutex::new(allowed),
+            allowed: Mutex::new(allowed.collect()),
             absent: Mutex::default(),
             over: AtomicBool::new(false),
             answered: AtomicUsize::new(0),
-        }
+        });
+        let user = |number| {
+            let asked = Arc::clone(&asked);
+            async move { asked.user(number).await }
+        };
+        Self { users: (0..USERS).map(user).collect(), asked }
     }
 
     /// From now on `name` may give these answers.
     pub(crate) fn allow(&self, name: &str, answers: &[&Ids]) {
         let answers = answers.iter().map(|ids| (*ids).clone()).collect();
-        self.allowed.lock().expect("no panic").insert(name.to_owned(), answers);
+        self.asked.allowed.lock().expect("no panic").insert(name.to_owned(), answers);
     }
 
     /// From now on `name` may be unknown, or not.
     pub(crate) fn may_be_absent(&self, name: &str, may: bool) {
-        let mut absent = self.absent.lock().expect("no panic");
+        let mut absent = self.asked.absent.lock().expect("no panic");
         if may {
             absent.insert(name.to_owned())
         } else {
@@ -80,14 +93,9 @@ impl Traffic {
         };
     }
 
-    /// No user asks again.
-    pub(crate) fn end(&self) {
-        self.over.store(true, Ordering::Relaxed);
-    }
-
     /// Waits until that many more answers were right: so long the change before has been lived with.
     pub(crate) async fn go_on(&self, more: usize) {
-        let answered = || self.answered.load(Ordering::Relaxed);
+        let answered = || self.asked.answered.load(Ordering::Relaxed);
         let wanted = answered() + more;
         until(&format!("{wanted} answers were right"), async || {
             if answered() >= wanted { Ok(()) } else { Err(answered()) }
@@ -95,9 +103,20 @@ impl Traffic {
         .await;
     }
 
+    /// No user asks again: how many answers there were. Each was right.
+    pub(crate) async fn finish(mut self) -> usize {
+        self.asked.over.store(true, Ordering::Relaxed);
+        while let Some(user) = self.users.join_next().await {
+            user.expect("no request failed");
+        }
+        self.asked.answered.load(Ordering::Relaxed)
+    }
+}
+
+impl Asked {
     /// One user, until the end. Every third has a connection of its own for each request; the others keep theirs through
     /// whatever happens to the replicas behind the port.
-    pub(crate) async fn user(&self, number: usize) {
+    async fn user(&self, number: usize) {
         let mut next = number * 7;
         while !self.over.load(Ordering::Relaxed) {
             next += 1;

@@ -1,5 +1,7 @@
 //! The pods: an `apps/v1` Deployment that passes Pod Security `restricted` and never waits for GPUs that it holds itself.
 
+use std::time::Duration;
+
 use k8s_openapi::api::apps::v1::{
     Deployment as Workload, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
 };
@@ -16,6 +18,7 @@ use lorikeet_crds::Deployment;
 use lorikeet_crds::deployment::RolloutStrategy;
 
 use crate::build::arguments::{Places, arguments};
+use crate::build::health::{LIVE, Probing, READY, START};
 use crate::build::pool::{GPU, affinity, tolerations};
 use crate::build::registry::suffix;
 use crate::build::{ADMIN_PORT, PUBLIC_PORT, Scope, Settings};
@@ -35,9 +38,6 @@ const USER: i64 = 65_532;
 const GRACE_SECONDS: i64 = 15;
 /// Between a pod's end and the signal to its process: load balancers take that long to hear of it.
 const FAREWELL_SECONDS: i64 = 5;
-/// A start may take that long: a model is fetched and loaded.
-const START_SECONDS: i32 = 3600;
-const START_PERIOD_SECONDS: i32 = 10;
 
 /// `<name>-runtime`.
 #[must_use]
@@ -54,7 +54,7 @@ pub fn workload(
         spec: Some(DeploymentSpec {
             replicas: Some(replicas(spec)),
             selector: scope.selector(),
-            progress_deadline_seconds: Some(START_SECONDS),
+            progress_deadline_seconds: Some(seconds(START.patience())),
             strategy: Some(strategy(spec.rollout.strategy, fleet.capacity, gpus(&spec.node_pool))),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta { labels: Some(scope.labels()), ..ObjectMeta::default() }),
@@ -130,9 +130,9 @@ fn container(deployment: &Deployment, valid: &ValidFleet, settings: &Settings) -
         args: Some(arguments(deployment, valid, &places)),
         ports: Some(vec![port("http", PUBLIC_PORT), port("admin", ADMIN_PORT)]),
         // A model may take minutes to load: until then only the start-up probe speaks.
-        startup_probe: Some(probe("/health", START_PERIOD_SECONDS, START_SECONDS / START_PERIOD_SECONDS)),
-        readiness_probe: Some(probe("/ready", 2, 2)),
-        liveness_probe: Some(probe("/health", 10, 3)),
+        startup_probe: Some(probe(START)),
+        readiness_probe: Some(probe(READY)),
+        liveness_probe: Some(probe(LIVE)),
         lifecycle: Some(Lifecycle {
             pre_stop: Some(LifecycleHandler {
                 sleep: Some(SleepAction { seconds: FAREWELL_SECONDS }),
@@ -172,18 +172,22 @@ fn port(name: &str, number: i32) -> ContainerPort {
     ContainerPort { name: Some(name.to_owned()), container_port: number, ..ContainerPort::default() }
 }
 
-fn probe(path: &str, period: i32, failures: i32) -> Probe {
+fn probe(probing: Probing) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
-            path: Some(path.to_owned()),
+            path: Some(probing.path.to_owned()),
             port: IntOrString::String("http".to_owned()),
             ..HTTPGetAction::default()
         }),
-        period_seconds: Some(period),
-        timeout_seconds: Some(5),
-        failure_threshold: Some(failures),
+        period_seconds: Some(seconds(probing.period)),
+        timeout_seconds: Some(seconds(probing.timeout)),
+        failure_threshold: Some(probing.failures as i32),
         ..Probe::default()
     }
+}
+
+fn seconds(time: Duration) -> i32 {
+    i32::try_from(time.as_secs()).unwrap_or(i32::MAX)
 }
 
 fn resources(mut resources: ResourceRequirements, gpus: u32) -> ResourceRequirements {

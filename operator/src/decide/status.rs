@@ -128,9 +128,9 @@ fn sayings(fleet: &Fleet, deployment: &Deployment, tally: &Tally, model: &Saying
     let is_loading = model.truth != Truth::True && (tally.wanted > 0 || tally.exist > 0);
     let loaded = || is_loading.then(|| (model.reason, model.message.clone()));
     let lacking = hindered.or(unreachable).or(replicas).or_else(loaded);
-    // Which of two models is meant, and what is in a Secret, nobody knows but the user.
+    // Which of two models is meant, what is in a Secret, and which ports there may be, nobody knows but the user.
     let stalling = match lacking {
-        Some((Reason::ContentsDiffer, _)) => Reason::ContentsDiffer,
+        Some((reason @ (Reason::ContentsDiffer | Reason::PortUnavailable), _)) => reason,
         _ => Reason::SecretNotFound,
     };
     let [ready, reconciling, stalled] = kstatus(lacking, deployment.spec.paused, stalling);
@@ -165,6 +165,7 @@ fn hindered(hindrance: &Hindrance) -> (Reason, String) {
         // It may be a Secret, or a disk that takes its time: only who may read Secrets knows.
         Hindrance::Unmounted(why) => (Reason::ReplicasNotReady, why.clone()),
         Hindrance::Failing(why) => (Reason::ReplicaFailed, why.clone()),
+        Hindrance::NoPort(why) => (Reason::PortUnavailable, why.clone()),
     }
 }
 

@@ -1,8 +1,6 @@
 //! Admission: what the API server refuses is refused here, by the same schemas and the same CEL rules, which the kinds
 //! themselves carry. Pure. Must not know a file, nor decide anything that the API server would let through.
 
-use std::collections::BTreeMap;
-
 use kube::core::cel::{ErrorKind, ValidationError, Validator};
 use kube::{CustomResourceExt, Resource};
 use serde::Serialize;
@@ -127,6 +125,17 @@ fn drop_nulls(value: &mut Value) {
     }
 }
 
+/// An object of Kubernetes' own, without its nulls. Of its rules those of its metadata alone are known here.
+///
+/// # Errors
+/// Every [`Fault`] of its metadata.
+pub fn admit_metadata(given: &Value) -> Result<Value, Vec<Fault>> {
+    let mut given = given.clone();
+    drop_nulls(&mut given);
+    let faults = metadata(&given);
+    if faults.is_empty() { Ok(given) } else { Err(faults) }
+}
+
 /// Names as the API server takes them.
 fn metadata(given: &Value) -> Vec<Fault> {
     let mut faults = Vec::new();
@@ -152,10 +161,10 @@ fn metadata(given: &Value) -> Vec<Fault> {
             faults.push(Fault::new("metadata.namespace", format!("{expected}, got {}", shown(other))))
         }
     }
+    let texts = serde_json::json!({"type": "object", "additionalProperties": {"type": "string"}});
     for map in ["labels", "annotations"] {
-        let Some(given) = given["metadata"].get(map) else { continue };
-        if serde_json::from_value::<BTreeMap<String, String>>(given.clone()).is_err() {
-            faults.push(Fault::new(format!("metadata.{map}"), "expected a map of texts"));
+        if let Some(given) = given["metadata"].get(map) {
+            check(&texts, given, &format!("metadata.{map}"), &mut faults);
         }
     }
     faults

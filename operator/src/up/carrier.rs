@@ -14,13 +14,13 @@ use lorikeet_crds::{Adapter, ConditionType, Deployment};
 use crate::decide::events::is_true;
 use crate::decide::validate::{ValidFleet, validate};
 use crate::decide::{Decision, decide};
-use crate::fleet::{Fleet, FleetKey, Unread};
+use crate::fleet::{Fleet, FleetKey, Hindrance, Unread};
 use crate::probe::Probes;
 use crate::replicas::versions::Versions;
 use crate::replicas::{CONCURRENT_WRITES, Replicas};
-use crate::up::files::{self, Stamps};
+use crate::up::files::{self, Parsed, Stamps};
 use crate::up::fleets::{Machine, Running, capacity};
-use crate::up::manifests::{Admission, Manifests, Secrets, shown};
+use crate::up::manifests::{Admission, Manifests, Secrets, called, shown};
 use crate::up::news::news;
 use crate::up::ports::Ports;
 use crate::up::screen::{Screen, Standing};
@@ -48,12 +48,15 @@ pub struct Carrier {
     deployments: Objects<Deployment>,
     adapters: Objects<Adapter>,
     read: Option<Stamps>,
+    parsed: Parsed,
     manifests: Manifests,
     /// Why the manifests cannot be seen.
     unseen: Option<String>,
     replicas: Replicas,
     fleets: BTreeMap<FleetKey, Running>,
     ports: Ports,
+    /// Why Deployments have none.
+    portless: BTreeMap<FleetKey, String>,
     troubles: Troubles,
     stopping: bool,
     due: Instant,
@@ -83,12 +86,14 @@ impl Carrier {
                 machine.changed.clone(),
             ),
             ports,
+            portless: BTreeMap::new(),
             troubles: Troubles::default(),
             machine,
             probes,
             folder,
             admission: Admission::default(),
             read: None,
+            parsed: Parsed::default(),
             manifests: Manifests::default(),
             unseen: None,
             fleets: BTreeMap::new(),
@@ -116,7 +121,7 @@ impl Carrier {
         if self.read.as_ref() == Some(&stamps) {
             return false;
         }
-        let documents = files::documents(&self.folder, &stamps);
+        let documents = self.parsed.documents(&self.folder, &stamps);
         if documents.is_empty() {
             tracing::info!("no manifests in {} yet; waiting for *.yaml", self.folder.display());
         }
@@ -208,8 +213,10 @@ impl Carrier {
             return;
         }
         self.ports.keep(served.len());
+        self.portless.clear();
         for (index, key) in served.iter().enumerate() {
             let held = self.ports.hold(index).await;
+            self.portless.extend(held.as_ref().err().map(|why| (key.clone(), why.to_string())));
             self.troubles.note(shown("Deployment", &key_of(key)), held);
         }
     }
@@ -233,6 +240,9 @@ impl Carrier {
     fn facts(&mut self, key: &FleetKey, port: Option<usize>) -> Fleet {
         let url = port.and_then(|port| self.ports.url(port));
         let running = self.fleets.entry(key.clone()).or_default();
+        let mut workload = running.workload();
+        let portless = || self.portless.get(key).cloned().map(Hindrance::NoPort);
+        workload.hindrance = workload.hindrance.or_else(portless);
         let deployment = self.deployments.get(&key_of(key)).cloned();
         let of_fleet = |(name, adapter): &(&Key, &Arc<Adapter>)| named_by(name, adapter) == *key;
         let adapters: Vec<Arc<Adapter>> =
@@ -247,7 +257,7 @@ impl Carrier {
             moves: self.machine.moves,
             claims: self.machine.claims.clone(),
             url,
-            workload: Some(running.workload()),
+            workload: Some(workload),
             deployment,
             adapters,
         };
@@ -389,7 +399,7 @@ impl Carrier {
     fn announcement(&self) -> String {
         let urls = self.deployments.all().filter_map(|(key, one)| {
             let url = one.status.as_ref()?.url.as_ref()?;
-            Some(format!("{} answers on {url}; the names for `model`: {url}/v1/models", key.1))
+            Some(format!("{} answers on {url}; the names for `model`: {url}/v1/models", called(key)))
         });
         let urls: Vec<String> = urls.collect();
         let here = std::env::current_dir().unwrap_or_default();
@@ -397,7 +407,7 @@ impl Carrier {
         let state = short(&self.machine.state);
         let program =
             std::env::current_exe().map_or_else(|_| "lorikeet-operator".to_owned(), |own| short(&own));
-        let adapter = self.adapters.all().next().map_or("ADAPTER", |(key, _)| key.1.as_str());
+        let adapter = self.adapters.all().next().map_or_else(|| "ADAPTER".to_owned(), |(key, _)| called(key));
         format!(
             "{}\nObjects with their status, and logs: {state}\nWhy an adapter is where it is: {program} why {adapter} \
              --state {state}\n",

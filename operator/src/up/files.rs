@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::up::nesting::deeper_than;
 
@@ -16,8 +17,11 @@ const MAX_BYTES: u64 = 16 << 20;
 /// Documents whose brackets are nested deeper are refused unparsed: no object of Kubernetes comes near.
 const MAX_DEPTH: usize = 128;
 
-/// Every manifest file, and what tells that it changed: when it was written, and its length.
-pub type Stamps = BTreeMap<PathBuf, (Option<SystemTime>, u64)>;
+/// What tells that a file changed: when it was written, and its length.
+pub type Stamp = (Option<SystemTime>, u64);
+
+/// Every manifest file.
+pub type Stamps = BTreeMap<PathBuf, Stamp>;
 
 /// One document of a manifest, or one item of a List in it.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +31,7 @@ pub struct Document {
     /// The line that it begins at, from 1; of an item, that of its List.
     pub line: usize,
     /// Its text, where it was read; of an item, that of its List.
-    pub text: String,
+    pub text: Arc<str>,
     /// What it says, or why it says nothing and in which line of the file.
     pub content: Result<Value, (usize, String)>,
 }
@@ -136,40 +140,71 @@ impl Walk<'_> {
     }
 }
 
-/// The documents of the files of `stamps`, in order. A file that cannot be read, or is empty, is one that says why.
-#[must_use]
-pub fn documents(folder: &Path, stamps: &Stamps) -> Vec<Document> {
-    let mut all = Vec::new();
-    for (path, (_, bytes)) in stamps {
-        let file = path.strip_prefix(folder).unwrap_or(path).to_path_buf();
-        let broken = |why: String| Document {
-            file: file.clone(),
-            line: 1,
-            text: String::new(),
-            content: Err((1, why)),
-        };
-        if *bytes > MAX_BYTES {
-            all.push(broken(format!("{bytes} bytes, at most {MAX_BYTES} are read")));
-            continue;
+/// The documents of files. One that did not change is not parsed again.
+#[derive(Default)]
+pub struct Parsed(BTreeMap<PathBuf, (Stamp, Vec<Arc<Document>>)>);
+
+impl Parsed {
+    /// The documents of the files of `stamps`, in order. A file that cannot be read, or is empty, is one that says why.
+    pub fn documents(&mut self, folder: &Path, stamps: &Stamps) -> Vec<Arc<Document>> {
+        let mut before = std::mem::take(&mut self.0);
+        let mut all = Vec::new();
+        for (path, stamp) in stamps {
+            let file = path.strip_prefix(folder).unwrap_or(path);
+            let documents = match before.remove(path) {
+                Some((of, documents)) if of == *stamp => documents,
+                _ => match read(path, file, stamp.1) {
+                    Ok(documents) => documents.into_iter().map(Arc::new).collect(),
+                    Err(error) => {
+                        // Whoever mends that may leave the stamp as it is.
+                        all.push(Arc::new(broken(file, error.to_string())));
+                        continue;
+                    }
+                },
+            };
+            all.extend(documents.iter().cloned());
+            self.0.insert(path.clone(), (*stamp, documents));
         }
-        match std::fs::read_to_string(path) {
-            // As an editor leaves it that has not written yet: nothing of it is known to be gone.
-            Ok(text) if text.trim().is_empty() => {
-                all.push(broken(
-                    "empty; what came from it stays until it says something or is removed".to_owned(),
-                ));
-            }
-            Ok(text) => {
-                // What some editors write first.
-                let parts = split(text.trim_start_matches('\u{feff}')).into_iter();
-                all.extend(parts.flat_map(|(line, text)| unlisted(parse(&file, line, text))));
-            }
-            Err(error) => all.push(broken(error.to_string())),
-        }
+        all
     }
+}
+
+/// A file that is one fault.
+fn broken(file: &Path, why: String) -> Document {
+    Document { file: file.to_owned(), line: 1, text: "".into(), content: Err((1, why)) }
+}
+
+fn read(path: &Path, file: &Path, bytes: u64) -> io::Result<Vec<Document>> {
+    let is_json = path.extension().is_some_and(|ending| ending == "json");
+    // The weights' index or the tokenizer of a model that lies beside the manifests: it names no object.
+    let silent = || Document {
+        file: file.to_owned(),
+        line: 1,
+        text: "".into(),
+        content: Ok(Value::Object(Map::new())),
+    };
+    if bytes > MAX_BYTES {
+        let why = format!("{bytes} bytes, at most {MAX_BYTES} are read");
+        return Ok(vec![if is_json { silent() } else { broken(file, why) }]);
+    }
+    let text = std::fs::read_to_string(path)?;
+    if text.trim().is_empty() {
+        // As an editor leaves it that has not written yet: nothing of it is known to be gone.
+        let why = "empty; what came from it stays until it says something or is removed".to_owned();
+        return Ok(vec![broken(file, why)]);
+    }
+    // What some editors write first.
+    let text = text.trim_start_matches('\u{feff}');
+    if is_json && let Ok(value) = serde_json::from_str::<Value>(text) {
+        let is_object = value.get("apiVersion").is_some() || value.get("kind").is_some();
+        let whole = || Document { content: Ok(value), text: text.into(), ..silent() };
+        return Ok(if is_object { unlisted(whole()) } else { vec![silent()] });
+    }
+    let parts = split(text).into_iter();
+    let mut all: Vec<Document> = parts.flat_map(|(line, text)| unlisted(parse(file, line, text))).collect();
     // A document that says nothing is none.
     all.retain(|document| document.content != Ok(Value::Null));
-    all
+    Ok(all)
 }
 
 /// The texts between `---` and `...` lines, with the line that each begins at. In YAML such a line ends even a block of
@@ -205,7 +240,7 @@ fn parse(file: &Path, line: usize, text: String) -> Document {
         let why = format!("brackets are nested more than {MAX_DEPTH} deep");
         // Nobody looks for a field in it.
         let content = Err((line + within - 1, why));
-        return Document { file: file.to_owned(), line, text: String::new(), content };
+        return Document { file: file.to_owned(), line, text: "".into(), content };
     }
     let merged = |mut value: serde_yaml::Value| value.apply_merge().map(|()| value);
     let read = serde_yaml::from_str::<serde_yaml::Value>(&text).and_then(merged).map_err(|error| {
@@ -221,7 +256,7 @@ fn parse(file: &Path, line: usize, text: String) -> Document {
         Value::Object(_) | Value::Null => Ok(value),
         _ => Err((line, "expected an object with apiVersion, kind, metadata and spec".to_owned())),
     });
-    Document { file: file.to_owned(), line, text, content }
+    Document { file: file.to_owned(), line, text: text.into(), content }
 }
 
 #[cfg(test)]
@@ -240,7 +275,7 @@ mod tests {
         write("inner/.hidden/c.yaml", "kind: E");
         write("note.txt", "kind: F");
         let stamps = stamps(folder.path(), Path::new("/nowhere")).unwrap();
-        let all = documents(folder.path(), &stamps);
+        let all = Parsed::default().documents(folder.path(), &stamps);
         let kinds: Vec<Option<&str>> = all.iter().map(|document| document.text_at("/kind")).collect();
         assert_eq!(kinds, [Some("A"), Some("B"), None, Some("D"), None]);
         let lines: Vec<usize> = all.iter().map(|document| document.line).collect();
@@ -312,7 +347,8 @@ mod tests {
             "e.yaml",
             "apiVersion: v1\nkind: List\nitems:\n- {kind: E, spec: {rank: 8}}\n- {kind: F, spec: {rank: 8}}\n",
         );
-        let all = documents(folder.path(), &stamps(folder.path(), Path::new("/nowhere")).unwrap());
+        let all = Parsed::default()
+            .documents(folder.path(), &stamps(folder.path(), Path::new("/nowhere")).unwrap());
         let kinds: Vec<Option<&str>> = all.iter().map(|document| document.text_at("/kind")).collect();
         assert_eq!(kinds, ["A", "B", "C", "D", "E", "F"].map(Some));
         for document in &all {
@@ -325,7 +361,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let text = format!("kind: A\n---\nkind: B\nspec: {}\n---\nkind: C\n", "[".repeat(200_000));
         std::fs::write(folder.path().join("a.yaml"), text).unwrap();
-        let all = documents(folder.path(), &stamps(folder.path(), Path::new("/nowhere")).unwrap());
+        let all = Parsed::default()
+            .documents(folder.path(), &stamps(folder.path(), Path::new("/nowhere")).unwrap());
         let kinds: Vec<Option<&str>> = all.iter().map(|document| document.text_at("/kind")).collect();
         assert_eq!(kinds, [Some("A"), None, Some("C")]);
         let (line, why) = all[1].content.clone().unwrap_err();
@@ -337,8 +374,53 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.yaml"), "\n").unwrap();
         std::fs::write(folder.path().join("b.yaml"), "# nothing any more\n").unwrap();
-        let all = documents(folder.path(), &stamps(folder.path(), Path::new("/nowhere")).unwrap());
+        let all = Parsed::default()
+            .documents(folder.path(), &stamps(folder.path(), Path::new("/nowhere")).unwrap());
         let told: Vec<_> = all.iter().map(|one| (one.file.to_str().unwrap(), one.content.is_err())).collect();
         assert_eq!(told, [("a.yaml", true)]);
+    }
+
+    #[test]
+    fn the_files_of_a_model_beside_the_manifests_name_nothing_and_are_no_faults() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("config.json", "{\"hidden_size\": 64, \"a\": \"\\ud83d\\ude00\"}");
+        write("merges.json", "[[\"a\", \"b\"]]");
+        write("model.json", "{\"kind\": \"A\"}\n---\n{\"kind\": \"B\"}");
+        let large = std::fs::File::create(folder.path().join("tokenizer.json")).unwrap();
+        large.set_len(MAX_BYTES + 1).unwrap();
+        let all = Parsed::default()
+            .documents(folder.path(), &stamps(folder.path(), Path::new("/nowhere")).unwrap());
+        let told: Vec<_> = all.iter().map(|one| (one.file.to_str().unwrap(), one.content.clone())).collect();
+        let nothing = || Ok(serde_json::json!({}));
+        let kind = |kind: &str| Ok(serde_json::json!({"kind": kind}));
+        assert_eq!(
+            told,
+            [
+                ("config.json", nothing()),
+                ("merges.json", nothing()),
+                ("model.json", kind("A")),
+                ("model.json", kind("B")),
+                ("tokenizer.json", nothing()),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_file_that_did_not_change_is_not_parsed_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let mut parsed = Parsed::default();
+        let mut read =
+            || parsed.documents(folder.path(), &stamps(folder.path(), Path::new("/nowhere")).unwrap());
+        write("a.yaml", "kind: A");
+        write("b.yaml", "kind: B");
+        let before = read();
+        write("b.yaml", "kind: Other");
+        let after = read();
+        assert!(Arc::ptr_eq(&before[0], &after[0]), "it is the same");
+        assert_eq!(after[1].text_at("/kind"), Some("Other"));
+        std::fs::remove_file(folder.path().join("a.yaml")).unwrap();
+        assert_eq!(read().len(), 1);
     }
 }

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lorikeet_crds::Deployment;
+use lorikeet_crds::deployment::RolloutStrategy;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::build::arguments::{Places, Reach, arguments};
+use crate::build::health::LIVE;
 use crate::build::workload::surges;
 use crate::decide::desired::desired_anywhere;
 use crate::decide::scale::gpus;
@@ -58,6 +60,9 @@ pub struct Running {
     processes: BTreeMap<String, Process>,
     /// The newest template.
     template: String,
+    /// Threads that a replica has of those that are shared; none that are asked for where a replica would have to go before
+    /// another one is there.
+    share: usize,
     /// Why none is started.
     hindrance: Option<Hindrance>,
     /// The registry as it was last written.
@@ -179,11 +184,16 @@ impl Running {
         let count = |is: &dyn Fn(&&Process) -> bool| here().filter(is).count() as i32;
         Workload {
             replicas: count(&|_| true),
-            updated: count(&|process| process.template == self.template),
+            updated: count(&|process| self.is_current(process)),
             ready: count(&|process| process.is_ready()),
             current: true,
             hindrance: self.hindrance.clone().or_else(|| self.failing()),
         }
+    }
+
+    /// Whether it is as the newest spec asks, and has what it may have of the threads.
+    fn is_current(&self, process: &Process) -> bool {
+        process.template == self.template && suffices(process.threads, self.share)
     }
 
     /// The processes that ended by themselves, and how.
@@ -248,12 +258,16 @@ impl Running {
         };
         self.template = of(nowhere, nowhere).join(" ");
         let wanted = usize::try_from(replicas(&deployment.spec)).unwrap_or(0);
+        let threads = (machine.threads / wanted.max(1)).max(1);
+        let recreates = deployment.spec.rollout.strategy == RolloutStrategy::Recreate;
+        self.share = if recreates { 0 } else { threads };
         let launch = Launch {
             program: machine.program.clone(),
             arguments: Arc::new(of),
-            threads: (machine.threads / wanted.max(1)).max(1),
+            threads,
             log: Log { path: PathBuf::new(), limit: machine.log_bytes },
             drain: Duration::from_secs(u64::from(valid.drain_seconds)),
+            live: LIVE,
         };
         self.step(machine, key, deployment, wanted, &launch);
         registered
@@ -272,7 +286,7 @@ impl Running {
             .iter()
             .map(|(name, process)| Standing {
                 name: name.clone(),
-                current: process.template == self.template,
+                current: self.is_current(process),
                 ready: process.is_ready(),
                 leaving: process.is_leaving(),
             })
@@ -316,6 +330,13 @@ impl Running {
     }
 }
 
+/// Whether a replica that was started with `threads` goes on where its share has become `share`. What it was started with
+/// cannot be changed, and to start it anew costs what it has in its caches: it is worth that where it has twice as many
+/// after that, as when most of the replicas were let go. One that has more than its share goes on.
+const fn suffices(threads: usize, share: usize) -> bool {
+    threads.saturating_mul(2) > share
+}
+
 /// What this machine has for a fleet: it computes on the processors, whatever the node pool asks for, and its size is what
 /// the manifest says: more replicas of one machine would share its processors, and serve no more.
 #[must_use]
@@ -325,5 +346,25 @@ pub fn capacity(deployment: Option<&Deployment>) -> Capacity {
         free_gpus: None,
         without_gpus: spec.is_some_and(|spec| gpus(&spec.node_pool) > 0),
         without_scaler: spec.is_some_and(|spec| spec.autoscaling.is_some()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_is_started_anew_for_twice_the_threads_and_never_for_fewer() {
+        for (threads, share, expected) in [
+            (16, 16, true),
+            (16, 4, true),
+            (4, 5, true),
+            (4, 7, true),
+            (4, 8, false),
+            (4, 16, false),
+            (1, 2, false),
+        ] {
+            assert_eq!(suffices(threads, share), expected, "{threads} of {share}");
+        }
     }
 }

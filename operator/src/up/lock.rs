@@ -4,6 +4,12 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Whoever has taken the lock has written its id after so long.
+const WRITTEN: Duration = Duration::from_secs(1);
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// The name of the file.
 pub const FILE: &str = "lock";
@@ -47,15 +53,31 @@ pub fn lock(folder: &Path) -> Result<Lock, LockError> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            file.read_to_string(&mut holder).map_err(failed)?;
-            return Err(LockError::Held { folder: folder.to_owned(), holder: holder.trim().to_owned() });
+            let holder = holder(&mut file).map_err(failed)?;
+            return Err(LockError::Held { folder: folder.to_owned(), holder });
         }
         Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
     file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
     writeln!(file, "{}", std::process::id()).map_err(failed)?;
     Ok(Lock { _file: file })
+}
+
+/// The id in the file: of the process that has the lock, which may have it for a moment only and not have written it.
+fn holder(file: &mut File) -> std::io::Result<String> {
+    let deadline = Instant::now() + WRITTEN;
+    loop {
+        let mut text = String::new();
+        file.rewind()?;
+        file.read_to_string(&mut text)?;
+        let id = text.trim();
+        // That of a process that is no more is of an earlier one.
+        let is_alive = !id.is_empty() && Path::new("/proc").join(id).exists();
+        if is_alive || Instant::now() > deadline {
+            return Ok(id.to_owned());
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 #[cfg(test)]

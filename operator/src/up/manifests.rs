@@ -2,16 +2,17 @@
 //! refused leaves the object that is there as it is, and touches no other. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use lorikeet_crds::{Adapter, Deployment};
 use serde_json::Value;
 
-use crate::up::admit::{Fault, Rules};
+use crate::up::admit::{Fault, Rules, admit_metadata};
 use crate::up::files::Document;
-use crate::up::state::{Kept, Key, Objects, key, manifest_of};
+use crate::up::state::{Kept, Key, Objects, manifest_of};
 
 /// The content of Secrets, by name.
 pub type Secrets = BTreeMap<Key, BTreeMap<String, ByteString>>;
@@ -22,7 +23,7 @@ pub struct Manifests {
     deployments: Vec<(Deployment, String)>,
     adapters: Vec<(Adapter, String)>,
     /// Every object that a document names, refused or not, and the document that it is read from.
-    named: BTreeMap<(&'static str, Key), Document>,
+    named: BTreeMap<(&'static str, Key), Arc<Document>>,
     /// Files with a document of which nobody can say what it names: what came from them stays.
     unclear: BTreeSet<String>,
     /// The labels of namespaces.
@@ -54,7 +55,7 @@ impl Admission {
     #[must_use]
     pub fn read(
         &self,
-        documents: &[Document],
+        documents: &[Arc<Document>],
         deployments: &Objects<Deployment>,
         adapters: &Objects<Adapter>,
     ) -> Manifests {
@@ -79,7 +80,7 @@ impl Admission {
                     let found = self.object(&mut read, document, value, &self.adapters, adapters);
                     read.adapters.extend(found.map(|object| (object, file)));
                 }
-                // The configuration of a model or an adapter that lies beside the manifests.
+                // A file of a model or an adapter that lies beside the manifests.
                 (None, None) if document.file.extension().is_some_and(|ending| ending == "json") => {
                     read.unclear.insert(file);
                 }
@@ -91,7 +92,7 @@ impl Admission {
                     read.fault(document, &fault);
                     read.unclear.insert(file);
                 }
-                (Some("v1"), Some("Namespace")) => read.namespace(file, value),
+                (Some("v1"), Some("Namespace")) => read.namespace(document, value),
                 (Some("v1"), Some("Secret")) => read.secret(document, value),
                 (Some(_), Some(kind)) => read.skipped.push(format!("{file}:{}: {kind}", document.line)),
             }
@@ -108,17 +109,7 @@ impl Admission {
         rules: &Rules,
         there: &Objects<K>,
     ) -> Option<K> {
-        let file = document.file.display().to_string();
-        let Some(name) = document.text_at("/metadata/name") else {
-            read.fault(document, &Fault::new("metadata.name", "expected a name, but none is there"));
-            read.unclear.insert(file);
-            return None;
-        };
-        let namespace = document.text_at("/metadata/namespace").unwrap_or("default");
-        let key = (namespace.to_owned(), name.to_owned());
-        if read.is_taken(document) {
-            return None;
-        }
+        let key = read.claim(document)?;
         let expected = K::api_version(&());
         if document.text_at("/apiVersion") != Some(&*expected) {
             read.fault(document, &Fault::new("apiVersion", format!("expected {expected}")));
@@ -140,11 +131,11 @@ impl Admission {
 /// Which document each object is read from, where several name it: the one that it came from when it was last applied, or
 /// the first.
 fn owners(
-    documents: &[Document],
+    documents: &[Arc<Document>],
     deployments: &Objects<Deployment>,
     adapters: &Objects<Adapter>,
-) -> BTreeMap<(&'static str, Key), Document> {
-    let mut owners: BTreeMap<(&'static str, Key), Document> = BTreeMap::new();
+) -> BTreeMap<(&'static str, Key), Arc<Document>> {
+    let mut owners: BTreeMap<(&'static str, Key), Arc<Document>> = BTreeMap::new();
     for document in documents {
         let Some(name) = document.name() else { continue };
         let from = match name.0 {
@@ -156,7 +147,7 @@ fn owners(
             |document: &Document| from.is_some_and(|file| document.file.display().to_string() == file);
         match owners.get(&name) {
             Some(owner) if is_from(owner) || !is_from(document) => {}
-            _ => drop(owners.insert(name, document.clone())),
+            _ => drop(owners.insert(name, Arc::clone(document))),
         }
     }
     owners
@@ -170,10 +161,14 @@ impl Document {
             (lorikeet_crds::GROUP, "Deployment") => "Deployment",
             (lorikeet_crds::GROUP, "Adapter") => "Adapter",
             ("v1", "Secret") => "Secret",
+            ("v1", "Namespace") => "Namespace",
             _ => return None,
         };
-        let namespace = self.text_at("/metadata/namespace").unwrap_or("default").to_owned();
-        Some((kind, (namespace, self.text_at("/metadata/name")?.to_owned())))
+        let namespace = match kind {
+            "Namespace" => "",
+            _ => self.text_at("/metadata/namespace").unwrap_or("default"),
+        };
+        Some((kind, (namespace.to_owned(), self.text_at("/metadata/name")?.to_owned())))
     }
 
     /// `FILE:LINE`.
@@ -182,10 +177,19 @@ impl Document {
     }
 }
 
-/// An object as people are told of it: with its namespace where that is not the default one.
+/// An object as people are told of it.
 #[must_use]
-pub fn shown(kind: &str, (namespace, name): &Key) -> String {
-    if namespace == "default" { format!("{kind} {name}") } else { format!("{kind} {namespace}/{name}") }
+pub fn shown(kind: &str, key: &Key) -> String {
+    format!("{kind} {}", called(key))
+}
+
+/// A name as people say it: with its namespace where that is not the default one.
+#[must_use]
+pub fn called((namespace, name): &Key) -> String {
+    match &**namespace {
+        "" | "default" => name.clone(),
+        namespace => format!("{namespace}/{name}"),
+    }
 }
 
 impl Manifests {
@@ -203,37 +207,54 @@ impl Manifests {
         Some(format!("{}:{}", document.file.display(), document.line_of(field)))
     }
 
-    /// Whether the name of `document` is another's, which is told.
-    fn is_taken(&mut self, document: &Document) -> bool {
-        let owner = document.name().and_then(|name| self.named.get(&name)).filter(|owner| *owner != document);
-        let Some(place) = owner.map(Document::place) else { return false };
+    /// The name of `document`, where it has one and no other document has it; else that is told.
+    fn claim(&mut self, document: &Document) -> Option<Key> {
+        let Some(name) = document.name() else {
+            self.fault(document, &Fault::new("metadata.name", "expected a name, but none is there"));
+            self.unclear.insert(document.file.display().to_string());
+            return None;
+        };
+        let owner = self.named.get(&name).filter(|owner| !std::ptr::eq(&***owner, document));
+        let Some(place) = owner.map(|owner| owner.place()) else { return Some(name.1) };
         let fault = format!("is in {place} already; this one is not taken");
         self.fault(document, &Fault::new("metadata.name", fault));
-        true
+        None
     }
 
-    fn namespace(&mut self, file: String, value: &Value) {
-        let Ok(namespace) = serde_json::from_value::<Namespace>(value.clone()) else { return };
-        let name = namespace.metadata.name.unwrap_or_default();
-        self.origins.insert(("Namespace", (String::new(), name.clone())), file);
-        self.namespaces.insert(name, namespace.metadata.labels.unwrap_or_default());
+    /// `document` as an object of Kubernetes' own, with its name.
+    fn core(&mut self, document: &Document, value: &Value) -> Option<(Key, Value)> {
+        let key = self.claim(document)?;
+        match admit_metadata(value) {
+            Ok(value) => Some((key, value)),
+            Err(faults) => {
+                faults.iter().for_each(|fault| self.fault(document, fault));
+                None
+            }
+        }
+    }
+
+    /// Of a Namespace the labels mean something here.
+    fn namespace(&mut self, document: &Document, value: &Value) {
+        let Some((key, mut value)) = self.core(document, value) else { return };
+        let labels = serde_json::from_value(value["metadata"]["labels"].take()).unwrap_or_default();
+        self.namespaces.insert(key.1.clone(), labels);
+        self.origins.insert(("Namespace", key), document.file.display().to_string());
     }
 
     fn secret(&mut self, document: &Document, value: &Value) {
-        if self.is_taken(document) {
-            return;
-        }
-        let Ok(secret) = serde_json::from_value::<Secret>(value.clone()) else {
+        let Some((key, value)) = self.core(document, value) else { return };
+        let has_data = value.get("data").is_some();
+        let Ok(secret) = serde_json::from_value::<Secret>(value) else {
             // The reader's own words would quote the value.
             let expected = "expected texts, those of data in base64; this Secret is not taken";
-            let field = if value.get("data").is_some() { "data" } else { "stringData" };
+            let field = if has_data { "data" } else { "stringData" };
             return self.fault(document, &Fault::new(field, expected));
         };
-        let mut data = secret.data.clone().unwrap_or_default();
-        let written = secret.string_data.clone().unwrap_or_default();
+        let mut data = secret.data.unwrap_or_default();
+        let written = secret.string_data.unwrap_or_default();
         data.extend(written.into_iter().map(|(name, text)| (name, ByteString(text.into_bytes()))));
-        self.origins.insert(("Secret", key(&secret)), document.file.display().to_string());
-        self.secrets.insert(key(&secret), data);
+        self.origins.insert(("Secret", key.clone()), document.file.display().to_string());
+        self.secrets.insert(key, data);
     }
 
     /// Secrets and labels that were read `before` stay as they were where their document is refused now, or nobody can say
@@ -287,194 +308,4 @@ impl Manifests {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::up::files::{documents, stamps};
-
-    struct World {
-        folder: tempfile::TempDir,
-        _state: tempfile::TempDir,
-        deployments: Objects<Deployment>,
-        adapters: Objects<Adapter>,
-    }
-
-    impl World {
-        fn new() -> Self {
-            let state = tempfile::tempdir().unwrap();
-            Self {
-                folder: tempfile::tempdir().unwrap(),
-                deployments: Objects::open(state.path()).unwrap(),
-                adapters: Objects::open(state.path()).unwrap(),
-                _state: state,
-            }
-        }
-
-        fn write(&self, name: &str, text: &str) {
-            std::fs::write(self.folder.path().join(name), text).unwrap();
-        }
-
-        fn step(&mut self) -> Manifests {
-            let stamps = stamps(self.folder.path(), Path::new("/nowhere")).unwrap();
-            let documents = documents(self.folder.path(), &stamps);
-            let read = Admission::default().read(&documents, &self.deployments, &self.adapters);
-            read.apply(&mut self.deployments, &mut self.adapters, Timestamp::UNIX_EPOCH);
-            read
-        }
-
-        /// Names of Adapters, with what becomes of them.
-        fn adapters(&self) -> Vec<String> {
-            let of = |(key, object): (&Key, &std::sync::Arc<Adapter>)| {
-                let leaving = if object.metadata.deletion_timestamp.is_some() { " leaves" } else { "" };
-                format!("{} {}{leaving}", key.1, object.spec.source.source)
-            };
-            self.adapters.all().map(of).collect()
-        }
-    }
-
-    fn adapter(name: &str, source: &str) -> String {
-        format!(
-            "apiVersion: lorikeet.dev/v1alpha1\nkind: Adapter\nmetadata: {{name: {name}}}\nspec:\n  deploymentRef: {{name: x}}\n  source: {source}\n"
-        )
-    }
-
-    #[test]
-    fn a_broken_document_is_told_with_file_line_and_field_and_nothing_else_suffers() {
-        let mut world = World::new();
-        world.write("a.yaml", &format!("{}---\n{}", adapter("a", "hf://x/a"), adapter("b", "hf://x/b")));
-        world.write("c.yaml", &adapter("c", "hf://x/c"));
-        assert!(world.step().faults.is_empty());
-        assert_eq!(world.adapters(), ["a hf://x/a", "b hf://x/b", "c hf://x/c"]);
-
-        world.write("a.yaml", &format!("{}---\n{}", adapter("a", "ftp://x/a"), adapter("b", "hf://x/b2")));
-        let faults = world.step().faults;
-        assert!(faults[0].starts_with("a.yaml:6: Adapter a: spec.source: expected one of"), "{faults:?}");
-        assert_eq!(world.adapters(), ["a hf://x/a", "b hf://x/b2", "c hf://x/c"]);
-
-        world.write(
-            "a.yaml",
-            &format!("{}  - [\n---\n{}", adapter("a", "hf://x/a"), adapter("b", "hf://x/b3")),
-        );
-        let faults = world.step().faults;
-        assert!(faults[0].starts_with("a.yaml:"), "{faults:?}");
-        assert_eq!(
-            world.adapters(),
-            ["a hf://x/a", "b hf://x/b3", "c hf://x/c"],
-            "nobody knows whose the broken one is"
-        );
-
-        world.write("a.yaml", &adapter("a", "hf://x/a4"));
-        std::fs::remove_file(world.folder.path().join("c.yaml")).unwrap();
-        world.step();
-        assert_eq!(world.adapters(), ["a hf://x/a4", "b hf://x/b3 leaves", "c hf://x/c leaves"]);
-    }
-
-    #[test]
-    fn one_name_twice_is_told_and_other_kinds_are_passed_over() {
-        let mut world = World::new();
-        world.write("a.yaml", &adapter("a", "hf://x/a"));
-        world.write("b.yaml", &adapter("a", "hf://x/b"));
-        world.write("c.yaml", "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [a.yaml]\n---\napiVersion: apps/v1\nkind: Deployment\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: team, labels: {a: b}}\n---\nhello: world\n");
-        let read = world.step();
-        assert_eq!(read.skipped, ["c.yaml:1: Kustomization", "c.yaml:5: Deployment"]);
-        assert_eq!(read.namespaces["team"]["a"], "b");
-        assert_eq!(read.faults.len(), 2, "{:?}", read.faults);
-        assert!(
-            read.faults[0]
-                .starts_with("b.yaml:3: Adapter a: metadata.name: is in a.yaml:1 already; this one"),
-            "{:?}",
-            read.faults
-        );
-        assert!(read.faults[1].starts_with("c.yaml:12: apiVersion: expected"), "{:?}", read.faults);
-        assert_eq!(world.adapters(), ["a hf://x/a"]);
-    }
-
-    #[test]
-    fn a_secret_that_cannot_be_read_is_told_without_what_is_in_it() {
-        let mut world = World::new();
-        let secret = |data: &str| format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: hf}}\n{data}\n");
-        for (data, told) in [
-            ("stringData: {token: 123456}", "a.yaml:4: Secret hf: stringData: expected texts"),
-            ("data: {token: 'not base64: 123456'}", "a.yaml:4: Secret hf: data: expected texts"),
-        ] {
-            world.write("a.yaml", &secret(data));
-            let read = world.step();
-            assert!(read.faults.len() == 1 && read.faults[0].starts_with(told), "{:?}", read.faults);
-            assert!(!read.faults[0].contains("123456") && read.secrets.is_empty(), "{:?}", read.faults);
-        }
-        world.write("a.yaml", &secret("data: {token: YQ==}\nstringData: {other: b}"));
-        let read = world.step();
-        let of = &read.secrets[&("default".to_owned(), "hf".to_owned())];
-        assert_eq!((&*of["token"].0, &*of["other"].0), (&b"a"[..], &b"b"[..]));
-    }
-
-    #[test]
-    fn secrets_and_labels_of_what_cannot_be_read_stay_until_it_can() {
-        let mut world = World::new();
-        let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: team, labels: {a: b}}\n";
-        let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: hf}\nstringData: {token: t}\n";
-        let whole = format!("{namespace}---\n{secret}");
-        world.write("a.yaml", &whole);
-        let (first, mut before) = (world.step(), world.step());
-        for broken in [
-            String::new(),
-            format!("{whole}  - [\n"),
-            format!("kind: [\n---\n{secret}"),
-            format!("{namespace}---\n{}", secret.replace("token: t", "token: 1")),
-        ] {
-            world.write("a.yaml", &broken);
-            let mut read = world.step();
-            assert_eq!(read.faults.len(), 1, "{:?}", read.faults);
-            read.keep(&before);
-            assert!((&read.secrets, &read.namespaces) == (&first.secrets, &first.namespaces), "{broken}");
-            before = read;
-        }
-        world.write("a.yaml", namespace);
-        let mut read = world.step();
-        read.keep(&before);
-        assert!(read.secrets.is_empty() && read.namespaces == first.namespaces);
-        std::fs::remove_file(world.folder.path().join("a.yaml")).unwrap();
-        let mut last = world.step();
-        last.keep(&read);
-        assert!(last.namespaces.is_empty());
-    }
-
-    #[test]
-    fn of_two_secrets_with_one_name_the_first_is_taken_and_the_other_told() {
-        let mut world = World::new();
-        let secret = |namespace: &str, token: &str| {
-            let metadata = format!("{{name: hf, namespace: {namespace}}}");
-            format!("apiVersion: v1\nkind: Secret\nmetadata: {metadata}\nstringData: {{token: {token}}}\n")
-        };
-        world.write("a.yaml", &secret("team", "first"));
-        world.write("b.yaml", &format!("{}---\n{}", secret("other", "its own"), secret("team", "second")));
-        let read = world.step();
-        let told = "b.yaml:8: Secret team/hf: metadata.name: is in a.yaml:1 already; this one is not taken";
-        assert_eq!(read.faults, [told]);
-        let token = |namespace: &str| &*read.secrets[&(namespace.to_owned(), "hf".to_owned())]["token"].0;
-        assert_eq!((token("team"), token("other")), (&b"first"[..], &b"its own"[..]));
-        std::fs::remove_file(world.folder.path().join("a.yaml")).unwrap();
-        assert!(world.step().faults.is_empty());
-    }
-
-    #[test]
-    fn of_two_files_with_one_name_the_one_that_was_there_first_keeps_it() {
-        let mut world = World::new();
-        world.write("b.yaml", &adapter("x", "hf://x/b"));
-        assert!(world.step().faults.is_empty());
-        world.write("a.yaml", &format!("# a copy\n---\n{}", adapter("x", "hf://x/a")));
-        let faults = world.step().faults;
-        assert_eq!(
-            faults,
-            ["a.yaml:5: Adapter x: metadata.name: is in b.yaml:1 already; this one is not taken"]
-        );
-        assert_eq!(world.adapters(), ["x hf://x/b"]);
-        std::fs::remove_file(world.folder.path().join("b.yaml")).unwrap();
-        let read = world.step();
-        assert!(read.faults.is_empty());
-        assert_eq!(world.adapters(), ["x hf://x/a"], "the name goes to the other, and nothing drains");
-        let key = ("default".to_owned(), "x".to_owned());
-        assert_eq!(read.place("Adapter", &key, "spec.source").as_deref(), Some("a.yaml:8"));
-    }
-}
+mod tests;

@@ -92,11 +92,11 @@ mod tests {
                     deploymentRef: {name: x}\n  source: hf://x/a\n";
         let content = serde_json::to_value(serde_yaml::from_str::<serde_yaml::Value>(text).unwrap()).unwrap();
         let document =
-            Document { file: PathBuf::from("a.yaml"), line: 1, text: text.to_owned(), content: Ok(content) };
+            Document { file: PathBuf::from("a.yaml"), line: 1, text: text.into(), content: Ok(content) };
         let state = tempfile::tempdir().unwrap();
         let (deployments, adapters) =
             (Objects::open(state.path()).unwrap(), Objects::open(state.path()).unwrap());
-        let manifests = Admission::default().read(&[document], &deployments, &adapters);
+        let manifests = Admission::default().read(&[document.into()], &deployments, &adapters);
         let fleet = FleetKey { namespace: "default".to_owned(), name: "x".to_owned() };
         let gone = "deploymentRef: no Deployment default/x";
         let mut events = vec![event(Some("a"), "servedName: taken"), event(None, "no node")];

@@ -15,8 +15,10 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::build::health::{Probing, READY};
 use crate::fleet::FleetKey;
 use crate::up::log::Log;
 
@@ -27,8 +29,6 @@ const LIVED: Duration = Duration::from_secs(30);
 /// Between two looks at a process that is not ready, and at one that is.
 const LOOK: Duration = Duration::from_millis(50);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// An answer about its health takes no longer.
-const PROBE: Duration = Duration::from_secs(5);
 /// From its leaving the proxy to its end: a connection that was made just before has sent its request by then.
 const HANDOVER: Duration = Duration::from_millis(300);
 /// Beyond the drain: time for the process to end.
@@ -50,6 +50,8 @@ pub struct Launch {
     pub log: Log,
     /// How long its requests may take when it is let go.
     pub drain: Duration,
+    /// How it is asked whether it lives, once it has answered.
+    pub live: Probing,
 }
 
 /// How far it is.
@@ -57,7 +59,7 @@ pub struct Launch {
 pub enum Phase {
     /// It loads its model.
     Loading,
-    /// It answers, and waits for pinned adapters.
+    /// It has answered, and takes no requests now: it waits for pinned adapters, or is late with an answer.
     Loaded,
     /// It takes requests.
     Ready,
@@ -84,6 +86,20 @@ pub struct Seen {
     pub failed: Option<Failed>,
 }
 
+impl Seen {
+    /// It was asked whether it is ready. While it runs it is not loading again: whoever it answered before may go on asking.
+    fn hears(&mut self, answer: Option<u16>) {
+        self.phase = match (answer, &self.phase) {
+            (Some(200), _) => Phase::Ready,
+            (None, Phase::Loading) => return,
+            _ => Phase::Loaded,
+        };
+        if answer.is_some() {
+            self.failed = None;
+        }
+    }
+}
+
 /// An end that nobody asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
@@ -97,6 +113,8 @@ pub struct Failed {
 pub struct Process {
     /// What it was started from: another one means that it is to be replaced.
     pub template: String,
+    /// Threads that compute, for as long as it runs.
+    pub threads: usize,
     seen: watch::Receiver<Seen>,
     leave: watch::Sender<bool>,
     _task: AbortOnDropHandle<()>,
@@ -116,8 +134,9 @@ impl Process {
             Seen { phase: Phase::Loading, pid: 0, start: 0, public: nowhere, admin: nowhere, failed: None };
         let (tell, seen) = watch::channel(first);
         let (leave, leaving) = watch::channel(false);
+        let threads = launch.threads;
         let keeper = Keeper { fleet, launch, tell, leaving, changed };
-        Self { template, seen, leave, _task: AbortOnDropHandle::new(tokio::spawn(keeper.keep())) }
+        Self { template, threads, seen, leave, _task: AbortOnDropHandle::new(tokio::spawn(keeper.keep())) }
     }
 
     /// As it is now.
@@ -162,6 +181,16 @@ pub fn available_bytes() -> u64 {
 fn kibibytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+/// Why a process is not followed any more.
+enum Over {
+    /// It has ended.
+    Ended(io::Result<ExitStatus>),
+    /// It does not live, though it runs.
+    Hangs(String),
+    /// It is to go.
+    LetGo,
 }
 
 /// Keeps one process running until it is let go.
@@ -241,12 +270,9 @@ impl Keeper {
         let public = self.tell.borrow().public;
         let looks = async {
             loop {
-                let phase = phase(public).await;
-                let pause = if phase == Phase::Ready { LOOK_AGAIN } else { LOOK };
-                self.say(|seen| {
-                    seen.failed = seen.failed.take().filter(|_| phase == Phase::Loading);
-                    seen.phase = phase;
-                });
+                let answer = answer(public, READY).await;
+                self.say(|seen| seen.hears(answer));
+                let pause = if answer == Some(200) { LOOK_AGAIN } else { LOOK };
                 if let Err(error) = self.launch.log.bound().await {
                     tracing::debug!(%error, log = %self.launch.log.path.display(), "a log is not cut");
                 }
@@ -254,15 +280,21 @@ impl Keeper {
             }
         };
         let mut leaving = self.leaving.clone();
-        let ended = tokio::select! {
-            ended = child.wait() => Some(ended),
-            () = looks => None,
-            _ = leaving.wait_for(|leaving| *leaving) => None,
+        let over = tokio::select! {
+            ended = child.wait() => Over::Ended(ended),
+            why = self.hangs(public) => Over::Hangs(why),
+            () = looks => Over::LetGo,
+            _ = leaving.wait_for(|leaving| *leaving) => Over::LetGo,
         };
-        match ended {
-            Some(Ok(status)) => return Some(end(status, &self.launch.log).await),
-            Some(Err(error)) => return Some(error.to_string()),
-            None => {}
+        match over {
+            Over::Ended(Ok(status)) => return Some(end(status, &self.launch.log).await),
+            Over::Ended(Err(error)) => return Some(error.to_string()),
+            Over::Hangs(why) => {
+                // It has ended meanwhile: all the better.
+                let _ = child.kill().await;
+                return Some(why);
+            }
+            Over::LetGo => {}
         }
         tokio::time::sleep(HANDOVER).await;
         drop(stdin);
@@ -272,6 +304,31 @@ impl Keeper {
             let _ = child.kill().await;
         }
         None
+    }
+
+    /// Waits until the process, which has answered once, does not say any more that it lives: why it is to be killed.
+    async fn hangs(&self, public: SocketAddr) -> String {
+        let live = self.launch.live;
+        // The sender is our own.
+        let _ = self.tell.subscribe().wait_for(|seen| seen.phase != Phase::Loading).await;
+        let mut times = tokio::time::interval(live.period);
+        times.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failures = 0;
+        loop {
+            times.tick().await;
+            let said = match answer(public, live).await {
+                Some(200..400) => {
+                    failures = 0;
+                    continue;
+                }
+                Some(status) => format!("said {status}"),
+                None => "did not answer".to_owned(),
+            };
+            failures += 1;
+            if failures >= live.failures {
+                return format!("killed: {} {said}, {failures} times in a row", live.path);
+            }
+        }
     }
 
     fn say(&self, change: impl FnOnce(&mut Seen)) {
@@ -292,25 +349,18 @@ fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
-async fn phase(public: SocketAddr) -> Phase {
-    match answer(public, "/ready").await {
-        Some(200) => Phase::Ready,
-        Some(_) => Phase::Loaded,
-        None => Phase::Loading,
-    }
-}
-
-/// The status that `path` is answered with.
-async fn answer(address: SocketAddr, path: &str) -> Option<u16> {
+/// The status that a question is answered with.
+async fn answer(address: SocketAddr, probing: Probing) -> Option<u16> {
     let asked = async {
         let mut socket = TcpStream::connect(address).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        let request =
+            format!("GET {} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n", probing.path);
         socket.write_all(request.as_bytes()).await.ok()?;
         let mut head = [0; 12];
         socket.read_exact(&mut head).await.ok()?;
         std::str::from_utf8(&head).ok()?.strip_prefix("HTTP/1.1 ")?.parse().ok()
     };
-    tokio::time::timeout(PROBE, asked).await.ok()?
+    tokio::time::timeout(probing.timeout, asked).await.ok()?
 }
 
 /// How a process ended, and what it said of that. One that was ended from outside knows nothing of it.
@@ -327,93 +377,4 @@ async fn end(status: ExitStatus, log: &Log) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    fn script(folder: &Path, text: &str) -> Launch {
-        use std::os::unix::fs::PermissionsExt as _;
-        let program = folder.join("program");
-        std::fs::write(&program, format!("#!/bin/sh\n{text}\n")).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Launch {
-            program,
-            arguments: Arc::new(|_, _| Vec::new()),
-            threads: 1,
-            log: Log { path: folder.join("logs/replica.log"), limit: 1 << 20 },
-            drain: Duration::from_secs(5),
-        }
-    }
-
-    fn start(launch: Launch) -> (Process, mpsc::UnboundedReceiver<FleetKey>) {
-        let (changed, changes) = mpsc::unbounded_channel();
-        let fleet = FleetKey { namespace: "default".to_owned(), name: "x".to_owned() };
-        (Process::start(fleet, launch, String::new(), changed), changes)
-    }
-
-    async fn until(
-        process: &Process,
-        changes: &mut mpsc::UnboundedReceiver<FleetKey>,
-        is: impl Fn(&Seen) -> bool,
-    ) {
-        while !is(&process.seen()) {
-            changes.recv().await.unwrap();
-        }
-    }
-
-    #[tokio::test]
-    async fn one_that_ends_is_started_again_and_its_last_words_are_known() {
-        let folder = tempfile::tempdir().unwrap();
-        let (process, mut changes) = start(script(folder.path(), "echo broken on purpose >&2; exit 3"));
-        until(&process, &mut changes, |seen| seen.phase == Phase::Ended).await;
-        let why = || process.seen().failed.map(|failed| failed.why);
-        assert_eq!(why().as_deref(), Some("exit status: 3: broken on purpose"));
-        until(&process, &mut changes, |seen| seen.start == 2).await;
-        assert_eq!(why().as_deref(), Some("exit status: 3: broken on purpose"), "until it answers");
-    }
-
-    #[tokio::test]
-    async fn one_that_was_ended_from_outside_knows_nothing_of_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = Log { path: folder.path().join("x.log"), limit: 1 << 20 };
-        std::fs::write(&log.path, "no memory\n").unwrap();
-        assert_eq!(end(ExitStatus::from_raw(KILL), &log).await, "signal: 9 (SIGKILL)");
-        assert_eq!(end(ExitStatus::from_raw(3 << 8), &log).await, "exit status: 3: no memory");
-    }
-
-    #[tokio::test]
-    async fn one_that_says_much_does_not_fill_the_disk() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut launch = script(folder.path(), "while :; do echo much; done");
-        launch.log.limit = 1000;
-        let log = launch.log.clone();
-        let (_process, mut changes) = start(launch);
-        let cut = async {
-            while !log.path.with_extension("log.before").exists() {
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), cut).await.expect("it is cut");
-        assert!(changes.try_recv().is_ok());
-    }
-
-    #[tokio::test]
-    async fn one_that_is_let_go_ends_by_its_standard_input() {
-        let folder = tempfile::tempdir().unwrap();
-        let (process, mut changes) = start(script(folder.path(), "cat > /dev/null"));
-        until(&process, &mut changes, |seen| seen.pid != 0).await;
-        process.leave();
-        until(&process, &mut changes, |seen| seen.phase == Phase::Gone).await;
-    }
-
-    #[tokio::test]
-    async fn a_program_that_is_not_there_is_said() {
-        let folder = tempfile::tempdir().unwrap();
-        let launch = Launch { program: "/nowhere/lorikeet".into(), ..script(folder.path(), "") };
-        let (process, mut changes) = start(launch);
-        until(&process, &mut changes, |seen| seen.failed.is_some()).await;
-        let why = process.seen().failed.unwrap().why;
-        assert!(why.starts_with("/nowhere/lorikeet: No such file"), "{why}");
-    }
-}
+mod tests;

@@ -24,6 +24,8 @@ pub type Key = (String, String);
 pub const MANIFEST: &str = "lorikeet.dev/manifest";
 /// The file that counts the starts of `up` on a state folder.
 const EPOCH: &str = "epoch";
+/// It, as it is written.
+const EPOCH_NEW: &str = "epoch.new";
 
 /// A kind that is kept.
 pub trait Kept: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone {
@@ -257,17 +259,16 @@ fn identity() -> String {
 /// # Errors
 /// It cannot be read.
 pub fn stranger(state: &Path) -> io::Result<Option<String>> {
-    if state.join(EPOCH).is_file() {
-        return Ok(None);
-    }
+    let mut stranger = None;
     for entry in std::fs::read_dir(state)? {
         let name = entry?.file_name();
-        // An `up` that was refused as it started left its lock.
-        if name != lock::FILE {
-            return Ok(Some(name.to_string_lossy().into_owned()));
+        // An `up` that was refused, or ended, as it started left no more than these.
+        if ![lock::FILE, EPOCH_NEW].iter().any(|own| name == *own) {
+            stranger = Some(name.to_string_lossy().into_owned());
         }
     }
-    Ok(None)
+    // Looked for last: another `up` that starts now writes it before anything that may have been found.
+    Ok(stranger.filter(|_| !state.join(EPOCH).is_file()))
 }
 
 /// How often this state folder was started, this time included: the epoch of desired sets.
@@ -375,6 +376,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         assert_eq!(stranger(state.path()).unwrap(), None);
         std::fs::write(state.path().join(lock::FILE), "7").unwrap();
+        std::fs::write(state.path().join("epoch.new"), "").unwrap();
         assert_eq!(stranger(state.path()).unwrap(), None);
         std::fs::create_dir(state.path().join("run")).unwrap();
         assert_eq!(stranger(state.path()).unwrap().as_deref(), Some("run"));

@@ -139,6 +139,8 @@ fn a_replica_that_waits_for_a_node_is_being_worked_on() {
     assert_eq!(unmounted, ([false, true, false], "ReplicasNotReady".to_owned()));
     let fails = hinder(&mut scene, Hindrance::Failing("OOMKilled".to_owned()));
     assert_eq!(fails, ([false, true, false], "ReplicaFailed".to_owned()));
+    let portless = hinder(&mut scene, Hindrance::NoPort("its port cannot be had".to_owned()));
+    assert_eq!(portless, ([false, false, true], "PortUnavailable".to_owned()), "no work of ours mends it");
 }
 
 #[test]

@@ -9,6 +9,14 @@ const NAMED: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n";
 const CUT: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n\
     17\r\ndata: {\"a\":1}\n\ndata: {\"\r\n7\r\na\":2}\n\nd\r\n";
 
+/// Whatever is waited for takes less.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What comes, in time.
+async fn in_time<T>(coming: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, coming).await.expect("in time")
+}
+
 /// Reads a request's head and as much of a body as it declares, and answers each with `answer`; then closes.
 async fn replica(answer: String) -> (SocketAddr, AbortOnDropHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -55,7 +63,7 @@ async fn ask(port: SocketAddr, path: &str) -> String {
         format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{{}}");
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    socket.read_to_string(&mut answer).await.unwrap();
+    in_time(socket.read_to_string(&mut answer)).await.unwrap();
     answer
 }
 
@@ -83,7 +91,7 @@ async fn one_that_is_gone_is_passed_over_and_a_request_waits_for_one() {
     let waiting = tokio::spawn(name_of(port));
     proxy.set(&[gone]);
     proxy.set(&[gone, a]);
-    assert_eq!(waiting.await.unwrap(), 'a');
+    assert_eq!(in_time(waiting).await.unwrap(), 'a');
 }
 
 #[tokio::test]
@@ -127,10 +135,10 @@ async fn a_port_that_is_given_up_closes_idle_connections() {
     socket.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\na") {
-        socket.read_buf(&mut answer).await.unwrap();
+        assert_ne!(in_time(socket.read_buf(&mut answer)).await.unwrap(), 0, "{answer:?}");
     }
     drop(proxy);
-    assert_eq!(socket.read(&mut [0]).await.unwrap(), 0, "closed, and nothing more is said");
+    assert_eq!(in_time(socket.read(&mut [0])).await.unwrap(), 0, "closed, and nothing more is said");
     assert!(TcpStream::connect(port).await.is_err());
 }
 
@@ -142,15 +150,15 @@ async fn one_connection_more_than_there_may_be_is_told_so_and_the_next_has_its_p
     proxy.set(&[a]);
     let mut first = TcpStream::connect(port).await.unwrap();
     first.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    assert_ne!(first.read(&mut [0; 100]).await.unwrap(), 0, "it is in");
+    assert_ne!(in_time(first.read(&mut [0; 100])).await.unwrap(), 0, "it is in");
     let (mut second, mut told) = (TcpStream::connect(port).await.unwrap(), String::new());
-    second.read_to_string(&mut told).await.unwrap();
+    in_time(second.read_to_string(&mut told)).await.unwrap();
     assert!(told.starts_with("HTTP/1.1 503 ") && told.contains("retry-after: 1\r\n"), "{told}");
     let (head, body) = told.split_once("\r\n\r\n").unwrap();
     assert!(head.ends_with(&format!("content-length: {}", body.len())), "{told}");
     let body: serde_json::Value = serde_json::from_str(body).unwrap();
     assert_eq!(body["error"]["code"], "too_many_connections");
     drop(first);
-    connections.ended().await;
+    in_time(connections.ended()).await;
     assert_eq!(name_of(port).await, 'a');
 }
