@@ -31,6 +31,7 @@ mod events;
 mod fan_out;
 mod faults;
 mod fields;
+mod finalizers;
 mod gpus;
 mod leader;
 mod lifecycle;

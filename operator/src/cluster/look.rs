@@ -3,13 +3,13 @@
 //! Each step can be repeated and leaves what is right alone: what was seen may be older than what was written last. A step
 //! that fails does not keep the next from being done.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kube::Client;
-use lorikeet_crds::{Adapter, Deployment};
+use lorikeet_crds::Deployment;
 use serde_json::Value;
 
 use crate::build::{PUBLIC_PORT, Settings, build, surroundings, workload};
@@ -19,7 +19,7 @@ use crate::cluster::compare::differs;
 use crate::cluster::config::Limits;
 use crate::cluster::facts::{PodFacts, workload_facts};
 use crate::cluster::failure::Failure;
-use crate::cluster::finalizer::{self, Outlives, Written, has, lacking, withhold};
+use crate::cluster::finalizer::Written;
 use crate::cluster::herald::{Herald, shortened};
 use crate::cluster::kinds::{Child, ChildKind, around, each};
 use crate::cluster::queue::Ended;
@@ -37,6 +37,10 @@ use crate::metrics::Metrics;
 use crate::probe::Probes;
 use crate::replicas::Replicas;
 use crate::replicas::client::Endpoint;
+
+mod ask;
+
+use self::ask::Asked;
 
 /// At the start nothing is decided before every replica that has an address was heard, or did not answer in time: what
 /// they hold would look lost, and be moved.
@@ -131,17 +135,22 @@ impl Look<'_> {
                 return None;
             }
         };
-        let Written { held, refused, .. } = self.ask(&mut decision).await;
-        // They have another version now, or none; the watch will tell.
-        let released = decision.released.iter().filter(|key| !refused.contains_key(*key));
-        held.iter().chain(released).for_each(|key| drop(decision.adapters.remove(key)));
+        let Asked { finalizers: Written { held, refused, .. }, lacking, untold } =
+            self.ask(&fleet, &mut decision).await;
+        // They have another version now, or none, or get one at the next look; the watch will tell.
+        let others = decision.released.iter().chain(&lacking).filter(|key| !refused.contains_key(*key));
+        held.iter().chain(others).for_each(|key| drop(decision.adapters.remove(key)));
         for adapter in &self.sight.adapters {
             if let Some(why) = refused.get(&key_of(adapter)) {
                 conclude_adapter(&mut decision, adapter, shortened(why), Timestamp::now());
             }
         }
         let before = self.failures.len();
-        let valid = decision.valid.take().filter(|_| admin.is_some());
+        let mut valid = decision.valid.take().filter(|_| admin.is_some());
+        if let Some(valid) = &mut valid {
+            // Nor may a replica that starts hear of them.
+            valid.adapters.retain(|adapter| !untold.contains(&adapter.key));
+        }
         let is_pending = self.apply(fleet, valid).await;
         if let Some(deployment) = &self.sight.deployment {
             let outcome = match closed.or_else(|| self.lasting(before)) {
@@ -295,37 +304,6 @@ impl Look<'_> {
         self.sight.pods.iter().map(|(_, pod)| pod.as_ref()).filter(|pod| pod.stays())
     }
 
-    fn outlives(&self) -> Outlives<'_> {
-        Outlives { is_cluster_wide: self.looker.sees_nodes, own: &self.looker.settings.namespace }
-    }
-
-    /// Asks the replicas. Puts the finalizer on before they hear of an Adapter, and takes it off when nothing holds a
-    /// deletion any longer.
-    async fn ask(&mut self, decision: &mut Decision) -> Written {
-        let is_paused = self.sight.deployment.as_ref().is_some_and(|one| one.spec.paused);
-        let (adapters, outlives) = (&self.sight.adapters, self.outlives());
-        let mut on = if is_paused { Vec::new() } else { lacking(adapters, decision, outlives) };
-        let off = finalizer::released(adapters, decision, outlives);
-        let mut desired = std::mem::take(&mut decision.desired);
-        if on.is_empty() {
-            self.looker.replicas().want(self.fleet, std::mem::take(&mut desired));
-        } else {
-            // What is held already does not wait for what is not.
-            let mut held = desired.clone();
-            withhold(&mut held, &on);
-            self.looker.replicas().want(self.fleet, held);
-        }
-        let concurrent = self.looker.limits.concurrent_writes;
-        let mut written = finalizer::write(&self.looker.client, &on, &off, concurrent).await;
-        self.failures.append(&mut written.failures);
-        on.retain(|one| !written.held.contains(&key_of(one)));
-        if !written.held.is_empty() {
-            withhold(&mut desired, &on);
-            self.looker.replicas().want(self.fleet, desired);
-        }
-        written
-    }
-
     /// Makes the children as they should be. Whether the replicas, or the way to them, were not.
     async fn apply(&mut self, mut fleet: Fleet, valid: Option<ValidFleet>) -> bool {
         let Some(deployment) = self.sight.deployment.clone() else { return true };
@@ -345,12 +323,6 @@ impl Look<'_> {
             .map_or(Duration::ZERO, |at| self.looker.limits.registry.saturating_sub(at.elapsed()));
         let writes_registry = wait.is_zero() && valid.may_register();
         if writes_registry {
-            // What a finalizer should hold and none does yet must not be loaded by a replica that starts.
-            let outlives = self.outlives();
-            let is_held = |one: &&Arc<Adapter>| has(one) || !outlives.holds(one);
-            let held: BTreeSet<_> =
-                self.sight.adapters.iter().filter(is_held).map(|one| key_of(one)).collect();
-            valid.adapters.retain(|adapter| held.contains(&adapter.key));
             self.lane.registry_at = Some(Instant::now());
         } else {
             valid.adapters.clear();
