@@ -48,6 +48,8 @@ const UNHEARD_AT_START: Duration = Duration::from_secs(10);
 /// Later, one that comes back or is new is waited for that long: most answer, or refuse, at once.
 const UNHEARD_LATER: Duration = Duration::from_millis(500);
 const UNHEARD_PAUSE: Duration = Duration::from_millis(20);
+/// What somebody changed meanwhile is looked at again after that time at the latest.
+const AFTER_CONFLICT: Duration = Duration::from_secs(1);
 
 /// What every look shares.
 pub struct Looker {
@@ -113,7 +115,7 @@ impl Looker {
         let mut look = Look { looker: self, fleet, sight, lane, failures: Vec::new(), again: None };
         let statuses = look.run(say).await;
         look.complain();
-        let ended = if look.failures.is_empty() { Ended::Done(look.again) } else { Ended::Failed };
+        let ended = look.ended();
         Looked { lane: look.lane, ended, statuses }
     }
 
@@ -162,6 +164,19 @@ impl Look<'_> {
         }
         self.soon(decision.again);
         say.then(|| Batch::of(self.sight.deployment.as_ref(), &self.sight.adapters, decision))
+    }
+
+    /// What somebody changed meanwhile is no error: it is seen anew, and the change brings the next look. A Secret is not
+    /// watched, and is read again.
+    fn ended(&mut self) -> Ended {
+        if self.failures.is_empty() {
+            return Ended::Done(self.again);
+        }
+        if self.failures.iter().any(|failure| !matches!(failure, Failure::Conflict { .. })) {
+            return Ended::Failed;
+        }
+        self.soon(Some(AFTER_CONFLICT));
+        Ended::Done(self.again)
     }
 
     /// What failed and will not pass by itself, from the failure at `first` on.
@@ -438,7 +453,12 @@ impl Look<'_> {
         for failure in &self.failures {
             self.looker.metrics.errors.with_label_values(&[failure.reason()]).inc();
             let (namespace, name) = (&self.fleet.namespace, &self.fleet.name);
-            tracing::warn!(namespace, name, reason = failure.reason(), %failure, "not carried out");
+            match failure {
+                Failure::Conflict { .. } => tracing::debug!(namespace, name, %failure, "seen anew"),
+                _ => {
+                    tracing::warn!(namespace, name, reason = failure.reason(), %failure, "not carried out");
+                }
+            }
         }
     }
 }
