@@ -3,8 +3,10 @@
 //! Refuses only what every replica would refuse too, except for the base model's name, which replicas do not compare.
 
 use lorikeet_crds::adapter::BaseModelRule;
-use lorikeet_crds::{Adapter, Deployment};
+use lorikeet_crds::condition::{Truth, find};
+use lorikeet_crds::{Adapter, ConditionType, Deployment, Reason};
 
+use crate::decide::unaccepted::own_words;
 use crate::decide::validate::{Refusal, ValidFleet};
 use crate::fleet::{AdapterFacts, Probe};
 
@@ -37,11 +39,25 @@ pub fn fit(
     valid: &ValidFleet,
 ) -> Result<bool, Refusal> {
     match probe {
-        None | Some(Probe::Unreadable(_)) => Ok(true),
-        Some(Probe::Pending) => Ok(false),
+        None => Ok(true),
+        Some(Probe::Unreadable(_)) => standing(adapter).map_or(Ok(true), Err),
+        Some(Probe::Pending) => standing(adapter).map_or(Ok(false), Err),
         Some(Probe::Faulty(fault)) => Err(Refusal::InvalidConfig(fault.clone())),
         Some(Probe::Facts(facts)) => suits(facts, adapter, deployment, valid).map(|()| true),
     }
+}
+
+/// The verdict about `adapter` as it is now that its status tells of: it stands until its source is read again. None of these
+/// reasons is said of an Adapter that is not accepted by anybody but this file.
+fn standing(adapter: &Adapter) -> Option<Refusal> {
+    const REASONS: [Reason; 4] =
+        [Reason::InvalidConfig, Reason::RankExceeded, Reason::BaseModelMismatch, Reason::BudgetExceeded];
+    let said = find(&adapter.status.as_ref()?.conditions, ConditionType::Accepted)?;
+    if said.status != Truth::False.as_str() || said.observed_generation != adapter.metadata.generation {
+        return None;
+    }
+    let reason = REASONS.into_iter().find(|reason| reason.as_str() == said.reason)?;
+    Some(Refusal::Standing { reason, message: own_words(&said.message).to_owned() })
 }
 
 fn suits(
