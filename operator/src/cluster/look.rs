@@ -326,11 +326,23 @@ impl Look<'_> {
             self.keep(&deployment).await;
             return true;
         };
+        // Of thousands, and of no concern to anything but the registry: made where that is written.
+        let registered = (std::mem::take(&mut valid.adapters), std::mem::take(&mut valid.former));
         let gpus = gpus(&deployment.spec.node_pool);
-        let standing = rollout::standing(self.workload(), gpus);
-        fleet.capacity.free_gpus = standing;
+        fleet.capacity.free_gpus = rollout::standing(self.workload(), gpus);
         if self.writable().is_none() {
             return self.children(&fleet, &deployment, &valid).is_ok_and(|all| self.differs(&all));
+        }
+        if gpus > 0 {
+            match self.children(&fleet, &deployment, &valid) {
+                Ok(children) => {
+                    fleet.capacity.free_gpus = self.free_gpus(&children, fleet.capacity.free_gpus).await;
+                }
+                Err(failure) => {
+                    self.failures.push(failure);
+                    return true;
+                }
+            }
         }
         let wait = self
             .lane
@@ -338,21 +350,19 @@ impl Look<'_> {
             .map_or(Duration::ZERO, |at| self.looker.limits.registry.saturating_sub(at.elapsed()));
         let writes_registry = wait.is_zero() && valid.may_register();
         if writes_registry {
+            (valid.adapters, valid.former) = registered;
             self.lane.registry_at = Some(Instant::now());
         } else {
-            valid.adapters.clear();
-            valid.former.clear();
             // Where it waits for replicas to be heard, their reports bring the next look.
             self.soon(Some(wait).filter(|wait| !wait.is_zero()));
         }
-        let children = match self.ordered(&mut fleet, &deployment, &valid).await {
-            Ok(children) => children,
+        match self.children(&fleet, &deployment, &valid) {
+            Ok(children) => self.put(&deployment, &children, writes_registry).await,
             Err(failure) => {
                 self.failures.push(failure);
-                return true;
+                true
             }
-        };
-        self.put(&deployment, &children, writes_registry).await
+        }
     }
 
     /// Keeps what is around pods that run though nothing of their spec may be carried out: they serve on.
@@ -388,24 +398,6 @@ impl Look<'_> {
         let is_pending = applying.is_pending;
         self.failures.extend(failures);
         is_pending
-    }
-
-    /// The children, with the order of a rollout that begins or is stuck.
-    async fn ordered(
-        &mut self,
-        fleet: &mut Fleet,
-        deployment: &Deployment,
-        valid: &ValidFleet,
-    ) -> Result<Vec<Child>, Failure> {
-        let children = self.children(fleet, deployment, valid)?;
-        let standing = fleet.capacity.free_gpus;
-        if gpus(&deployment.spec.node_pool) > 0 {
-            fleet.capacity.free_gpus = self.free_gpus(&children, standing).await;
-        }
-        if fleet.capacity.free_gpus == standing {
-            return Ok(children);
-        }
-        self.children(fleet, deployment, valid)
     }
 
     fn children(
