@@ -63,8 +63,8 @@ pub struct Looker {
     pub probes: Probes,
     /// What the operator is set to.
     pub settings: Settings,
-    /// Nodes, and pods of others, may be read.
-    pub sees_nodes: bool,
+    /// All namespaces are watched: nodes, and pods of others, may be read, and the operator outlives Adapters.
+    pub is_cluster_wide: bool,
     /// The bounds.
     pub limits: Limits,
     /// Says Events.
@@ -429,7 +429,7 @@ impl Look<'_> {
             None | Some(Order::Standing) => standing,
             Some(Order::Stuck) => Some(0),
             Some(Order::Answered(free)) => free,
-            Some(Order::Ask) if !self.looker.sees_nodes => None,
+            Some(Order::Ask) if !self.looker.is_cluster_wide => None,
             Some(Order::Ask) => {
                 let pod = desired.object.pointer("/spec/template/spec")?.clone();
                 let pod = serde_json::from_value(pod).ok()?;

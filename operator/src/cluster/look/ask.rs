@@ -23,7 +23,7 @@ pub(super) struct Asked {
 
 impl Look<'_> {
     fn outlives(&self) -> Outlives<'_> {
-        Outlives { is_cluster_wide: self.looker.sees_nodes, own: &self.looker.settings.namespace }
+        Outlives { is_cluster_wide: self.looker.is_cluster_wide, own: &self.looker.settings.namespace }
     }
 
     /// Asks the replicas. Puts the finalizer on before they hear of an Adapter, and takes it off when nothing holds a
