@@ -28,6 +28,10 @@ const FORMS: [&str; 14] = [
     "-hf",
 ];
 
+/// The start of names that the hub has shortened since: `meta-llama/Meta-Llama-3.1-8B` is `meta-llama/Llama-3.1-8B`, and
+/// both go on leading there.
+const FORMER_START: &str = "meta-";
+
 /// Whether more is to be read before replicas may hear of `adapter`.
 ///
 /// # Errors
@@ -99,7 +103,7 @@ fn is_another_model(expected: &str, got: &str) -> bool {
     model_name(expected).zip(model_name(got)).is_some_and(|(expected, got)| expected != got)
 }
 
-/// The model's name, where `text` is `OWNER/NAME`: in lower case, without the form that it is stored in.
+/// The model's name, where `text` is `OWNER/NAME`: in lower case, without the form that it is stored in, as it is called now.
 fn model_name(text: &str) -> Option<String> {
     let (owner, name) = text.split_once('/')?;
     let is_word = |word: &str| {
@@ -111,7 +115,7 @@ fn model_name(text: &str) -> Option<String> {
         return None;
     }
     let lower = name.to_ascii_lowercase();
-    let mut bare = lower.as_str();
+    let mut bare = lower.strip_prefix(FORMER_START).unwrap_or(&lower);
     while let Some(shorter) = FORMS.iter().find_map(|form| bare.strip_suffix(form)) {
         bare = shorter;
     }
@@ -195,6 +199,11 @@ mod tests {
         ] {
             assert!(!is_another_model(expected, same), "{same}");
         }
+        let llama = "meta-llama/Llama-3.1-8B";
+        for same in ["meta-llama/Meta-Llama-3.1-8B", "unsloth/Meta-Llama-3.1-8B-bnb-4bit"] {
+            assert!(!is_another_model(llama, same) && !is_another_model(same, llama), "{same}");
+        }
+        assert!(is_another_model(llama, "meta-llama/Meta-Llama-3-8B"));
         for other in ["mistralai/Mistral-7B-Instruct-v0.1", "mistralai/Mistral-7B-v0.2"] {
             assert!(is_another_model(expected, other), "{other}");
         }
