@@ -185,7 +185,7 @@ impl Run {
                 namespace: self.namespace,
                 reach: config.probe.reach(),
             },
-            sees_nodes: config.watch_namespace.is_none(),
+            is_cluster_wide: config.watch_namespace.is_none(),
             limits: config.limits,
             herald: Herald::new(self.client, reporter),
             metrics: self.metrics.clone(),

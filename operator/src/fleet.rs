@@ -60,6 +60,14 @@ pub struct Fleet {
     pub workload: Option<Workload>,
 }
 
+impl Fleet {
+    /// Whether some of its replicas are not ready: one that does not answer may be starting.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        self.workload.as_ref().is_some_and(|workload| workload.ready < workload.replicas)
+    }
+}
+
 /// Objects of which not all of the spec could be read, and why: nobody knows what they ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unread {

@@ -198,8 +198,13 @@ impl Inner {
         }
         let mut memory = self.memory();
         let Some(known) = memory.known.get_mut(&wanted) else { return };
-        let is_new = known.probe != probe;
-        (known.probe, known.since, known.running) = (probe, Instant::now(), false);
+        (known.since, known.running) = (Instant::now(), false);
+        // What was read stays true while it cannot be read again.
+        let is_read = matches!(known.probe, Probe::Facts(_) | Probe::Faulty(_));
+        let is_new = known.probe != probe && !(is_read && matches!(probe, Probe::Unreadable(_)));
+        if is_new {
+            known.probe = probe;
+        }
         let fleets = std::mem::take(&mut known.fleets);
         drop(memory);
         if is_new {

@@ -37,6 +37,7 @@ mod failover;
 mod fan_out;
 mod faults;
 mod fields;
+mod finalizers;
 mod gpus;
 mod last_copy;
 mod leader;

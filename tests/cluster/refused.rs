@@ -2,7 +2,9 @@
 //! reads the configuration at the source. A hub of the test serves it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -16,42 +18,55 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::manifests::{adapter, deployment, digest, with};
 use crate::stage::Stage;
+use crate::told::warnings;
 use crate::until::{PATIENCE, until};
 
 /// The header of a safetensors file.
 const HEADER: u64 = 64;
 
-/// `adapter_config.json` and bytes of weights of each repository of `acme`, by its name.
-type Repositories = Arc<Mutex<BTreeMap<String, (Value, u64)>>>;
+/// So many polls of a replica are a while in which an operator that wrote would have written.
+const POLLS: usize = 40;
+
+/// What a hub has, and how it answers.
+#[derive(Clone, Default)]
+struct Shelf {
+    /// `adapter_config.json` and bytes of weights of each repository of `acme`, by its name.
+    repositories: Arc<Mutex<BTreeMap<String, (Value, u64)>>>,
+    is_away: Arc<AtomicBool>,
+    asked_in_vain: Arc<AtomicUsize>,
+}
 
 /// A hub on loopback; it ends with its value.
 struct Hub {
     url: String,
-    repositories: Repositories,
+    shelf: Shelf,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Hub {
     async fn start() -> Self {
-        let repositories = Repositories::default();
-        let router = Router::new()
-            .route("/acme/{name}/resolve/main/{file}", get(file))
-            .with_state(Arc::clone(&repositories));
+        let shelf = Shelf::default();
+        let router =
+            Router::new().route("/acme/{name}/resolve/main/{file}", get(file)).with_state(shelf.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("a bound address"));
         let task = tokio::spawn(async move { drop(axum::serve(listener, router).await) });
-        Self { url, repositories, _task: AbortOnDropHandle::new(task) }
+        Self { url, shelf, _task: AbortOnDropHandle::new(task) }
     }
 
     /// Repository `name` has `config`, and weights of `bytes`.
     fn has(&self, name: &str, config: Value, bytes: u64) {
-        let mut all = self.repositories.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.shelf.repositories.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(name.to_owned(), (config, bytes));
     }
 }
 
-async fn file(State(all): State<Repositories>, Path((name, file)): Path<(String, String)>) -> Response {
-    let found = all.lock().unwrap_or_else(PoisonError::into_inner).get(&name).cloned();
+async fn file(State(shelf): State<Shelf>, Path((name, file)): Path<(String, String)>) -> Response {
+    if shelf.is_away.load(Ordering::Relaxed) {
+        shelf.asked_in_vain.fetch_add(1, Ordering::Relaxed);
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    let found = shelf.repositories.lock().unwrap_or_else(PoisonError::into_inner).get(&name).cloned();
     match (found, file.as_str()) {
         (Some((config, _)), "adapter_config.json") => config.to_string().into_response(),
         (Some((_, bytes)), "adapter_model.safetensors") => {
@@ -118,6 +133,43 @@ async fn what_cannot_be_served_is_refused_before_a_replica_hears_of_it() {
     ]);
     stage.until_adapter_ready("other-base").await;
     stage.until_adapter_ready("rank").await;
+}
+
+/// What was refused stays so: nobody has read anything else of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_stands_though_the_operator_restarts_while_the_hub_is_away() {
+    let (mut stage, hub) = with_hub("hub-away").await;
+    hub.has("rank", config(256, "acme/base"), 100);
+    hub.has("other-base", config(8, "acme/other"), 100);
+    let refused = [("rank", Reason::RankExceeded), ("other-base", Reason::BaseModelMismatch)];
+    for (name, reason) in refused {
+        stage.kubectl.apply(&[adapter(&stage.namespace, name, "base")]);
+        stage.until_adapter_says(name, reason).await;
+    }
+    stage.until_quiet(Duration::from_secs(2)).await;
+    let (before, said) = (stage.writes().len(), warnings(&stage).await);
+    assert_eq!(said.len(), refused.len(), "{said:?}");
+    stage.kill_operator();
+    hub.shelf.is_away.store(true, Ordering::Relaxed);
+    let fakes = stage.kubelet.fakes();
+    let often = Some(Duration::from_millis(200));
+    fakes.iter().for_each(|fake| fake.script(|script| script.longest_poll = often));
+    stage.start_operator().await;
+    until("the hub is asked in vain", PATIENCE, async || {
+        (hub.shelf.asked_in_vain.load(Ordering::Relaxed) > 0).then_some(())
+    })
+    .await;
+    let polled: Vec<usize> = fakes.iter().map(|fake| fake.polls()).collect();
+    until("a while passes", PATIENCE, async || {
+        fakes.iter().zip(&polled).all(|(fake, before)| fake.polls() >= before + POLLS).then_some(())
+    })
+    .await;
+    let written: Vec<String> = stage.writes().split_off(before).iter().map(ToString::to_string).collect();
+    assert!(written.is_empty(), "{written:?}");
+    assert_eq!(warnings(&stage).await, said);
+    for (name, _) in refused {
+        assert!(fakes.iter().all(|fake| fake.first_heard(name).is_none()), "a replica heard of {name}");
+    }
 }
 
 /// An edit that is refused takes nothing away, on replicas that hold the former content and on those that start later.

@@ -50,7 +50,7 @@ async fn a_status_whose_write_failed_comes_though_something_happens_before_it_is
 }
 
 /// The warnings of `namespace`: what is concerned, why, and how often it was said.
-async fn warnings(stage: &Stage) -> Vec<(String, String, i32)> {
+pub(crate) async fn warnings(stage: &Stage) -> Vec<(String, String, i32)> {
     let all = stage.api::<Event>().list(&ListParams::default()).await.expect("Events").items;
     let is_ours = |event: &Event| {
         let by = event.reporting_controller.as_deref();

@@ -12,6 +12,7 @@ use crate::fake::Fake;
 use crate::manifests::{adapter, deployment, with};
 use crate::stage::Stage;
 use crate::until::{PATIENCE, until};
+use crate::why::{person, why};
 
 /// From now on anything may stand where a spec has an Adapter's priority and how a Deployment rolls out.
 fn loosen_specs(stage: &Stage) {
@@ -138,6 +139,13 @@ async fn what_a_spec_that_cannot_be_read_stands_for_is_served_on_after_a_restart
     until_said(&stage, "lora/odd", unread).await;
     until_said(&stage, "lora/odd", "its former content is served").await;
     until_said(&stage, "ldep/other", "the object cannot be read: spec.rollout.strategy: ").await;
+    // Who asks why is told the same.
+    let person = person(&stage);
+    for (name, message) in [("odd", unread), ("theirs", "the object cannot be read: spec.rollout.strategy: ")]
+    {
+        let (done, said) = why(&person, &[name, "--namespace", &namespace]);
+        assert!(done && said.contains(message), "{name}: {said}");
+    }
     let told: Vec<_> = base.heard().into_iter().filter(|heard| heard.whole).collect();
     let last = told.last().expect("the first set of the new operator");
     let mut names: Vec<&str> = last.set.iter().map(|one| one.name.as_str()).collect();

@@ -12,7 +12,7 @@ use crate::stage::Stage;
 use lorikeet_tests::operator::binary;
 
 /// Somebody who may look at the objects of the scenario's namespace, and at nothing else: the kubeconfig.
-fn person(stage: &Stage) -> PathBuf {
+pub(crate) fn person(stage: &Stage) -> PathBuf {
     let namespace = &stage.namespace;
     let metadata = json!({"name": "person", "namespace": namespace});
     let rules = json!([
@@ -33,7 +33,8 @@ fn person(stage: &Stage) -> PathBuf {
     stage.plane.kubeconfig(&format!("{namespace}-person"), &stage.proxy.url(), token.trim())
 }
 
-fn why(kubeconfig: &Path, arguments: &[&str]) -> (bool, String) {
+/// Whether it answered, and what it said.
+pub(crate) fn why(kubeconfig: &Path, arguments: &[&str]) -> (bool, String) {
     let output = Command::new(binary())
         .arg("why")
         .args(arguments)

@@ -60,7 +60,6 @@ impl Applying<'_> {
                 Err(error) => return Err(Failure::of(what(), error)),
             },
         };
-        let desired = hash(&child.object);
         if let Some(live) = &live {
             match self.owner(live) {
                 Owner::Ours => {}
@@ -69,7 +68,8 @@ impl Applying<'_> {
             }
             let settled = self.settled.get(&key);
             let as_good = settled.is_some_and(|(of, version)| {
-                *of == desired && version.as_deref() == live["metadata"]["resourceVersion"].as_str()
+                version.as_deref() == live["metadata"]["resourceVersion"].as_str()
+                    && *of == hash(&child.object)
             });
             if as_good || !differs(&child.object, live) {
                 return Ok(());
@@ -85,7 +85,7 @@ impl Applying<'_> {
         let version = applied.resource_version();
         if differs(&child.object, &serde_json::to_value(&applied)?) {
             tracing::debug!(child = what(), "the API server keeps it otherwise than it was applied");
-            self.settled.insert(key, (desired, version));
+            self.settled.insert(key, (hash(&child.object), version));
         } else {
             self.settled.remove(&key);
         }

@@ -14,13 +14,13 @@ use crate::quantity;
 pub fn differs(desired: &Value, live: &Value) -> bool {
     let Some(owned) = owned(live) else { return true };
     let (Some(desired), Some(live)) = (desired.as_object(), live.as_object()) else { return true };
-    let identity = |name: &str| matches!(name, "apiVersion" | "kind" | "status");
-    let mut desired = desired.clone();
-    desired.retain(|name, _| !identity(name));
-    if let Some(metadata) = desired.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.retain(|name, _| !matches!(name.as_str(), "name" | "namespace" | "creationTimestamp"));
-    }
-    !same_map(&desired, live, owned)
+    let is_content = |name: &str| !matches!(name, "apiVersion" | "kind" | "status" | "metadata");
+    let is_applied = |name: &str| !matches!(name, "name" | "namespace" | "creationTimestamp");
+    let none = Map::new();
+    let metadata = [(desired, "metadata"), (live, "metadata"), (owned, "f:metadata")]
+        .map(|(of, name)| of.get(name).and_then(Value::as_object).unwrap_or(&none));
+    let [ours, there, record] = metadata;
+    !(same_fields(ours, there, record, is_applied) && same_fields(desired, live, owned, is_content))
 }
 
 /// The fields that our manager has applied.
@@ -47,10 +47,19 @@ fn same(desired: &Value, live: &Value, owned: &Value, quantity: bool) -> bool {
 }
 
 fn same_map(desired: &Map<String, Value>, live: &Map<String, Value>, owned: &Map<String, Value>) -> bool {
-    let known =
-        owned.keys().filter_map(|name| name.strip_prefix("f:")).all(|name| desired.contains_key(name));
-    known
-        && desired.iter().all(|(name, value)| {
+    same_fields(desired, live, owned, |_| true)
+}
+
+/// As [`same_map`], of those fields that count.
+fn same_fields(
+    desired: &Map<String, Value>,
+    live: &Map<String, Value>,
+    owned: &Map<String, Value>,
+    counts: fn(&str) -> bool,
+) -> bool {
+    let mut ours = owned.keys().filter_map(|name| name.strip_prefix("f:")).filter(|name| counts(name));
+    ours.all(|name| desired.contains_key(name))
+        && desired.iter().filter(|(name, _)| counts(name)).all(|(name, value)| {
             let there = live.get(name);
             if is_empty(value) && there.is_none_or(is_empty) {
                 return true;

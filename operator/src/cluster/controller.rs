@@ -300,7 +300,7 @@ mod tests {
             replicas: Mutex::new(Replicas::new(Arc::new(Versions::new(1)), 1, tell.clone())),
             probes: Probes::new(probe, tell),
             settings: Settings { image: "image".to_owned(), namespace: "ns".to_owned(), reach },
-            sees_nodes: false,
+            is_cluster_wide: false,
             limits,
             herald: Herald::new(client.clone(), Reporter { controller: "test".to_owned(), instance: None }),
             metrics: Metrics::new().unwrap(),

@@ -1,5 +1,5 @@
 //! The finalizer of Adapters: on before any replica hears of one, off when the decision says that nothing holds its deletion.
-//! It shows that running requests finish; it cannot keep an object for ever: every deletion is released by time at the
+//! One that lost it while it is served, as by a replace, gets it again and is served on. It shows that running requests finish; it cannot keep an object for ever: every deletion is released by time at the
 //! latest, and an Adapter that this operator may not outlive has none. Such a one is gone at once, and drains all the same,
 //! since it is in no desired set any more.
 
@@ -9,14 +9,18 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
-use lorikeet_crds::{Adapter, ConditionType, FINALIZER};
+use lorikeet_api::AdapterState;
+use lorikeet_crds::condition::find;
+use lorikeet_crds::{Adapter, ConditionType, FINALIZER, Reason};
 use serde_json::{Value, json};
 
 use crate::cluster::failure::{Failure, is_gone};
 use crate::decide::Decision;
 use crate::decide::events::is_true;
+use crate::decide::former::has_served;
+use crate::decide::reports::last;
 use crate::decide::validate::{AdapterKey, key_of, served_name_of};
-use crate::fleet::DesiredList;
+use crate::fleet::{DesiredList, Replica};
 
 /// Finalizers that one look at a fleet writes: the next look goes on.
 const AT_ONCE: usize = 256;
@@ -45,7 +49,8 @@ pub fn has(adapter: &Adapter) -> bool {
     adapter.finalizers().iter().any(|one| one == FINALIZER)
 }
 
-/// Accepted Adapters that lack the finalizer: no replica may hear of them yet.
+/// Accepted Adapters that lack the finalizer. Those come last whose finalizer was refused: however many they are, they keep
+/// nobody waiting.
 #[must_use]
 pub fn lacking<'a>(
     adapters: &'a [Arc<Adapter>],
@@ -60,7 +65,28 @@ pub fn lacking<'a>(
         let is_new = !has(adapter) && adapter.metadata.deletion_timestamp.is_none();
         is_new && outlives.holds(adapter) && accepted(adapter)
     };
-    adapters.iter().filter(lacks).collect()
+    let mut lacking: Vec<_> = adapters.iter().filter(lacks).collect();
+    lacking.sort_by_key(|adapter| was_refused(adapter));
+    lacking
+}
+
+fn was_refused(adapter: &Adapter) -> bool {
+    let ready = adapter.status.as_ref().and_then(|status| find(&status.conditions, ConditionType::Ready));
+    ready.is_some_and(|ready| ready.reason == Reason::NotCarriedOut.as_str())
+}
+
+/// Of those that lack the finalizer, the ones that no replica may hear of yet: what a replica has already is not taken from
+/// it. Only an Adapter whose status has its name can be there; the replicas are not searched for others.
+#[must_use]
+pub fn untold<'a>(lacking: &[&'a Arc<Adapter>], replicas: &[Replica]) -> Vec<&'a Arc<Adapter>> {
+    let is_there = |name: &str| {
+        let mut said = replicas.iter().filter_map(|one| last(&one.contact)).flat_map(|one| &one.adapters);
+        said.any(|one| one.name == name && one.state != AdapterState::Draining)
+    };
+    let is_served = |adapter: &Adapter| {
+        adapter.status.as_ref().is_some_and(has_served) && is_there(&served_name_of(adapter))
+    };
+    lacking.iter().copied().filter(|adapter| !is_served(adapter)).collect()
 }
 
 /// Those that bear the finalizer and may not, or need not any longer.
@@ -77,11 +103,11 @@ pub fn released<'a>(
 }
 
 /// Takes out of the desired sets what must not be heard of yet.
-pub fn withhold(desired: &mut BTreeMap<String, DesiredList>, lacking: &[&Arc<Adapter>]) {
-    if lacking.is_empty() {
+pub fn withhold(desired: &mut BTreeMap<String, DesiredList>, untold: &[&Arc<Adapter>]) {
+    if untold.is_empty() {
         return;
     }
-    let names: BTreeSet<String> = lacking.iter().map(|adapter| served_name_of(adapter)).collect();
+    let names: BTreeSet<String> = untold.iter().map(|adapter| served_name_of(adapter)).collect();
     // Replicas share lists.
     let mut held: HashMap<*const _, DesiredList> = HashMap::new();
     for list in desired.values_mut() {
@@ -163,9 +189,79 @@ fn patch(adapter: &Adapter, on: bool) -> Value {
 #[cfg(test)]
 mod tests {
     use internment::ArcIntern;
-    use lorikeet_api::DesiredAdapter;
+    use jiff::Timestamp;
+    use lorikeet_api::{AdapterReport, DesiredAdapter};
+    use lorikeet_crds::AdapterStatus;
+    use lorikeet_crds::condition::{Saying, Truth, conditions};
 
     use super::*;
+    use crate::fleet::{Contact, Report};
+
+    fn adapter(name: &str, status: Option<AdapterStatus>) -> Arc<Adapter> {
+        let mut adapter = Adapter { status, ..Adapter::default() };
+        adapter.metadata.name = Some(name.to_owned());
+        adapter.metadata.namespace = Some("team".to_owned());
+        Arc::new(adapter)
+    }
+
+    /// A status that says Accepted, and of Ready that `reason`.
+    fn status(name: &str, reason: Reason) -> AdapterStatus {
+        let saying = |condition, truth| Saying { condition, truth, reason, message: String::new() };
+        let sayings =
+            [saying(ConditionType::Accepted, Truth::True), saying(ConditionType::Ready, Truth::False)];
+        AdapterStatus {
+            served_name: Some(name.to_owned()),
+            conditions: conditions(&[], &sayings, None, Timestamp::UNIX_EPOCH),
+            ..AdapterStatus::default()
+        }
+    }
+
+    fn replica(name: &str, contact: Contact) -> Replica {
+        let (name, incarnation) = (name.to_owned(), String::new());
+        Replica { name, incarnation, leaving: false, contact, refusal: None }
+    }
+
+    #[test]
+    fn what_a_replica_has_is_not_withheld_from_it() {
+        let says = |name: &str, state| {
+            ArcIntern::new(AdapterReport { name: name.to_owned(), state, ..AdapterReport::default() })
+        };
+        let of =
+            |name: &str, state| Arc::new(Report { adapters: vec![says(name, state)], ..Report::default() });
+        let silent = Contact::Unreachable {
+            error: "late".to_owned(),
+            since: Timestamp::UNIX_EPOCH,
+            last: Some(of("known", AdapterState::Ready)),
+        };
+        let replicas = [
+            replica("r0", Contact::Reported(of("served", AdapterState::Registered))),
+            replica("r1", silent),
+            replica("r2", Contact::Reported(of("drains", AdapterState::Draining))),
+            replica("r3", Contact::Reported(of("namesake", AdapterState::Ready))),
+        ];
+        let mut adapters: Vec<_> = ["served", "known", "drains", "elsewhere"]
+            .map(|name| adapter(name, Some(status(name, Reason::Loading))))
+            .into();
+        // The name is that of another one which was deleted.
+        adapters.push(adapter("namesake", None));
+        let untold: Vec<_> = untold(&adapters.iter().collect::<Vec<_>>(), &replicas)
+            .into_iter()
+            .map(|one| key_of(one).1)
+            .collect();
+        assert_eq!(untold, ["drains", "elsewhere", "namesake"]);
+    }
+
+    #[test]
+    fn those_whose_finalizer_is_refused_keep_nobody_waiting() {
+        let name = |at: usize| format!("a{at:04}");
+        let mut adapters: Vec<_> = (0..AT_ONCE)
+            .map(|at| adapter(&name(at), Some(status(&name(at), Reason::NotCarriedOut))))
+            .collect();
+        adapters.push(adapter("late", Some(status("late", Reason::Loading))));
+        let outlives = Outlives { is_cluster_wide: true, own: "system" };
+        let lacking = lacking(&adapters, &Decision::default(), outlives);
+        assert_eq!((key_of(lacking[0]).1.as_str(), lacking.len()), ("late", AT_ONCE + 1));
+    }
 
     #[test]
     fn others_finalizers_stay() {

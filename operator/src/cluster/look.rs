@@ -3,13 +3,13 @@
 //! Each step can be repeated and leaves what is right alone: what was seen may be older than what was written last. A step
 //! that fails does not keep the next from being done.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kube::Client;
-use lorikeet_crds::{Adapter, Deployment};
+use lorikeet_crds::Deployment;
 use serde_json::Value;
 
 use crate::build::{PUBLIC_PORT, Settings, build, surroundings, workload};
@@ -20,7 +20,7 @@ use crate::cluster::compare::differs;
 use crate::cluster::config::Limits;
 use crate::cluster::facts::{PodFacts, workload_facts};
 use crate::cluster::failure::Failure;
-use crate::cluster::finalizer::{self, Outlives, Written, has, lacking, withhold};
+use crate::cluster::finalizer::Written;
 use crate::cluster::herald::{Herald, shortened};
 use crate::cluster::kinds::{Child, ChildKind, around, each};
 use crate::cluster::queue::Ended;
@@ -39,12 +39,18 @@ use crate::probe::Probes;
 use crate::replicas::Replicas;
 use crate::replicas::client::Endpoint;
 
+mod ask;
+
+use self::ask::Asked;
+
 /// At the start nothing is decided before every replica that has an address was heard, or did not answer in time: what
 /// they hold would look lost, and be moved.
 const UNHEARD_AT_START: Duration = Duration::from_secs(10);
 /// Later, one that comes back or is new is waited for that long: most answer, or refuse, at once.
 const UNHEARD_LATER: Duration = Duration::from_millis(500);
 const UNHEARD_PAUSE: Duration = Duration::from_millis(20);
+/// What somebody changed meanwhile is looked at again after that time at the latest.
+const AFTER_CONFLICT: Duration = Duration::from_secs(1);
 
 /// What every look shares.
 pub struct Looker {
@@ -58,8 +64,8 @@ pub struct Looker {
     pub probes: Probes,
     /// What the operator is set to.
     pub settings: Settings,
-    /// Nodes, and pods of others, may be read.
-    pub sees_nodes: bool,
+    /// All namespaces are watched: nodes, and pods of others, may be read, and the operator outlives Adapters.
+    pub is_cluster_wide: bool,
     /// The bounds.
     pub limits: Limits,
     /// Says Events.
@@ -112,7 +118,7 @@ impl Looker {
         let mut look = Look { looker: self, fleet, sight, lane, failures: Vec::new(), again: None };
         let statuses = look.run(say).await;
         look.complain();
-        let ended = if look.failures.is_empty() { Ended::Done(look.again) } else { Ended::Failed };
+        let ended = look.ended();
         Looked { lane: look.lane, ended, statuses }
     }
 
@@ -135,17 +141,22 @@ impl Look<'_> {
                 return None;
             }
         };
-        let Written { held, refused, .. } = self.ask(&mut decision).await;
-        // They have another version now, or none; the watch will tell.
-        let released = decision.released.iter().filter(|key| !refused.contains_key(*key));
-        held.iter().chain(released).for_each(|key| drop(decision.adapters.remove(key)));
+        let Asked { finalizers: Written { held, refused, .. }, lacking, untold } =
+            self.ask(&fleet, &mut decision).await;
+        // They have another version now, or none, or get one at the next look; the watch will tell.
+        let others = decision.released.iter().chain(&lacking).filter(|key| !refused.contains_key(*key));
+        held.iter().chain(others).for_each(|key| drop(decision.adapters.remove(key)));
         for adapter in &self.sight.adapters {
             if let Some(why) = refused.get(&key_of(adapter)) {
                 conclude_adapter(&mut decision, adapter, shortened(why), self.looker.clock.now());
             }
         }
         let before = self.failures.len();
-        let valid = decision.valid.take().filter(|_| admin.is_some());
+        let mut valid = decision.valid.take().filter(|_| admin.is_some());
+        if let Some(valid) = &mut valid {
+            // Nor may a replica that starts hear of them.
+            valid.adapters.retain(|adapter| !untold.contains(&adapter.key));
+        }
         let is_pending = self.apply(fleet, valid).await;
         if let Some(deployment) = &self.sight.deployment {
             let outcome = match closed.or_else(|| self.lasting(before)) {
@@ -157,6 +168,19 @@ impl Look<'_> {
         }
         self.soon(decision.again);
         say.then(|| Batch::of(self.sight.deployment.as_ref(), &self.sight.adapters, decision))
+    }
+
+    /// What somebody changed meanwhile is no error: it is seen anew, and the change brings the next look. A Secret is not
+    /// watched, and is read again.
+    fn ended(&mut self) -> Ended {
+        if self.failures.is_empty() {
+            return Ended::Done(self.again);
+        }
+        if self.failures.iter().any(|failure| !matches!(failure, Failure::Conflict { .. })) {
+            return Ended::Failed;
+        }
+        self.soon(Some(AFTER_CONFLICT));
+        Ended::Done(self.again)
     }
 
     /// What failed and will not pass by itself, from the failure at `first` on.
@@ -299,37 +323,6 @@ impl Look<'_> {
         self.sight.pods.iter().map(|(_, pod)| pod.as_ref()).filter(|pod| pod.stays())
     }
 
-    fn outlives(&self) -> Outlives<'_> {
-        Outlives { is_cluster_wide: self.looker.sees_nodes, own: &self.looker.settings.namespace }
-    }
-
-    /// Asks the replicas. Puts the finalizer on before they hear of an Adapter, and takes it off when nothing holds a
-    /// deletion any longer.
-    async fn ask(&mut self, decision: &mut Decision) -> Written {
-        let is_paused = self.sight.deployment.as_ref().is_some_and(|one| one.spec.paused);
-        let (adapters, outlives) = (&self.sight.adapters, self.outlives());
-        let mut on = if is_paused { Vec::new() } else { lacking(adapters, decision, outlives) };
-        let off = finalizer::released(adapters, decision, outlives);
-        let mut desired = std::mem::take(&mut decision.desired);
-        if on.is_empty() {
-            self.looker.replicas().want(self.fleet, std::mem::take(&mut desired));
-        } else {
-            // What is held already does not wait for what is not.
-            let mut held = desired.clone();
-            withhold(&mut held, &on);
-            self.looker.replicas().want(self.fleet, held);
-        }
-        let concurrent = self.looker.limits.concurrent_writes;
-        let mut written = finalizer::write(&self.looker.client, &on, &off, concurrent).await;
-        self.failures.append(&mut written.failures);
-        on.retain(|one| !written.held.contains(&key_of(one)));
-        if !written.held.is_empty() {
-            withhold(&mut desired, &on);
-            self.looker.replicas().want(self.fleet, desired);
-        }
-        written
-    }
-
     /// Makes the children as they should be. Whether the replicas, or the way to them, were not.
     async fn apply(&mut self, mut fleet: Fleet, valid: Option<ValidFleet>) -> bool {
         let Some(deployment) = self.sight.deployment.clone() else { return true };
@@ -337,11 +330,23 @@ impl Look<'_> {
             self.keep(&deployment).await;
             return true;
         };
+        // Of thousands, and of no concern to anything but the registry: made where that is written.
+        let registered = (std::mem::take(&mut valid.adapters), std::mem::take(&mut valid.former));
         let gpus = gpus(&deployment.spec.node_pool);
-        let standing = rollout::standing(self.workload(), gpus);
-        fleet.capacity.free_gpus = standing;
+        fleet.capacity.free_gpus = rollout::standing(self.workload(), gpus);
         if self.writable().is_none() {
             return self.children(&fleet, &deployment, &valid).is_ok_and(|all| self.differs(&all));
+        }
+        if gpus > 0 {
+            match self.children(&fleet, &deployment, &valid) {
+                Ok(children) => {
+                    fleet.capacity.free_gpus = self.free_gpus(&children, fleet.capacity.free_gpus).await;
+                }
+                Err(failure) => {
+                    self.failures.push(failure);
+                    return true;
+                }
+            }
         }
         let wait = self
             .lane
@@ -349,27 +354,19 @@ impl Look<'_> {
             .map_or(Duration::ZERO, |at| self.looker.limits.registry.saturating_sub(at.elapsed()));
         let writes_registry = wait.is_zero() && valid.may_register();
         if writes_registry {
-            // What a finalizer should hold and none does yet must not be loaded by a replica that starts.
-            let outlives = self.outlives();
-            let is_held = |one: &&Arc<Adapter>| has(one) || !outlives.holds(one);
-            let held: BTreeSet<_> =
-                self.sight.adapters.iter().filter(is_held).map(|one| key_of(one)).collect();
-            valid.adapters.retain(|adapter| held.contains(&adapter.key));
+            (valid.adapters, valid.former) = registered;
             self.lane.registry_at = Some(Instant::now());
         } else {
-            valid.adapters.clear();
-            valid.former.clear();
             // Where it waits for replicas to be heard, their reports bring the next look.
             self.soon(Some(wait).filter(|wait| !wait.is_zero()));
         }
-        let children = match self.ordered(&mut fleet, &deployment, &valid).await {
-            Ok(children) => children,
+        match self.children(&fleet, &deployment, &valid) {
+            Ok(children) => self.put(&deployment, &children, writes_registry).await,
             Err(failure) => {
                 self.failures.push(failure);
-                return true;
+                true
             }
-        };
-        self.put(&deployment, &children, writes_registry).await
+        }
     }
 
     /// Keeps what is around pods that run though nothing of their spec may be carried out: they serve on.
@@ -407,24 +404,6 @@ impl Look<'_> {
         is_pending
     }
 
-    /// The children, with the order of a rollout that begins or is stuck.
-    async fn ordered(
-        &mut self,
-        fleet: &mut Fleet,
-        deployment: &Deployment,
-        valid: &ValidFleet,
-    ) -> Result<Vec<Child>, Failure> {
-        let children = self.children(fleet, deployment, valid)?;
-        let standing = fleet.capacity.free_gpus;
-        if gpus(&deployment.spec.node_pool) > 0 {
-            fleet.capacity.free_gpus = self.free_gpus(&children, standing).await;
-        }
-        if fleet.capacity.free_gpus == standing {
-            return Ok(children);
-        }
-        self.children(fleet, deployment, valid)
-    }
-
     fn children(
         &self,
         fleet: &Fleet,
@@ -454,7 +433,7 @@ impl Look<'_> {
             None | Some(Order::Standing) => standing,
             Some(Order::Stuck) => Some(0),
             Some(Order::Answered(free)) => free,
-            Some(Order::Ask) if !self.looker.sees_nodes => None,
+            Some(Order::Ask) if !self.looker.is_cluster_wide => None,
             Some(Order::Ask) => {
                 let pod = desired.object.pointer("/spec/template/spec")?.clone();
                 let pod = serde_json::from_value(pod).ok()?;
@@ -470,7 +449,12 @@ impl Look<'_> {
         for failure in &self.failures {
             self.looker.metrics.errors.with_label_values(&[failure.reason()]).inc();
             let (namespace, name) = (&self.fleet.namespace, &self.fleet.name);
-            tracing::warn!(namespace, name, reason = failure.reason(), %failure, "not carried out");
+            match failure {
+                Failure::Conflict { .. } => tracing::debug!(namespace, name, %failure, "seen anew"),
+                _ => {
+                    tracing::warn!(namespace, name, reason = failure.reason(), %failure, "not carried out");
+                }
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Which fleet is worked on next. Pure: `now` is passed. A fleet is there once however often it is marked, never worked
-//! on twice at once, and waits longer after each error, by itself: others do not wait with it.
+//! on twice at once. After an error it is tried again later each time; what happens to it meanwhile waits for a moment only:
+//! most errors are of one object among thousands.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -8,6 +9,10 @@ use crate::fleet::FleetKey;
 
 /// Between two runs of a fleet that nothing urgent happened to.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+/// After an error, before what is urgent.
+const AFTER_ERROR: Duration = Duration::from_millis(200);
+/// After an error, before what can wait.
+const CALM_AFTER_ERROR: Duration = Duration::from_secs(1);
 
 /// Fleets and when they are due.
 #[derive(Debug)]
@@ -33,10 +38,10 @@ struct State {
     due: Option<Instant>,
     running: bool,
     failures: u32,
-    /// Nothing before: an error was met.
-    held_until: Option<Instant>,
-    /// Nothing that can wait before: a run has just ended.
-    paced_until: Option<Instant>,
+    /// What happened while it was worked on: the first that is urgent, and the first that can wait.
+    marked: [Option<Instant>; 2],
+    /// Nothing before: that is urgent, or that can wait.
+    not_before: [Option<Instant>; 2],
 }
 
 /// How work on a fleet ended.
@@ -50,6 +55,13 @@ pub enum Ended {
     Gone,
 }
 
+impl State {
+    /// When it is due that is urgent or not, and was marked for `at`.
+    fn due(&self, urgent: bool, at: Instant) -> Instant {
+        self.not_before[usize::from(!urgent)].map_or(at, |earliest| earliest.max(at))
+    }
+}
+
 impl Queue {
     /// Empty.
     #[must_use]
@@ -57,15 +69,20 @@ impl Queue {
         Self { fleets: BTreeMap::new(), due: BTreeSet::new(), pauses }
     }
 
-    /// Something happened to `fleet`, or will at `at`. What is urgent waits for errors only.
+    /// Something happened to `fleet`, or will at `at`. What is urgent waits for a moment after an error only.
     pub fn mark(&mut self, fleet: &FleetKey, urgent: bool, at: Instant) {
         let state = self.fleets.entry(fleet.clone()).or_default();
-        let paced = if urgent { None } else { state.paced_until };
-        let at = [Some(at), state.held_until, paced].into_iter().flatten().max().unwrap_or(at);
+        if state.running {
+            // It comes back when that ends.
+            let marked = &mut state.marked[usize::from(!urgent)];
+            *marked = Some(marked.map_or(at, |first| first.min(at)));
+            return;
+        }
+        let at = state.due(urgent, at);
         self.bring_forward(fleet, at);
     }
 
-    /// Look at `fleet` at that time, at the latest.
+    /// Look at `fleet`, which is not being worked on, at that time, at the latest.
     fn bring_forward(&mut self, fleet: &FleetKey, at: Instant) {
         let state = self.fleets.entry(fleet.clone()).or_default();
         if state.due.is_some_and(|due| due <= at) {
@@ -74,10 +91,7 @@ impl Queue {
         if let Some(due) = state.due.replace(at) {
             self.due.remove(&(due, fleet.clone()));
         }
-        // One that is being worked on comes back when that ends.
-        if !state.running {
-            self.due.insert((at, fleet.clone()));
-        }
+        self.due.insert((at, fleet.clone()));
     }
 
     /// The next fleet to work on, where one is due. [`Self::ended`] must follow.
@@ -98,45 +112,48 @@ impl Queue {
     pub fn ended(&mut self, fleet: &FleetKey, ended: Ended, took: Duration, now: Instant) {
         let Some(state) = self.fleets.get_mut(fleet) else { return };
         state.running = false;
-        let marked = state.due.take();
+        let marked = std::mem::take(&mut state.marked);
         // As long as it took: a large fleet leaves half of the time to others.
-        state.paced_until = Some(now + took.max(SHORTEST_PAUSE));
+        let mut calm = took.max(SHORTEST_PAUSE);
+        let mut urgent = None;
         let next = match ended {
-            Ended::Gone if marked.is_none() => {
+            Ended::Gone if marked == [None; 2] => {
                 self.fleets.remove(fleet);
                 return;
             }
             Ended::Gone => now,
             Ended::Done(again) => {
                 state.failures = 0;
-                state.held_until = None;
                 now + again.unwrap_or(self.pauses.resync).min(spread(fleet, 0, self.pauses.resync))
             }
             Ended::Failed => {
                 state.failures = state.failures.saturating_add(1);
-                let until = now + self.pauses.after(fleet, state.failures);
-                state.held_until = Some(until);
-                until
+                let again = self.pauses.after(fleet, state.failures);
+                urgent = Some(now + again.min(AFTER_ERROR));
+                calm = calm.max(again.min(CALM_AFTER_ERROR));
+                now + again
             }
         };
-        let held = state.held_until;
-        let marked = marked.map(|at| held.map_or(at, |held| held.max(at)));
-        self.bring_forward(fleet, marked.map_or(next, |at| at.min(next)));
+        state.not_before = [urgent, Some(now + calm)];
+        let [first, second] = marked;
+        let marked = [(true, first), (false, second)];
+        let due = marked.into_iter().filter_map(|(urgent, at)| at.map(|at| state.due(urgent, at)));
+        let due = due.fold(next, Instant::min);
+        self.bring_forward(fleet, due);
     }
 
     /// Forgets past errors: what caused them is over.
     pub fn forgive(&mut self, now: Instant) {
-        let held: Vec<FleetKey> = self
-            .fleets
-            .iter_mut()
-            .filter(|(_, state)| state.held_until.is_some())
-            .map(|(fleet, state)| {
-                state.held_until = None;
-                state.failures = 0;
-                fleet.clone()
-            })
-            .collect();
-        held.iter().for_each(|fleet| self.bring_forward(fleet, now));
+        let mut failed = Vec::new();
+        for (fleet, state) in self.fleets.iter_mut().filter(|(_, state)| state.failures > 0) {
+            state.failures = 0;
+            state.not_before = [None; 2];
+            match state.running {
+                true => state.marked[0] = Some(now),
+                false => failed.push(fleet.clone()),
+            }
+        }
+        failed.iter().for_each(|fleet| self.bring_forward(fleet, now));
     }
 
     /// When the next fleet is due.
@@ -209,8 +226,6 @@ mod tests {
         for failure in 1..=12 {
             assert_eq!(queue.take(now), Some(fleet("x")), "{failure}");
             queue.ended(&fleet("x"), Ended::Failed, MS, now);
-            queue.mark(&fleet("x"), true, now);
-            assert_eq!(queue.take(now), None, "marks do not shorten a pause");
             let pause = queue.next().unwrap() - now;
             assert!(pause <= PAUSES.longest && pause >= last / 2, "{failure}: {pause:?}");
             assert!(failure > 5 || pause > last, "{failure}: {pause:?}");
@@ -221,6 +236,37 @@ mod tests {
         queue.ended(&fleet("x"), Ended::Done(None), MS, now);
         queue.mark(&fleet("x"), true, now);
         assert_eq!(queue.take(now), Some(fleet("x")));
+    }
+
+    #[test]
+    fn what_happens_after_an_error_waits_for_a_moment_and_not_until_it_is_tried_again() {
+        for during in [true, false] {
+            let mut now = Instant::now();
+            let mut queue = Queue::new(PAUSES);
+            queue.mark(&fleet("x"), true, now);
+            let fail = |queue: &mut Queue, now: Instant, marks: &dyn Fn(&mut Queue)| {
+                assert_eq!(queue.take(now), Some(fleet("x")));
+                if during {
+                    marks(queue);
+                }
+                queue.ended(&fleet("x"), Ended::Failed, MS, now);
+                if !during {
+                    marks(queue);
+                }
+                queue.next().unwrap()
+            };
+            for _ in 0..8 {
+                now = fail(&mut queue, now, &|_| {});
+            }
+            let next = fail(&mut queue, now, &|queue| queue.mark(&fleet("x"), false, now));
+            assert_eq!(next, now + CALM_AFTER_ERROR, "{during}");
+            now = next;
+            let next = fail(&mut queue, now, &|queue| queue.mark(&fleet("x"), true, now));
+            assert_eq!(next, now + AFTER_ERROR, "{during}");
+            now = next;
+            let again = fail(&mut queue, now, &|_| {});
+            assert!(again > now + PAUSES.longest / 2, "nothing happened: {:?}", again - now);
+        }
     }
 
     #[test]
@@ -245,6 +291,22 @@ mod tests {
         assert_eq!(queue.next(), Some(now + 300 * MS));
         queue.mark(&fleet("x"), true, now);
         assert_eq!(queue.take(now), Some(fleet("x")), "urgent");
+    }
+
+    #[test]
+    fn what_can_wait_waits_though_it_happened_during_the_run() {
+        let now = Instant::now();
+        let mut queue = Queue::new(PAUSES);
+        queue.mark(&fleet("x"), true, now);
+        queue.take(now);
+        queue.mark(&fleet("x"), false, now);
+        queue.ended(&fleet("x"), Ended::Done(None), 300 * MS, now + 300 * MS);
+        assert_eq!(queue.next(), Some(now + 600 * MS));
+        assert_eq!(queue.take(now + 600 * MS), Some(fleet("x")));
+        queue.mark(&fleet("x"), false, now);
+        queue.mark(&fleet("x"), true, now + 700 * MS);
+        queue.ended(&fleet("x"), Ended::Done(None), 300 * MS, now + 900 * MS);
+        assert_eq!(queue.take(now + 900 * MS), Some(fleet("x")), "something urgent too");
     }
 
     #[test]

@@ -21,6 +21,8 @@ use crate::build::LABEL;
 use crate::build::workload::CLAIMS;
 use crate::cluster::facts::PodFacts;
 use crate::cluster::failure::is_forbidden;
+use crate::cluster::reading::{InParts, Reading, read};
+use crate::cluster::world::{InFleet as _, Known};
 use crate::decide::placements::REFUSED;
 use crate::decide::sources::{carried, shown};
 use crate::decide::validate::{key_of, served_name_of};
@@ -60,11 +62,11 @@ async fn look(asked: &WhyArgs) -> Result<Sight, ViewError> {
     let namespace = asked.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).map_err(unread("the cluster"))?;
     let adapters = adapters(&client, &asked.adapter, &namespace).await?;
-    let key = named(adapters.iter().map(AsRef::as_ref), &asked.adapter, &namespace)?;
-    let adapter = adapters.iter().find(|one| key_of(one) == key);
-    let fleet = adapter.map(|one| fleet_of(one)).unwrap_or_default();
+    let key = named(adapters.iter().map(|one| one.object.as_ref()), &asked.adapter, &namespace)?;
+    let adapter = adapters.iter().map(|one| &one.object).find(|one| key_of(one) == key);
+    let fleet = adapter.map(|one| one.fleet()).unwrap_or_default();
     let written = adapter.and_then(|one| last_written(one.as_ref()));
-    let of_fleet = adapters.iter().filter(|one| fleet_of(one) == fleet).cloned().collect();
+    let of_fleet = adapters.iter().filter(|one| one.object.fleet() == fleet).cloned().collect();
     Ok(Sight { fleet: facts(&client, fleet, of_fleet).await?, key, written })
 }
 
@@ -82,16 +84,26 @@ fn unread(what: impl Into<String>) -> impl FnOnce(kube::Error) -> ViewError {
     |error| ViewError::Api { what, error }
 }
 
-/// The Adapters that `api` lists. One that cannot be read is left out: it is told so in its own status.
-async fn readable(api: Api<DynamicObject>) -> kube::Result<Vec<Adapter>> {
-    let all = api.list(&ListParams::default()).await?.items;
-    Ok(all.into_iter().filter_map(|one| one.try_parse().ok()).collect())
+/// The Adapters that `api` lists, as far as they can be read. One of which nobody knows what it stands for is left out: it is
+/// told so in its own status.
+async fn readable(api: Api<DynamicObject>) -> kube::Result<Vec<Known<Adapter>>> {
+    Ok(api.list(&ListParams::default()).await?.iter().filter_map(known).collect())
+}
+
+/// `object` as the operator knows it.
+fn known<K: InParts>(object: &DynamicObject) -> Option<Known<K>> {
+    let (object, unreadable) = match read(object) {
+        Reading::Whole(object) | Reading::WithoutStatus { object, .. } => (object, None),
+        Reading::Part { object, error } => (object, Some(error)),
+        Reading::Nothing { .. } => return None,
+    };
+    Some(Known { object: Arc::new(object), unreadable })
 }
 
 /// All Adapters, where they may be listed: others share the fleet. Else those of the namespaces that are asked about.
-async fn adapters(client: &Client, named: &str, namespace: &str) -> Result<Vec<Arc<Adapter>>, ViewError> {
+async fn adapters(client: &Client, named: &str, namespace: &str) -> Result<Vec<Known<Adapter>>, ViewError> {
     let kind = ApiResource::erase::<Adapter>(&());
-    let found = match readable(Api::all_with(client.clone(), &kind)).await {
+    let mut found = match readable(Api::all_with(client.clone(), &kind)).await {
         Ok(all) => all,
         Err(error) if is_forbidden(&error) => {
             let of = |namespace: &str| readable(Api::namespaced_with(client.clone(), namespace, &kind));
@@ -105,15 +117,8 @@ async fn adapters(client: &Client, named: &str, namespace: &str) -> Result<Vec<A
         }
         Err(error) => return Err(unread("Adapters")(error)),
     };
-    let mut found: Vec<Arc<Adapter>> = found.into_iter().map(Arc::new).collect();
-    found.sort_by_key(|one| key_of(one));
+    found.sort_by_key(|one| key_of(&one.object));
     Ok(found)
-}
-
-fn fleet_of(adapter: &Adapter) -> FleetKey {
-    let to = &adapter.spec.deployment_ref;
-    let own = || adapter.namespace().unwrap_or_default();
-    FleetKey { namespace: to.namespace.clone().unwrap_or_else(own), name: to.name.clone() }
 }
 
 /// When the operator last wrote the status, as the API server keeps it.
@@ -122,22 +127,33 @@ fn last_written(object: &impl ResourceExt) -> Option<Timestamp> {
     of_status.filter_map(|one| one.time.as_ref()).map(|time| time.0).max()
 }
 
-async fn facts(client: &Client, key: FleetKey, adapters: Vec<Arc<Adapter>>) -> Result<Fleet, ViewError> {
+async fn facts(client: &Client, key: FleetKey, adapters: Vec<Known<Adapter>>) -> Result<Fleet, ViewError> {
     let what = format!("Deployment {}/{}", key.namespace, key.name);
-    let api = Api::<Deployment>::namespaced(client.clone(), &key.namespace);
+    let kind = ApiResource::erase::<Deployment>(&());
+    let api = Api::<DynamicObject>::namespaced_with(client.clone(), &key.namespace, &kind);
     let deployment = api.get_opt(&key.name).await.map_err(unread(what))?;
+    let deployment = deployment.as_ref().and_then(known::<Deployment>);
+    let unread = Unread {
+        deployment: deployment.as_ref().and_then(|one| one.unreadable.clone()),
+        adapters: adapters
+            .iter()
+            .filter_map(|one| Some((key_of(&one.object), one.unreadable.clone()?)))
+            .collect(),
+    };
+    let deployment = deployment.map(|one| one.object);
+    let adapters: Vec<Arc<Adapter>> = adapters.into_iter().map(|one| one.object).collect();
     let pods = ListParams::default().labels(&format!("{LABEL}={}", key.name));
     let what = format!("pods of namespace {}", key.namespace);
-    let pods =
-        Api::<Pod>::namespaced(client.clone(), &key.namespace).list(&pods).await.map_err(unread(what))?;
+    let listed = Api::<Pod>::namespaced(client.clone(), &key.namespace).list(&pods).await;
+    let pods = listed.map_err(self::unread(what))?;
     let mut replicas: Vec<Replica> =
-        pods.iter().filter_map(|pod| replica(pod, deployment.as_ref(), &adapters)).collect();
+        pods.iter().filter_map(|pod| replica(pod, deployment.as_deref(), &adapters)).collect();
     replicas.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(Fleet {
         namespaces: namespaces(client, &adapters).await,
-        deployment: deployment.map(Arc::new),
+        deployment,
         adapters,
-        unread: Unread::default(),
+        unread,
         probes: BTreeMap::new(),
         replicas,
         capacity: Capacity::default(),
@@ -276,6 +292,28 @@ mod tests {
         let status = AdapterStatus { placements: vec![placement].into(), ..AdapterStatus::default() };
         adapter.status = Some(status);
         Arc::new(adapter)
+    }
+
+    #[test]
+    fn an_adapter_of_which_not_all_can_be_read_is_there_as_it_is_for_the_operator() {
+        let object = |spec: serde_json::Value| {
+            let object = json!({
+                "apiVersion": "lorikeet.dev/v1alpha1", "kind": "Adapter",
+                "metadata": {"name": "sql", "namespace": "here"}, "spec": spec,
+            });
+            serde_json::from_value::<DynamicObject>(object).unwrap()
+        };
+        let spec = json!({"deploymentRef": {"name": "base"}, "source": "hf://a/b", "servedName": "s"});
+        let whole: Known<Adapter> = known(&object(spec.clone())).unwrap();
+        assert_eq!((whole.object.fleet().name.as_str(), whole.unreadable), ("base", None));
+        let mut odd = spec.clone();
+        odd["placement"] = json!({"priority": "high"});
+        let part: Known<Adapter> = known(&object(odd)).unwrap();
+        assert_eq!(served_name_of(&part.object), "s");
+        assert!(part.unreadable.is_some_and(|why| why.starts_with("spec.placement.priority: ")));
+        let mut unknown = spec;
+        unknown["deploymentRef"] = json!("base");
+        assert_eq!(known::<Adapter>(&object(unknown)), None);
     }
 
     #[test]

@@ -3,8 +3,10 @@
 //! Refuses only what every replica would refuse too, except for the base model's name, which replicas do not compare.
 
 use lorikeet_crds::adapter::BaseModelRule;
-use lorikeet_crds::{Adapter, Deployment};
+use lorikeet_crds::condition::{Truth, find};
+use lorikeet_crds::{Adapter, ConditionType, Deployment, Reason};
 
+use crate::decide::unaccepted::own_words;
 use crate::decide::validate::{Refusal, ValidFleet};
 use crate::fleet::{AdapterFacts, Probe};
 
@@ -26,6 +28,10 @@ const FORMS: [&str; 14] = [
     "-hf",
 ];
 
+/// The start of names that the hub has shortened since: `meta-llama/Meta-Llama-3.1-8B` is `meta-llama/Llama-3.1-8B`, and
+/// both go on leading there.
+const FORMER_START: &str = "meta-";
+
 /// Whether more is to be read before replicas may hear of `adapter`.
 ///
 /// # Errors
@@ -37,11 +43,25 @@ pub fn fit(
     valid: &ValidFleet,
 ) -> Result<bool, Refusal> {
     match probe {
-        None | Some(Probe::Unreadable(_)) => Ok(true),
-        Some(Probe::Pending) => Ok(false),
+        None => Ok(true),
+        Some(Probe::Unreadable(_)) => standing(adapter).map_or(Ok(true), Err),
+        Some(Probe::Pending) => standing(adapter).map_or(Ok(false), Err),
         Some(Probe::Faulty(fault)) => Err(Refusal::InvalidConfig(fault.clone())),
         Some(Probe::Facts(facts)) => suits(facts, adapter, deployment, valid).map(|()| true),
     }
+}
+
+/// The verdict about `adapter` as it is now that its status tells of: it stands until its source is read again. None of these
+/// reasons is said of an Adapter that is not accepted by anybody but this file.
+fn standing(adapter: &Adapter) -> Option<Refusal> {
+    const REASONS: [Reason; 4] =
+        [Reason::InvalidConfig, Reason::RankExceeded, Reason::BaseModelMismatch, Reason::BudgetExceeded];
+    let said = find(&adapter.status.as_ref()?.conditions, ConditionType::Accepted)?;
+    if said.status != Truth::False.as_str() || said.observed_generation != adapter.metadata.generation {
+        return None;
+    }
+    let reason = REASONS.into_iter().find(|reason| reason.as_str() == said.reason)?;
+    Some(Refusal::Standing { reason, message: own_words(&said.message).to_owned() })
 }
 
 fn suits(
@@ -83,7 +103,7 @@ fn is_another_model(expected: &str, got: &str) -> bool {
     model_name(expected).zip(model_name(got)).is_some_and(|(expected, got)| expected != got)
 }
 
-/// The model's name, where `text` is `OWNER/NAME`: in lower case, without the form that it is stored in.
+/// The model's name, where `text` is `OWNER/NAME`: in lower case, without the form that it is stored in, as it is called now.
 fn model_name(text: &str) -> Option<String> {
     let (owner, name) = text.split_once('/')?;
     let is_word = |word: &str| {
@@ -95,7 +115,7 @@ fn model_name(text: &str) -> Option<String> {
         return None;
     }
     let lower = name.to_ascii_lowercase();
-    let mut bare = lower.as_str();
+    let mut bare = lower.strip_prefix(FORMER_START).unwrap_or(&lower);
     while let Some(shorter) = FORMS.iter().find_map(|form| bare.strip_suffix(form)) {
         bare = shorter;
     }
@@ -179,6 +199,11 @@ mod tests {
         ] {
             assert!(!is_another_model(expected, same), "{same}");
         }
+        let llama = "meta-llama/Llama-3.1-8B";
+        for same in ["meta-llama/Meta-Llama-3.1-8B", "unsloth/Meta-Llama-3.1-8B-bnb-4bit"] {
+            assert!(!is_another_model(llama, same) && !is_another_model(same, llama), "{same}");
+        }
+        assert!(is_another_model(llama, "meta-llama/Meta-Llama-3-8B"));
         for other in ["mistralai/Mistral-7B-Instruct-v0.1", "mistralai/Mistral-7B-v0.2"] {
             assert!(is_another_model(expected, other), "{other}");
         }

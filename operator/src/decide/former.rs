@@ -151,7 +151,8 @@ impl Default for Vote {
 
 /// Whether the Adapter was accepted before, or goes on serving something: then its status has its name. Not by what the status
 /// says of contents or replicas: that is what was heard last, and of a replica that was not heard nothing is said.
-const fn has_served(status: &AdapterStatus) -> bool {
+#[must_use]
+pub const fn has_served(status: &AdapterStatus) -> bool {
     status.served_name.is_some()
 }
 

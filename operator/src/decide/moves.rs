@@ -48,8 +48,9 @@ enum Progress {
     None,
 }
 
-/// Lets what moves stay where it comes from, where there is room beside what is placed there, and wait for its turn. `places`
-/// are those of all adapters, where they should be in the end.
+/// Lets what moves stay where it comes from, where there is room beside what is placed there, and wait for its turn. What is
+/// pinned does not wait: a replica is ready with its pinned adapters. `places` are those of all adapters, where they should be
+/// in the end.
 pub fn settle(places: &mut [Place], moves: &Moves<'_>) {
     let mut movers: Vec<Mover> =
         places.iter().enumerate().filter_map(|(at, place)| mover(at, place, moves)).collect();
@@ -61,7 +62,10 @@ pub fn settle(places: &mut [Place], moves: &Moves<'_>) {
     for (at, place) in places.iter().enumerate() {
         place.replicas.iter().for_each(|index| room[*index] = room[*index].saturating_sub(bytes(at)));
     }
-    movers.sort_by_key(|mover| (Reverse(moves.adapters[mover.at].priority), mover.at));
+    movers.sort_by_key(|mover| {
+        let adapter = moves.adapters[mover.at];
+        (Reverse((adapter.pinned, adapter.priority)), mover.at)
+    });
     for mover in &mut movers {
         let (own, wanted) = (bytes(mover.at), mover.to.len());
         mover.from.retain(|index| room[*index] >= own);
@@ -75,7 +79,7 @@ pub fn settle(places: &mut [Place], moves: &Moves<'_>) {
     for mover in movers {
         let place = &mut places[mover.at];
         // Only as many wait as there are others that keep it.
-        let mut waits = mover.from.len();
+        let mut waits = if moves.adapters[mover.at].pinned { 0 } else { mover.from.len() };
         for (index, far) in mover.to {
             if far != Progress::None {
                 continue;
@@ -95,8 +99,8 @@ pub fn settle(places: &mut [Place], moves: &Moves<'_>) {
 /// Adapter `at`, where it is on other replicas than it should be, and not yet on all where it should.
 fn mover(at: usize, place: &Place, moves: &Moves<'_>) -> Option<Mover> {
     let adapter = moves.adapters[at];
-    // A replica is ready with its pinned adapters: they never wait. What is everywhere comes from nowhere else.
-    if adapter.pinned || adapter.spread == Spread::All && place.without_room == 0 {
+    // What is everywhere comes from nowhere else.
+    if adapter.spread == Spread::All && place.without_room == 0 {
         return None;
     }
     let said: Vec<(usize, &AdapterReport)> = moves.reports.current(adapter).collect();

@@ -50,8 +50,7 @@ impl<'a> Placements<'a> {
     /// None yet, of the replicas of `fleet` and what they say now.
     #[must_use]
     pub fn new(fleet: &'a Fleet, reports: &'a Reports<'a>) -> Self {
-        let starting = fleet.workload.as_ref().is_some_and(|workload| workload.ready < workload.replicas);
-        Self { replicas: &fleet.replicas, reports, starting, made: RefCell::default() }
+        Self { replicas: &fleet.replicas, reports, starting: fleet.is_starting(), made: RefCell::default() }
     }
 
     /// Replicas that are there and were never heard.

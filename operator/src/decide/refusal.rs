@@ -118,6 +118,14 @@ pub enum Refusal {
         /// The adapter's.
         got: String,
     },
+    /// Its source was read and refused before, and cannot be read now: as its status says.
+    #[error("{message}")]
+    Standing {
+        /// Why.
+        reason: Reason,
+        /// For people.
+        message: String,
+    },
     /// Its weights do not fit even alone.
     #[error(
         "adapter_model.safetensors: expected at most {budget} bytes of weights, got {bytes}; raise adapters.gpuMemory of the Deployment, or train with a lower rank or fewer modules"
@@ -149,6 +157,7 @@ impl Refusal {
             Self::RankExceeded { .. } => Reason::RankExceeded,
             Self::BaseModelMismatch { .. } => Reason::BaseModelMismatch,
             Self::BudgetExceeded { .. } => Reason::BudgetExceeded,
+            Self::Standing { reason, .. } => *reason,
         }
     }
 }

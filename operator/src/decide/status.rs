@@ -54,7 +54,6 @@ pub fn deployment_status(
 
 fn tally(fleet: &Fleet, deployment: &Deployment) -> Tally {
     // One that goes is no longer counted on, and may be silent.
-    let all_ready = fleet.workload.as_ref().is_none_or(|workload| workload.ready >= workload.replicas);
     let staying = || fleet.replicas.iter().filter(|replica| !replica.leaving);
     Tally {
         wanted: replicas(&deployment.spec),
@@ -64,7 +63,7 @@ fn tally(fleet: &Fleet, deployment: &Deployment) -> Tally {
         unreachable: staying()
             .filter_map(|replica| match &replica.contact {
                 // One that was never heard and is not ready yet may still be loading.
-                Contact::Unreachable { last: None, .. } if !all_ready => None,
+                Contact::Unreachable { last: None, .. } if fleet.is_starting() => None,
                 Contact::Unreachable { error, .. } => Some(format!("{}: {error}", replica.name)),
                 Contact::Pending | Contact::Loading | Contact::Reported(_) => None,
             })

@@ -222,6 +222,33 @@ fn no_replica_hears_of_a_refused_adapter_and_an_event_says_why() {
 }
 
 #[test]
+fn a_refusal_stands_while_its_source_cannot_be_read_again() {
+    let mut scene = Scene::with_replicas(1).adapter("old").settle().adapter("new");
+    scene.set_source("old", "hf://acme/edited");
+    for name in ["old", "new"] {
+        scene.probe(name, rank(17));
+    }
+    (0..2).for_each(|_| drop(scene.step()));
+    let away = Probe::Unreadable("no route".to_owned());
+    // As after a restart: nothing is known at first, and then that nobody answers.
+    for probe in [Probe::Pending, away.clone()] {
+        for name in ["old", "new"] {
+            scene.probe(name, probe.clone());
+        }
+        let decision = scene.step();
+        assert!(decision.adapters.is_empty(), "{:?}", decision.adapters);
+        assert_eq!(wanted(&decision, "r0", "old").unwrap().source, "hf://acme/old");
+        assert!(wanted(&decision, "r0", "new").is_none());
+    }
+    // It is of the spec that was read.
+    scene.set_source("new", "hf://acme/other");
+    scene.probe("new", away);
+    assert!(wanted(&scene.step(), "r0", "new").is_some());
+    scene.probe("old", rank(8));
+    assert_eq!(wanted(&scene.step(), "r0", "old").unwrap().source, "hf://acme/edited");
+}
+
+#[test]
 fn what_an_adapter_served_is_served_until_its_edit_is_accepted() {
     let mut scene = Scene::with_replicas(2).adapter("sql").settle();
     let digest = "sha256:of hf://acme/sql";

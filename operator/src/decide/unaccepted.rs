@@ -15,6 +15,15 @@ use crate::decide::placements::Placements;
 use crate::decide::reports::Reports;
 use crate::decide::validate::{Refusal, ValidAdapter};
 
+/// Between why an Adapter is not accepted and the digest of what it serves until it is.
+const MEANWHILE: &str = "; until it is accepted its former content is served, ";
+
+/// Of what is said of an Adapter that is not accepted: why, without what is served meanwhile.
+#[must_use]
+pub fn own_words(message: &str) -> &str {
+    message.rsplit_once(MEANWHILE).map_or(message, |(why, _)| why)
+}
+
 /// Why it is not accepted.
 #[derive(Clone, Copy, Debug)]
 pub enum Why<'a> {
@@ -104,7 +113,7 @@ fn sayings(adapter: &Adapter, why: Why<'_>, digest: Option<&str>) -> [Saying; 6]
         }
     };
     if let Some(digest) = digest {
-        message = format!("{message}; until it is accepted its former content is served, {digest}");
+        message = format!("{message}{MEANWHILE}{digest}");
     }
     let is_refused = matches!(why, Why::Refused(_));
     let saying = |condition, truth| Saying { condition, truth, reason, message: message.clone() };

@@ -1,7 +1,7 @@
 //! Probes against a server of this process.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::body::Body;
@@ -22,6 +22,7 @@ const CONFIG: &str = r#"{"peft_type": "LORA", "r": 8, "base_model_name_or_path":
 #[derive(Clone, Default)]
 struct Server {
     asked: Arc<AtomicUsize>,
+    is_broken: Arc<AtomicBool>,
     secrets: Arc<AtomicUsize>,
 }
 
@@ -51,6 +52,9 @@ async fn answer(State(server): State<Server>, request: Request) -> Response {
     let (folder, file) = path.rsplit_once('/').unwrap();
     let status = |code: u16| axum::http::StatusCode::from_u16(code).unwrap();
     let to = |place: &str| (status(302), [("location", place.to_owned())]).into_response();
+    if server.is_broken.load(Ordering::SeqCst) {
+        return status(500).into_response();
+    }
     match (folder, file) {
         ("/loop", _) => to(&path),
         ("/inside", _) => to("http://10.0.0.1/x"),
@@ -118,6 +122,10 @@ impl Scene {
         adapter.spec.source.source = source.to_owned();
         self.fleet.adapters.push(Arc::new(adapter));
         Arc::make_mut(self.fleet.adapters.last_mut().unwrap())
+    }
+
+    fn is_reading(&self) -> bool {
+        self.probes.inner.memory().known.values().any(|known| known.running)
     }
 
     /// Asks until nothing is pending.
@@ -282,6 +290,30 @@ async fn what_was_refused_is_read_again_after_a_while_and_nothing_flaps() {
         tokio::task::yield_now().await;
     }
     assert!(scene.changed.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn what_was_read_stays_while_it_cannot_be_read_again() {
+    let server = Server::default();
+    let url = server.start().await;
+    let mut scene = Scene::new(&url, |config| config.fresh = Duration::ZERO);
+    scene.adapter("hf://acme/sql");
+    scene.adapter(&format!("{url}/odd"));
+    let before = scene.read().await;
+    while scene.is_reading() {
+        tokio::task::yield_now().await;
+    }
+    server.is_broken.store(true, Ordering::SeqCst);
+    let asked = server.asked.load(Ordering::SeqCst);
+    for _ in 0..3 {
+        assert_eq!(scene.read().await, before);
+        while scene.is_reading() {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(server.asked.load(Ordering::SeqCst) > asked);
+    assert_eq!(scene.read().await, before);
+    assert!(scene.changed.try_recv().is_err(), "nothing new was read");
 }
 
 #[tokio::test]

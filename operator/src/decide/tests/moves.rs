@@ -150,6 +150,27 @@ fn what_nobody_else_has_and_what_is_pinned_does_not_wait() {
 }
 
 #[test]
+fn what_is_pinned_stays_where_it_is_until_it_has_arrived() {
+    let mut slow = Slow::settled(30, 2);
+    for index in 0..30 {
+        slow.scene.edit(&format!("a{index}"), |adapter| adapter.spec.placement.pinned = true);
+    }
+    slow.step();
+    slow.joins("s0");
+    let (_, places) = decide_places(&slow.scene.fleet, false).unwrap();
+    let share = places.values().filter(|place| place.replicas.contains(&2)).count();
+    assert!(share > 1, "{share}");
+    // One arrives in each step.
+    for step in 0..=share {
+        slow.step();
+        for index in 0..30 {
+            assert!(slow.copies(&format!("a{index}")) > 0, "a{index} is nowhere after step {step}");
+        }
+    }
+    assert_eq!((0..30).map(|index| slow.copies(&format!("a{index}"))).sum::<usize>(), 30, "once each");
+}
+
+#[test]
 fn what_moves_stays_only_where_there_is_room_beside_what_is_placed_there() {
     // Each takes 10 bytes, as the replicas say: one fits.
     let mut slow = Slow::settled(1, 2);

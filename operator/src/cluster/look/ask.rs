@@ -1,0 +1,60 @@
+//! Asking the replicas: whatever bears the finalizer, or is with them already, at once; the rest when it does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use lorikeet_crds::Adapter;
+
+use crate::cluster::finalizer::{self, Outlives, Written, lacking, withhold};
+use crate::cluster::look::Look;
+use crate::decide::Decision;
+use crate::decide::validate::key_of;
+use crate::fleet::{AdapterKey, DesiredList, Fleet};
+
+/// What came of asking the replicas.
+pub(super) struct Asked {
+    /// The finalizers.
+    pub finalizers: Written,
+    /// Accepted Adapters that lack the finalizer still.
+    pub lacking: BTreeSet<AdapterKey>,
+    /// Those of them that no replica may hear of yet.
+    pub untold: BTreeSet<AdapterKey>,
+}
+
+impl Look<'_> {
+    fn outlives(&self) -> Outlives<'_> {
+        Outlives { is_cluster_wide: self.looker.is_cluster_wide, own: &self.looker.settings.namespace }
+    }
+
+    /// Asks the replicas. Puts the finalizer on before they hear of an Adapter, and takes it off when nothing holds a
+    /// deletion any longer.
+    pub(super) async fn ask(&mut self, fleet: &Fleet, decision: &mut Decision) -> Asked {
+        let is_paused = self.sight.deployment.as_ref().is_some_and(|one| one.spec.paused);
+        let (adapters, outlives) = (&self.sight.adapters, self.outlives());
+        let mut on = if is_paused { Vec::new() } else { lacking(adapters, decision, outlives) };
+        let off = finalizer::released(adapters, decision, outlives);
+        let desired = std::mem::take(&mut decision.desired);
+        // What is held already, or there, does not wait for what is neither.
+        let mut untold = finalizer::untold(&on, &fleet.replicas);
+        self.want(desired.clone(), &untold);
+        let concurrent = self.looker.limits.concurrent_writes;
+        let mut written = finalizer::write(&self.looker.client, &on, &off, concurrent).await;
+        self.failures.append(&mut written.failures);
+        let lacks = |one: &&Arc<Adapter>| !written.held.contains(&key_of(one));
+        on.retain(lacks);
+        let before = untold.len();
+        untold.retain(lacks);
+        if untold.len() < before {
+            self.want(desired, &untold);
+        }
+        let keys = |of: &[&Arc<Adapter>]| of.iter().map(|one| key_of(one)).collect();
+        let (lacking, untold) = (keys(&on), keys(&untold));
+        Asked { finalizers: written, lacking, untold }
+    }
+
+    /// Asks the replicas to hold what is `desired`, but for what they may not hear of.
+    fn want(&self, mut desired: BTreeMap<String, DesiredList>, untold: &[&Arc<Adapter>]) {
+        withhold(&mut desired, untold);
+        self.looker.replicas().want(self.fleet, desired);
+    }
+}
