@@ -127,15 +127,8 @@ fn told(fake: &Fake) -> Vec<u64> {
         if terms.last() != Some(&write.version.epoch) {
             terms.push(write.version.epoch);
         }
-        for name in STILL {
-            let was_served = fake.first_heard(name).is_some_and(|first| first < write.at);
-            let lacks = write.whole && was_served && write.set.iter().all(|one| one.name != name);
-            assert!(
-                !lacks && !write.removed.iter().any(|one| one == name),
-                "told to give up {name}: {write:?}"
-            );
-        }
     }
+    fake.assert_kept(&STILL);
     terms
 }
 

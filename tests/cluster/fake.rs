@@ -230,6 +230,19 @@ impl Fake {
         lock(&self.firsts).get(name).copied()
     }
 
+    /// Fails the test when it was ever told to give up one of `names`: by a change, or by a whole set that lacks what it had
+    /// heard of.
+    pub(crate) fn assert_kept(&self, names: &[&str]) {
+        for write in self.heard() {
+            for &name in names {
+                let was_told = self.first_heard(name).is_some_and(|first| first < write.at);
+                let lacks = write.whole && was_told && write.set.iter().all(|one| one.name != name);
+                let gives_up = lacks || write.removed.iter().any(|one| one == name);
+                assert!(!gives_up, "{} was told to give up {name}: {write:?}", self.name);
+            }
+        }
+    }
+
     /// How many polls it has answered.
     pub(crate) fn polls(&self) -> usize {
         self.polls.load(Ordering::Relaxed)

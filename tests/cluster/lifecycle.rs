@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment as Workload;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodSpec, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::ListParams;
@@ -83,7 +83,8 @@ async fn what_is_applied_becomes_ready_and_the_status_says_what_the_replicas_rep
 async fn every_child_is_made_owned_and_labelled() {
     let stage = Stage::with_operator("children").await;
     let namespace = stage.namespace.clone();
-    stage.kubectl.apply(&[deployment(&namespace, "base", 1), adapter(&namespace, "sql", "base")]);
+    let base = with(deployment(&namespace, "base", 1), "/spec/rollout/drainSeconds", json!(60));
+    stage.kubectl.apply(&[base, adapter(&namespace, "sql", "base")]);
     let owner = stage.until_deployment_ready("base").await;
     stage.until_adapter_ready("sql").await;
     let mut children: BTreeMap<String, ObjectMeta> = BTreeMap::new();
@@ -120,14 +121,42 @@ async fn every_child_is_made_owned_and_labelled() {
     let account = stage.get::<ServiceAccount>("base-runtime").await.expect("it was listed");
     assert_eq!(account.automount_service_account_token, Some(false));
     let network = stage.get::<NetworkPolicy>("base-runtime").await.and_then(|policy| policy.spec);
-    let network = network.expect("it was listed");
+    assert_walled(&stage, &network.expect("it was listed"));
+    // The namespace takes only pods that pass `restricted`: that there are pods shows that ours do.
+    let pods = stage.api::<Pod>().list(&ListParams::default()).await.expect("pods");
+    assert_eq!(pods.items.len(), 1);
+    let workload = stage.get::<Workload>("base-runtime").await.and_then(|workload| workload.spec);
+    assert_drains_and_spreads(&workload.and_then(|spec| spec.template.spec).expect("it was listed"));
+}
+
+/// Requests come in from anywhere, and to the admin face the operator alone; nothing goes out to a node's credentials.
+fn assert_walled(stage: &Stage, network: &NetworkPolicySpec) {
     assert_eq!(network.policy_types, Some(vec!["Ingress".to_owned(), "Egress".to_owned()]));
     let peers = network.egress.iter().flatten().flat_map(|rule| rule.to.iter().flatten());
     let excepted = peers.filter_map(|peer| peer.ip_block.as_ref()?.except.clone()).flatten();
     assert!(excepted.into_iter().any(|range| range == "169.254.0.0/16"), "a node's credentials can be read");
-    // The namespace takes only pods that pass `restricted`: that there are pods shows that ours do.
-    let pods = stage.api::<Pod>().list(&ListParams::default()).await.expect("pods");
-    assert_eq!(pods.items.len(), 1);
+    let selector = json!({"matchLabels": {"lorikeet.dev/deployment": "base"}});
+    let operator = json!({
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": stage.system}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "lorikeet-operator"}},
+    });
+    let of = |port: u16| json!([{"port": port, "protocol": "TCP"}]);
+    let ingress = json!([{"ports": of(8080)}, {"ports": of(8081), "from": [operator]}]);
+    assert_eq!(serde_json::to_value(&network.ingress).expect("JSON"), ingress);
+    assert_eq!(serde_json::to_value(&network.pod_selector).expect("JSON"), selector);
+}
+
+/// Of a Deployment whose drain takes 60 seconds.
+fn assert_drains_and_spreads(pod: &PodSpec) {
+    let container = pod.containers.first().expect("the runtime");
+    let arguments = container.args.clone().unwrap_or_default();
+    assert!(arguments.iter().any(|one| one == "--drain-seconds=60"), "{arguments:?}");
+    let before = container.lifecycle.as_ref().and_then(|one| one.pre_stop.as_ref()?.sleep.as_ref());
+    let (grace, before) = (pod.termination_grace_period_seconds, before.map_or(0, |sleep| sleep.seconds));
+    assert!(before > 0 && grace > Some(before + 60), "{grace:?} seconds, of which {before} before the drain");
+    let spreads = pod.topology_spread_constraints.iter().flatten();
+    let keys: Vec<&str> = spreads.map(|one| one.topology_key.as_str()).collect();
+    assert_eq!(keys, ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]);
 }
 
 async fn collect<K>(stage: &Stage, into: &mut BTreeMap<String, ObjectMeta>)

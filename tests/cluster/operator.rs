@@ -117,9 +117,12 @@ impl Operator {
     }
 }
 
-/// What shows the program another clock leaves that behind where it is killed.
+/// A panic of one of its tasks ends no operator: no scenario is to pass over it. And what shows the program another clock
+/// leaves that behind where it is killed.
 impl Drop for Operator {
     fn drop(&mut self) {
+        let has_panicked = self.process.log().contains("panicked at");
+        assert!(std::thread::panicking() || !has_panicked, "{}", self.process.log());
         let id = self.process.id();
         for name in [format!("faketime_shm_{id}"), format!("sem.faketime_sem_{id}")] {
             // Mostly it is not there.

@@ -23,7 +23,7 @@ const AWAY: Duration = Duration::from_secs(60);
 /// Longer than the operator's Lease: it ends for want of it, is started again by the cluster, and waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_api_server_is_away_for_a_minute_replicas_keep_their_adapters() {
-    let mut stage = Stage::with_operator("away").await;
+    let mut stage = Stage::unhurried("away").await;
     let namespace = stage.namespace.clone();
     let sql = adapter(&namespace, "sql", "base");
     serving(&stage, 2, &["sql"]).await;
@@ -104,7 +104,7 @@ async fn a_write_that_is_never_answered_is_given_up_and_tried_again() {
 /// ten minutes ago. The minutes themselves do not pass: the operator and the API server go by the machine's clock.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_no_operator_runs_nothing_is_touched_and_what_changed_meanwhile_is_done_after() {
-    let mut stage = Stage::with_operator("absent").await;
+    let mut stage = Stage::unhurried("absent").await;
     let namespace = stage.namespace.clone();
     serving(&stage, 2, &["sql", "chat"]).await;
     stage.kill_operator();
