@@ -51,8 +51,8 @@ async fn replace(stage: &mut Stage, ahead: i32) {
 #[track_caller]
 fn is_off(operator: &mut Operator, by: i32) {
     let log = operator.process().log();
-    let last =
-        log.lines().filter_map(|line| line.split_whitespace().next()?.parse::<Timestamp>().ok()).last();
+    let time = |line: &str| line.split_whitespace().next()?.parse::<Timestamp>().ok();
+    let last = log.lines().rev().find_map(time);
     let off = last.expect("a line with its time").as_second() - Timestamp::now().as_second();
     assert!((off - i64::from(by)).abs() < 60, "its clock is {off} s ahead, not {by}");
 }

@@ -132,6 +132,23 @@ fn told(fake: &Fake) -> Vec<u64> {
     terms
 }
 
+/// Waits until everything is as `expected`, and nothing else is there.
+async fn until_as_asked(stage: &Stage, fakes: &[Arc<Fake>], expected: &Manifests) {
+    until("every replica serves what the manifests say, and nothing else", PATIENCE, async || {
+        fakes.iter().all(|fake| held(fake) == (expected.clone(), Vec::new())).then_some(())
+    })
+    .await;
+    until("every Adapter that the manifests say is Ready, and no other is left", PATIENCE, async || {
+        let all = stage.api::<Adapter>().list(&ListParams::default()).await.expect("a list").items;
+        let names = all.iter().map(ResourceExt::name_any);
+        (names.eq(expected.keys().cloned()) && all.iter().all(is_ready_adapter)).then_some(())
+    })
+    .await;
+    stage.until_whole("base").await;
+    let running: Vec<_> = stage.kubelet.fakes().iter().map(|fake| fake.name().to_owned()).collect();
+    assert!(running.iter().eq(fakes.iter().map(|fake| fake.name())), "others run by now: {running:?}");
+}
+
 /// The leader goes in the midst, as `goes` says.
 async fn fails_over(name: &str, goes: impl AsyncFnOnce(&mut Stage)) {
     // Here Adapters are held until they have drained.
@@ -167,7 +184,6 @@ async fn fails_over(name: &str, goes: impl AsyncFnOnce(&mut Stage)) {
     })
     .await;
     let took = gone.elapsed();
-    assert!(second.proxy.writes() > 0, "the former leader did");
     let rest = STEPS - done.load(Ordering::Relaxed);
     assert!(rest > 0, "the stream ended before the new leader led");
     let flowed = until("the stream has ended", PATIENCE, async || (&mut stream).now_or_never()).await;
@@ -175,24 +191,13 @@ async fn fails_over(name: &str, goes: impl AsyncFnOnce(&mut Stage)) {
     expected.extend(STILL.map(|name| (name.to_owned(), digest('a'))));
     expected.insert(NEWS.to_owned(), digest('b'));
 
-    let patience = PATIENCE;
-    until("every replica serves what the manifests say, and nothing else", patience, async || {
-        fakes.iter().all(|fake| held(fake) == (expected.clone(), Vec::new())).then_some(())
-    })
-    .await;
-    until("every Adapter that the manifests say is Ready, and no other is left", patience, async || {
-        let all = adapters.list(&ListParams::default()).await.expect("a list").items;
-        let names = all.iter().map(ResourceExt::name_any);
-        (names.eq(expected.keys().cloned()) && all.iter().all(is_ready_adapter)).then_some(())
-    })
-    .await;
-    stage.until_whole("base").await;
+    until_as_asked(&stage, &fakes, &expected).await;
     let writes = stage.until_quiet(Duration::from_secs(2)).await - before;
     for fake in &fakes {
         let terms = told(fake);
         assert_eq!(terms.len(), 2, "{}: terms {terms:?}", fake.name());
     }
-    assert_eq!(stage.kubelet.fakes().len(), REPLICAS as usize);
+    assert!(second.proxy.writes() > 0, "the former leader did it all");
     say(&format!(
         "{name}: {STEPS} changes, the new leader's first {:.1} s after the former one went; {writes} writes",
         took.as_secs_f64()

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::Deployment as Workload;
 use lorikeet_crds::Adapter;
 use serde_json::json;
 
+use crate::audit::Event;
 use crate::manifests::{adapter, deployment, digest, with};
-use crate::proxy::Fault;
+use crate::proxy::{Call, Fault};
 use crate::second::{LEASE_SECONDS, Second};
 use crate::stage::Stage;
 use crate::until::{PATIENCE, until};
@@ -96,6 +98,34 @@ async fn a_leader_that_slept_through_its_term_writes_nothing_more() {
     let mut second = second;
     second.operator.process().assert_running();
     stage.until_quiet(Duration::from_secs(1)).await;
+}
+
+/// A child that a leader was writing as its term ended arrives once another leads: it changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_former_leader_wrote_and_arrives_late_changes_nothing() {
+    let (mut stage, second) = two("late", LEASE_SECONDS).await;
+    let namespace = stage.namespace.clone();
+    stage.until_whole("base").await;
+    let is_of_workload = |call: &Call| call.method == "PATCH" && call.path.ends_with("/base-runtime");
+    let is_late = move |call: &Call| is_of_workload(call) && call.path.contains("/apps/v1/");
+    stage.proxy.judge(move |call| if is_late(call) { Fault::Hold } else { Fault::None });
+    stage.kubectl.apply(&[deployment(&namespace, "base", 1)]);
+    until("it is on its way", PATIENCE, async || (stage.proxy.held() > 0).then_some(())).await;
+    stage.kill_operator();
+    stage.kubectl.apply(&[deployment(&namespace, "base", 3)]);
+    stage.kubelet.until_running(3).await;
+    stage.until_whole("base").await;
+    let generation =
+        async || stage.get::<Workload>("base-runtime").await.and_then(|one| one.metadata.generation);
+    let before = (generation().await, second.proxy.writes());
+    stage.proxy.deliver();
+    until("it arrives", PATIENCE, async || {
+        let late = |event: &Event| event.uri.contains("/base-runtime") && event.code() == 409;
+        stage.writes().iter().any(late).then_some(())
+    })
+    .await;
+    stage.until_quiet(Duration::from_secs(1)).await;
+    assert_eq!((generation().await, second.proxy.writes()), before);
 }
 
 /// The newest version that each replica holds.

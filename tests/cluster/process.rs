@@ -7,7 +7,7 @@ use kube::api::{DeleteParams, ObjectMeta, PostParams};
 
 use crate::manifests::{adapter, deployment};
 use crate::operator::Operator;
-use crate::proxy::Fault;
+use crate::proxy::{Call, Fault};
 use crate::stage::Stage;
 use crate::until::{PATIENCE, until};
 
@@ -108,4 +108,33 @@ async fn asked_to_stop_it_gives_its_lease_back_and_ends_well() {
     let is_well = until("it ends", PATIENCE, async || stage.operator().process().ended()).await;
     assert!(is_well, "it did not end well");
     assert_eq!(holder().await.unwrap_or_default(), "", "its successor would wait for the Lease to end");
+}
+
+/// The answer to the last renewal did not arrive: what it knows of its Lease is not the newest.
+#[tokio::test(flavor = "multi_thread")]
+async fn asked_to_stop_before_it_heard_of_its_renewal_it_gives_its_lease_back() {
+    let mut stage = Stage::new("unheard").await;
+    // Another renewal is a while away.
+    stage.options().lease_seconds = 30;
+    stage.start_operator().await;
+    let is_renewal = |call: &Call| call.is_lease() && call.method == "PUT";
+    let mut cut = false;
+    stage.proxy.judge(move |call| {
+        let is_first = is_renewal(call) && !std::mem::replace(&mut cut, true);
+        if is_first { Fault::CutAfter } else { Fault::None }
+    });
+    until("a renewal's answer is lost", PATIENCE, async || {
+        stage.operator().process().log().contains("the Lease was not renewed; trying again").then_some(())
+    })
+    .await;
+    stage.operator().process().signal("TERM");
+    let is_well = until("it ends", PATIENCE, async || stage.operator().process().ended()).await;
+    assert!(is_well, "it did not end well");
+    let leases: Api<Lease> = Api::namespaced(stage.client.clone(), &stage.system);
+    let lease = leases.get("lorikeet-operator").await.expect("it is there").spec.unwrap_or_default();
+    assert_eq!(
+        lease.holder_identity.unwrap_or_default(),
+        "",
+        "its successor would wait for the Lease to end"
+    );
 }

@@ -77,6 +77,8 @@ pub(crate) enum Fault {
     Strike,
     /// No answer ever.
     Hang,
+    /// It is on its way until [`Proxy::deliver`]; the API server carries it out though nobody waits for the answer any more.
+    Hold,
 }
 
 /// What happens to an event of a watch.
@@ -112,6 +114,8 @@ struct Shared {
     /// Grows when all watches are to end.
     severed: watch::Sender<u64>,
     struck: watch::Sender<Option<Call>>,
+    /// How many requests are on their way.
+    held: watch::Sender<usize>,
     upstream: reqwest::Client,
     server: String,
 }
@@ -153,6 +157,7 @@ impl Proxy {
             }),
             severed: watch::channel(0).0,
             struck: watch::channel(None).0,
+            held: watch::channel(0).0,
             upstream,
             server: plane.server().to_owned(),
         });
@@ -201,6 +206,16 @@ impl Proxy {
     /// The request that was judged [`Fault::Strike`], once the API server has answered it.
     pub(crate) fn struck(&self) -> Option<Call> {
         self.shared.struck.borrow().clone()
+    }
+
+    /// How many requests that were judged [`Fault::Hold`] are on their way.
+    pub(crate) fn held(&self) -> usize {
+        *self.shared.held.borrow()
+    }
+
+    /// What is on its way arrives.
+    pub(crate) fn deliver(&self) {
+        self.shared.held.send_replace(0);
     }
 
     /// From now on the operator is shown `namespace` for the whole cluster.

@@ -1,5 +1,5 @@
-//! Children: applied server-side under one field manager, each only where it differs from what is there; shards of the
-//! registry that hold nothing any more are deleted. Never touches an object that is not ours.
+//! Children: applied server-side under one field manager, each only where it differs from what is there, and only over what
+//! was seen; shards of the registry that hold nothing any more are deleted. Never touches an object that is not ours.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -76,7 +76,7 @@ impl Applying<'_> {
             }
         }
         self.is_pending |= matches!(child.kind, ChildKind::Workload | ChildKind::Service);
-        let applied = match self.put(child, live.is_some()).await {
+        let applied = match self.put(child, live.as_deref()).await {
             Ok(applied) => applied,
             Err(error) if is_gone(&error) => return Ok(()),
             Err(error) => return Err(Failure::of(what(), error)),
@@ -92,21 +92,26 @@ impl Applying<'_> {
         Ok(())
     }
 
-    async fn put(&self, child: &Child, is_there: bool) -> kube::Result<DynamicObject> {
+    /// Over `live`: what arrives when a term is over, and another leader has written, changes nothing.
+    async fn put(&self, child: &Child, live: Option<&Value>) -> kube::Result<DynamicObject> {
         let api = child.kind.api(self.client.clone(), Some(&self.fleet.namespace));
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        let apply = Patch::Apply(&child.object);
-        let refused = match api.patch(&child.name, &params, &apply).await {
-            Err(kube::Error::Api(status)) if is_there && status.is_invalid() => status,
+        let seen = live.and_then(|live| live["metadata"]["resourceVersion"].as_str());
+        let object = over(&child.object, seen);
+        let refused = match api.patch(&child.name, &params, &Patch::Apply(&object)).await {
+            Err(kube::Error::Api(status)) if live.is_some() && status.is_invalid() => status,
             applied => return applied,
         };
         // Somebody changed the key of an element of a list, and ours beside theirs is invalid, as two ports of one name: the
         // lists become ours whole, then it is applied again. Where that fails too, the first refusal says what is wrong.
         let merge = PatchParams { field_manager: params.field_manager.clone(), ..PatchParams::default() };
-        if api.patch(&child.name, &merge, &Patch::Merge(&child.object)).await.is_err() {
-            return Err(kube::Error::Api(refused));
-        }
-        api.patch(&child.name, &params, &apply).await
+        let merged = match api.patch(&child.name, &merge, &Patch::Merge(&object)).await {
+            Ok(merged) => merged,
+            Err(kube::Error::Api(status)) if status.is_conflict() => return Err(kube::Error::Api(status)),
+            Err(_) => return Err(kube::Error::Api(refused)),
+        };
+        let object = over(&child.object, merged.metadata.resource_version.as_deref());
+        api.patch(&child.name, &params, &Patch::Apply(&object)).await
     }
 
     /// Deletes the shards of the registry that are not among `children`.
@@ -120,8 +125,8 @@ impl Applying<'_> {
             if !is_shard || is_wanted(name) || self.owner(live) != Owner::Ours {
                 continue;
             }
-            let uid = live["metadata"]["uid"].as_str().map(str::to_owned);
-            let only = Preconditions { uid, resource_version: None };
+            let seen = |key: &str| live["metadata"][key].as_str().map(str::to_owned);
+            let only = Preconditions { uid: seen("uid"), resource_version: seen("resourceVersion") };
             let params = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
             let api = kind.api(self.client.clone(), Some(&self.fleet.namespace));
             match api.delete(name, &params).await {
@@ -138,6 +143,15 @@ impl Applying<'_> {
         let metadata = ObjectMeta::deserialize(&live["metadata"]).unwrap_or_default();
         owner(&metadata, &uid, &self.fleet.name)
     }
+}
+
+/// `object` as it is written over `version` of what is there.
+fn over(object: &Value, version: Option<&str>) -> Value {
+    let mut object = object.clone();
+    if let Some(version) = version {
+        object["metadata"]["resourceVersion"] = Value::from(version);
+    }
+    object
 }
 
 fn hash(object: &Value) -> u64 {

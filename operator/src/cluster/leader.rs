@@ -232,16 +232,31 @@ impl Term {
     }
 
     /// Gives the Lease back, so that another process need not wait for its end.
-    pub async fn release(mut self) {
-        if let Some(spec) = &mut self.lease.spec {
+    pub async fn release(self) {
+        if let Err(error) = self.given_back().await {
+            tracing::warn!(%error, "the Lease was not given back");
+        }
+    }
+
+    async fn given_back(&self) -> kube::Result<()> {
+        match self.give_back(self.lease.clone()).await {
+            // It stopped before it heard of its last renewal.
+            Err(kube::Error::Api(status)) if status.is_conflict() => {
+                let there = self.candidate.api.get(&self.candidate.config.name).await?;
+                if self.is_ours(&there) { self.give_back(there).await } else { Ok(()) }
+            }
+            done => done,
+        }
+    }
+
+    async fn give_back(&self, mut lease: Lease) -> kube::Result<()> {
+        if let Some(spec) = &mut lease.spec {
             spec.holder_identity = Some(String::new());
             spec.lease_duration_seconds = Some(1);
             spec.renew_time = Some(MicroTime(self.candidate.clock.now()));
         }
         let name = &self.candidate.config.name;
-        if let Err(error) = self.candidate.api.replace(name, &PostParams::default(), &self.lease).await {
-            tracing::warn!(%error, "the Lease was not given back");
-        }
+        self.candidate.api.replace(name, &PostParams::default(), &lease).await.map(drop)
     }
 }
 

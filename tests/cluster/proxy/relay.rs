@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
@@ -60,11 +61,14 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         Fault::Refuse(status, reason) => return Ok(refusal(status, reason)),
         Fault::CutBefore => return Err(Cut),
         Fault::Hang => std::future::pending().await,
+        Fault::Hold => return hold(shared, call, request).await,
     }
     if let Some(frozen) = frozen(&shared, &call) {
         return frozen.await;
     }
-    let answer = forward(&shared, &call, request).await;
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
+    let answer = forward(&shared, &call, parts, body).await;
     if matches!(fault, Fault::Strike) {
         shared.struck.send_replace(Some(call.clone()));
     }
@@ -120,14 +124,26 @@ fn frozen(
     Some(Box::pin(async move { Ok(json_answer(200, whole(body))) }))
 }
 
+/// Passes it on once it is delivered, whoever has hung up by then.
+async fn hold(shared: Arc<Shared>, call: Call, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
+    shared.held.send_modify(|held| *held += 1);
+    let arriving = tokio::spawn(async move {
+        // The proxy outlives it.
+        let _ = shared.held.subscribe().wait_for(|held| *held == 0).await;
+        forward(&shared, &call, parts, body).await
+    });
+    arriving.await.map_err(|_| Cut)?
+}
+
 async fn forward(
     shared: &Arc<Shared>,
     call: &Call,
-    request: Request<Incoming>,
+    parts: Parts,
+    body: Bytes,
 ) -> Result<Response<Body>, Cut> {
-    let (parts, body) = request.into_parts();
     let url = format!("{}{}", shared.server, call.target());
-    let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
     let mut headers = parts.headers;
     headers.remove(hyper::header::HOST);
     headers.remove(hyper::header::CONTENT_LENGTH);
