@@ -27,17 +27,24 @@ fn script(folder: &Path, text: &str) -> Launch {
     }
 }
 
-/// What stands where a process says that it answers: what it says to a path, or nothing, and how often it was asked.
+/// What stands where a process says that it answers: it answers to paths.
 #[derive(Clone, Default)]
-struct Face(Arc<Mutex<BTreeMap<&'static str, (Option<u16>, usize)>>>);
+struct Face(Arc<Mutex<BTreeMap<&'static str, Answer>>>);
+
+#[derive(Default)]
+struct Answer {
+    /// Nothing: none.
+    status: Option<u16>,
+    asked: usize,
+}
 
 impl Face {
     fn says(&self, path: &'static str, status: Option<u16>) {
-        self.0.lock().unwrap().entry(path).or_default().0 = status;
+        self.0.lock().unwrap().entry(path).or_default().status = status;
     }
 
     fn asked(&self, path: &str) -> usize {
-        self.0.lock().unwrap().get(path).map_or(0, |(_, asked)| *asked)
+        self.0.lock().unwrap().get(path).map_or(0, |answer| answer.asked)
     }
 
     /// `launch`, whose processes answer so.
@@ -61,8 +68,8 @@ impl Face {
             let status = {
                 let mut all = self.0.lock().unwrap();
                 let one = all.entry(path).or_default();
-                one.1 += 1;
-                one.0
+                one.asked += 1;
+                one.status
             };
             if let Some(status) = status {
                 let _ = socket.write_all(format!("HTTP/1.1 {status} \r\n\r\n").as_bytes()).await;
