@@ -16,8 +16,9 @@ pub trait InParts: DeserializeOwned {
     /// A `spec` that can be read, where nothing of the object's own can.
     fn placeholder() -> Value;
 
-    /// Whether `part`, read of `whole`, is known by what decides whose it is and what it stands for.
-    fn is_known(part: &Value, whole: &Value) -> bool;
+    /// Whether of `part`, read of `whole`, it is known whose it is and what it stands for: by its spec, or by its status,
+    /// which then completes it.
+    fn is_known(part: &mut Value, whole: &Value) -> bool;
 }
 
 impl InParts for Deployment {
@@ -25,7 +26,7 @@ impl InParts for Deployment {
         json!({"model": {"source": ""}})
     }
 
-    fn is_known(_: &Value, _: &Value) -> bool {
+    fn is_known(_: &mut Value, _: &Value) -> bool {
         true
     }
 }
@@ -35,8 +36,13 @@ impl InParts for Adapter {
         json!({"deploymentRef": {"name": ""}, "source": ""})
     }
 
-    fn is_known(part: &Value, whole: &Value) -> bool {
-        ["/spec/deploymentRef", "/spec/servedName"].iter().all(|at| part.pointer(at) == whole.pointer(at))
+    fn is_known(part: &mut Value, whole: &Value) -> bool {
+        if part["spec"]["servedName"] != whole["spec"]["servedName"] {
+            // The name that it is served under stays while it cannot be read: nobody may change it.
+            let Some(name) = part["status"]["servedName"].as_str().map(str::to_owned) else { return false };
+            part["spec"]["servedName"] = json!(name);
+        }
+        part["spec"]["deploymentRef"] == whole["spec"]["deploymentRef"]
     }
 }
 
@@ -77,9 +83,10 @@ pub fn read<K: InParts>(object: &DynamicObject) -> Reading<K> {
     let is_spec_whole = parts.take(&["spec"], &whole["spec"]);
     parts.take(&["status"], &whole["status"]);
     let error = parts.left.as_ref().map_or_else(|| error.to_string(), |at| format!("{at}: {error}"));
+    let is_known = is_spec_whole || K::is_known(&mut parts.read, &whole);
     match K::deserialize(&parts.read) {
         Ok(object) if is_spec_whole => Reading::WithoutStatus { object, status: parts.read["status"].take() },
-        Ok(object) if K::is_known(&parts.read, &whole) => Reading::Part { object, error },
+        Ok(object) if is_known => Reading::Part { object, error },
         Ok(_) | Err(_) => Reading::Nothing { error },
     }
 }
@@ -198,6 +205,21 @@ mod tests {
             let mut spec = valid();
             spec.as_object_mut().unwrap().extend(unknown.as_object().unwrap().clone());
             assert!(matches!(adapter(spec, Value::Null), Reading::Nothing { .. }), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn the_name_that_an_adapter_is_served_under_is_known_by_its_status_too() {
+        let mut spec = valid();
+        spec["servedName"] = json!({"of": "s"});
+        let Reading::Part { object, error } = adapter(spec.clone(), json!({"servedName": "s"})) else {
+            panic!("its status has its name")
+        };
+        assert_eq!(object.spec.served_name.as_deref(), Some("s"));
+        assert_eq!(object.spec.source.source, "hf://a/b");
+        assert!(error.starts_with("spec.servedName: "), "{error}");
+        for status in [Value::Null, json!({"rank": 8}), json!({"servedName": 7})] {
+            assert!(matches!(adapter(spec.clone(), status.clone()), Reading::Nothing { .. }), "{status}");
         }
     }
 
