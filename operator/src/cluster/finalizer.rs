@@ -1,7 +1,9 @@
 //! The finalizer of Adapters: on before any replica hears of one, off when the decision says that nothing holds its deletion.
-//! One that lost it while it is served, as by a replace, gets it again and is served on. It shows that running requests finish; it cannot keep an object for ever: every deletion is released by time at the
-//! latest, and an Adapter that this operator may not outlive has none. Such a one is gone at once, and drains all the same,
-//! since it is in no desired set any more.
+//! One that lost it while it is served, as by a replace, gets it again and is served on.
+//!
+//! It shows that running requests finish; it cannot keep an object for ever: every deletion is released by time at the latest,
+//! and an Adapter that this operator may not outlive has none. Such a one is gone at once, and drains all the same, since it
+//! is in no desired set any more.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
