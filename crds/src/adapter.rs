@@ -103,7 +103,8 @@ pub struct Placement {
     #[x_kube(validation = Rule::new("self in ['All', 'Auto'] || (self >= 1 && self <= 1024)")
         .message("placement.replicas: expected All, Auto or a number from 1 to 1024"))]
     pub replicas: IntOrString,
-    /// Never evicted where it is placed; a replica becomes ready only with its pinned adapters loaded. Default: `false`.
+    /// Never evicted where it is placed. With `replicas: All` a replica becomes ready only once it is loaded; one that is placed
+    /// on some replicas is waited for by none, as which of them it will be is not known before they run. Default: `false`.
     #[serde(default)]
     pub pinned: bool,
     /// Of two adapters that cannot both stay, the lower priority goes. From -1000000 to 1000000. Default: `0`.
