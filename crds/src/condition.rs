@@ -113,6 +113,8 @@ words! {
         AdaptersNotReady,
         /// It is being drained for its deletion.
         Draining,
+        /// It was let go at the end of the time for its drain, though replicas had it still.
+        DrainTimeout,
         /// A replica or the operator failed otherwise.
         Internal,
     }

@@ -12,7 +12,7 @@ use lorikeet_crds::{Adapter, AdapterStatus, ConditionType, DeploymentStatus, Rea
 
 use crate::decide::adapter_status::{Served, leaving_status, served_status};
 use crate::decide::desired::desired_lists;
-use crate::decide::events::{is_true, transition};
+use crate::decide::events::{drain_timeout, is_true, transition};
 use crate::decide::moves::{Moves, settle};
 use crate::decide::place::{Measured, Place, demand_of, place};
 use crate::decide::placements::Placements;
@@ -63,13 +63,13 @@ pub struct Decision {
     pub adapters: BTreeMap<(String, String), AdapterStatus>,
     /// Adapters whose deletion nothing holds up any longer, by (namespace, name).
     pub released: Vec<(String, String)>,
-    /// Events for transitions that this decision saw.
+    /// Events for transitions that this decision saw, and for deletions that wait no longer.
     pub events: Vec<Occurrence>,
     /// Decide again after this time even if nothing changes.
     pub again: Option<Duration>,
 }
 
-/// A transition that is worth an Event.
+/// What is worth an Event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Occurrence {
     /// The Adapter's (namespace, name), or `None` for the Deployment.
@@ -330,7 +330,10 @@ fn leave(
     let taken_over = valid.served().any(|other| other.served_name == name);
     let end = since.as_second().saturating_add(i64::from(valid.drain_seconds));
     let left = u64::try_from(end.saturating_sub(now.as_second())).unwrap_or(0);
-    if fleet.deployment.is_none() || taken_over || !reports.mentions(&name) || left == 0 {
+    if fleet.deployment.is_none() || taken_over || !reports.mentions(&name) {
+        decision.released.push(key);
+    } else if left == 0 {
+        decision.events.push(drain_timeout(&key, valid.drain_seconds));
         decision.released.push(key);
     } else {
         let wait = Duration::from_secs(left);

@@ -17,7 +17,9 @@ use serde_json::Value;
 use self::rows::{Refused, Row, of_adapter, of_deployment};
 use crate::account::yaml;
 use crate::manifests::{adapter, deployment, secret, with};
-use crate::stage::{Stage, is_ready_adapter, is_ready_deployment};
+use crate::stage::{
+    OF_ADAPTER, OF_DEPLOYMENT, Stage, assert_conditions, is_ready_adapter, is_ready_deployment,
+};
 use crate::until::{PATIENCE, until};
 
 /// Rows that are gone through side by side: they wait more than they work.
@@ -112,6 +114,10 @@ impl Case<'_> {
                 found.metadata.generation,
             )
         };
+        if observed == generation {
+            let types = if self.is_adapter() { OF_ADAPTER } else { OF_DEPLOYMENT };
+            assert_conditions(&conditions, types, generation);
+        }
         let Some(reason) = reason else { return ready.then_some(()) };
         let is_stalled = find(&conditions, ConditionType::Stalled).is_some_and(|one| one.status == "True");
         // By the name that it has among its own.

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::fake::Fake;
 use crate::manifests::{adapter, deployment, digest, with};
-use crate::stage::Stage;
+use crate::stage::{OF_ADAPTER, OF_DEPLOYMENT, Stage, assert_conditions};
 use crate::until::{PATIENCE, SECONDS, until};
 
 /// So much later than it should something may happen here, where all suites share two cores.
@@ -236,6 +236,9 @@ async fn a_deleted_adapter_drains_and_one_that_never_drains_is_let_go_in_time() 
     fakes[1].script(|script| script.load = Duration::from_secs(1));
     let started = Instant::now();
     stage.kubectl.run(&["delete", "lora", "quick", "stuck", "--namespace", &namespace, "--wait=false"]);
+    let drains = stage.until_adapter_says("stuck", Reason::Draining).await;
+    let said = drains.status.unwrap_or_default().conditions;
+    assert_conditions(&said, OF_ADAPTER, drains.metadata.generation);
     stage.until_gone::<Adapter>("quick").await;
     let holds = |fake: &Fake, name: &str| fake.report().adapters.into_iter().find(|one| one.name == name);
     assert!(fakes.iter().all(|fake| holds(fake, "quick").is_none()), "it was let go before it was drained");
@@ -243,8 +246,8 @@ async fn a_deleted_adapter_drains_and_one_that_never_drains_is_let_go_in_time() 
     let earliest = drain - Duration::from_secs(1);
     let held = stage.get::<Adapter>("stuck").await;
     if started.elapsed() < earliest {
-        let finalizers = held.expect("it was let go while it drains").metadata.finalizers.unwrap_or_default();
-        assert_eq!(finalizers, ["lorikeet.dev/drain"]);
+        let held = held.expect("it was let go while it drains");
+        assert_eq!(held.finalizers(), ["lorikeet.dev/drain"]);
     }
     stage.until_gone::<Adapter>("stuck").await;
     let took = started.elapsed();
@@ -299,7 +302,9 @@ async fn an_adapter_without_its_deployment_says_so_and_comes_and_goes_with_it() 
     let stage = Stage::with_operator("missing").await;
     let namespace = stage.namespace.clone();
     stage.kubectl.apply(&[adapter(&namespace, "sql", "base")]);
-    stage.until_adapter_says("sql", Reason::DeploymentNotFound).await;
+    let first = stage.until_adapter_says("sql", Reason::DeploymentNotFound).await;
+    let said = first.status.unwrap_or_default().conditions;
+    assert_conditions(&said, OF_ADAPTER, first.metadata.generation);
     stage.kubectl.apply(&[deployment(&namespace, "base", 1)]);
     stage.until_adapter_ready("sql").await;
     stage.kubectl.run(&["delete", "ldep", "base", "--namespace", &namespace, "--timeout=60s"]);
@@ -330,6 +335,9 @@ async fn a_deployment_that_becomes_invalid_keeps_serving_what_it_served() {
     };
     stage.kubectl.apply(&[bad.clone(), adapter(&namespace, "sql", "base")]);
     says(Reason::InvalidSpec).await;
+    let first = stage.get::<Deployment>("base").await.expect("it is there");
+    let said = first.status.unwrap_or_default().conditions;
+    assert_conditions(&said, OF_DEPLOYMENT, first.metadata.generation);
     stage.kubectl.apply(&[with(good.clone(), "/spec/adapters/gpuMemory", json!("4Gi"))]);
     stage.until_deployment_ready("base").await;
     stage.until_adapter_ready("sql").await;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use lorikeet_crds::adapter::LISTED;
 use lorikeet_crds::condition::find;
 use lorikeet_crds::{Adapter, ConditionType, Deployment, Reason};
 use serde_json::json;
 
+use crate::audit::Event;
 use crate::manifests::{adapter, deployment, digest, with};
 use crate::scene::serving;
 use crate::stage::{Stage, is_ready_adapter};
@@ -63,9 +65,12 @@ async fn a_replica_that_hangs_delays_no_other() {
         deployment(&namespace, "base", 3),
         deployment(&namespace, "other", 1),
         adapter(&namespace, "sql", "base"),
+        adapter(&namespace, "chat", "base"),
     ]);
-    stage.until_adapter_ready("sql").await;
+    stage.until_whole("base").await;
     stage.until_deployment_ready("other").await;
+    stage.until_quiet(Duration::from_secs(1)).await;
+    let before = stage.writes().len();
     let fakes: Vec<_> =
         stage.kubelet.fakes().into_iter().filter(|fake| fake.name().starts_with("base-")).collect();
     fakes[0].script(|script| script.hung = true);
@@ -93,6 +98,17 @@ async fn a_replica_that_hangs_delays_no_other() {
     .await;
     fakes[0].script(|script| script.hung = false);
     stage.until_adapter_ready("more-4").await;
+    stage.until_whole("base").await;
+    stage.until_quiet(Duration::from_secs(1)).await;
+    // The silence and its end, once each.
+    for name in ["sql", "chat"] {
+        let is_its = |write: &Event| {
+            let object = &write.object_ref;
+            object.resource == "adapters" && object.subresource == "status" && object.name == name
+        };
+        let writes: Vec<_> = stage.writes().split_off(before).into_iter().filter(is_its).collect();
+        assert!((1..=2).contains(&writes.len()), "status of {name}: {} writes", writes.len());
+    }
 }
 
 /// More of them than may be written to at once.
@@ -120,6 +136,26 @@ async fn sixty_four_replicas_that_hang_delay_no_other() {
     // Each waited for the time limit of a write to one that hangs, when those took all turns.
     let took = began.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+/// More than any node pool of one Deployment is likely to have.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_replicas_of_one_deployment_all_get_an_adapter() {
+    const REPLICAS: u32 = 200;
+    let stage = Stage::with_operator("many").await;
+    let namespace = stage.namespace.clone();
+    stage.kubectl.apply(&[deployment(&namespace, "base", REPLICAS), adapter(&namespace, "sql", "base")]);
+    let fakes = stage.kubelet.until_running(REPLICAS as usize).await;
+    let ready = stage
+        .until_adapter("sql", "Ready on all", |adapter| {
+            let count = adapter.status.clone().unwrap_or_default().replicas;
+            is_ready_adapter(adapter) && (count.desired, count.ready) == (REPLICAS, REPLICAS)
+        })
+        .await;
+    assert_eq!(ready.status.unwrap_or_default().placements.len(), LISTED);
+    assert!(fakes.iter().all(|fake| fake.serves("sql")));
+    let whole = stage.until_whole("base").await.status.unwrap_or_default();
+    assert_eq!(whole.ready_replicas, REPLICAS as i32);
 }
 
 /// AIBrix: a changed source was never loaded, since the name was there already.

@@ -13,7 +13,9 @@ use lorikeet_tests::say::say;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-pub(crate) use self::waits::{is_ready_adapter, is_ready_deployment, is_whole};
+pub(crate) use self::waits::{
+    OF_ADAPTER, OF_DEPLOYMENT, assert_conditions, is_ready_adapter, is_ready_deployment, is_whole,
+};
 use crate::account::{self, Scope};
 use crate::audit::{Audit, Event};
 use crate::control_plane::ControlPlane;

@@ -20,7 +20,7 @@ pub(crate) struct Stream {
 impl Stream {
     fn start(client: &Client, model: &str, tokens: usize) -> Self {
         let body = json!({
-            "model": model, "prompt": "The wind", "max_tokens": tokens, "n": CHOICES, "ignore_eos": true, "stream": true,
+            "model": model, "prompt": "The wind", "max_tokens": tokens, "n": CHOICES, "seed": 7, "ignore_eos": true, "stream": true,
         });
         let request = client.request(reqwest::Method::POST, "/v1/completions").json(&body);
         let (accept, accepted) = oneshot::channel();
@@ -59,14 +59,25 @@ impl Stream {
 
     /// When it ended; it must be whole.
     pub(crate) async fn ended(self) -> Instant {
+        self.answer().await.1
+    }
+
+    /// The text of each choice, and when it ended; it must be whole.
+    pub(crate) async fn answer(self) -> ([String; CHOICES], Instant) {
         let (text, end) = self.read().await;
         assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
         let events = text.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
         let events = events.filter(|event| *event != "[DONE]").map(|event| {
             serde_json::from_str::<Value>(event).unwrap_or_else(|error| panic!("{error}: {event}"))
         });
-        let ends = events.filter(|event| event["choices"][0]["finish_reason"] == "length").count();
+        let (mut texts, mut ends) = ([const { String::new() }; CHOICES], 0);
+        for event in events {
+            let choice = &event["choices"][0];
+            let index = choice["index"].as_u64().and_then(|index| usize::try_from(index).ok());
+            texts[index.expect("a choice")].push_str(choice["text"].as_str().unwrap_or_default());
+            ends += usize::from(choice["finish_reason"] == "length");
+        }
         assert_eq!(ends, CHOICES, "every choice came to its end: {text}");
-        end
+        (texts, end)
     }
 }

@@ -1,5 +1,5 @@
 //! What is under way when something changes: a stream goes to its end when Ctrl-C is pressed and when the file of its adapter
-//! is deleted; a digest that is edited swaps what is asked later.
+//! is deleted; a digest that is edited swaps what is asked later, and what streams goes on with the former content.
 
 use std::time::Instant;
 
@@ -90,13 +90,39 @@ async fn a_digest_that_is_edited_swaps_to_the_content_that_it_names() {
     let client = cluster.client(0);
     let (before, other) = (ask(&client, "one").await, ask(&client, "other").await);
     assert!(before.is_ok() && before != other, "two that answer alike tell nothing: {before:?}");
+    let whole = async |name: &str| Stream::under_way(&client, name, TINY).await.answer().await.0;
+    let texts = [whole("one").await, whole("other").await];
+    assert!(texts[0] != texts[1], "two that answer alike tell nothing");
 
     // Another content is there now; nobody asked for it.
-    std::fs::rename(&folder, cluster.path("claims/before")).expect("moved");
-    copy(&model.join("adapters/attn_r64"), &folder);
+    let put = |content: &str| {
+        std::fs::remove_dir_all(&folder).expect("removed");
+        copy(&model.join("adapters").join(content), &folder);
+    };
+    put("attn_r64");
     assert_eq!(ask(&client, "one").await, before);
-    cluster.write("one.yaml", &pinned(&new));
-    let swapped = cluster.until_ready("Adapter", "one", 3).await;
-    assert_eq!(digest(&swapped), Some(new));
-    assert_eq!(ask(&client, "one").await, other);
+    let contents = [("qv_r8", old, before), ("attn_r64", new, other)];
+    let (mut generation, mut now) = (2, 0);
+    until("streams outlived a swap", async || {
+        // To and fro.
+        let former = now;
+        now = 1 - former;
+        let (content, pin, answer) = &contents[now];
+        generation += 1;
+        put(content);
+        let streams = Stream::several(&client, "one", TINY, 4).await;
+        cluster.write("one.yaml", &pinned(pin));
+        let swapped = cluster.until_ready("Adapter", "one", generation).await;
+        let ready = Instant::now();
+        assert_eq!(digest(&swapped).as_ref(), Some(pin));
+        assert_eq!(ask(&client, "one").await, *answer);
+        let mut outlived = false;
+        for stream in streams {
+            let (text, end) = stream.answer().await;
+            assert_eq!(text, texts[former], "it goes on with the content that it began with");
+            outlived |= end > ready;
+        }
+        if outlived { Ok(()) } else { Err("every stream was faster") }
+    })
+    .await;
 }

@@ -345,6 +345,30 @@ mod tests {
     }
 
     #[test]
+    fn auto_surges_where_a_new_replica_finds_its_gpus_free_and_what_is_asked_for_is_done_wherever() {
+        use RolloutStrategy::{Auto, Recreate, Surge};
+        // GPUs of a replica; those that are free, where that is known; whether Auto surges.
+        for (gpus, free_gpus, auto) in [
+            (0, None, true),
+            (0, Some(0), true),
+            (2, None, false),
+            (2, Some(0), false),
+            (2, Some(1), false),
+            (2, Some(2), true),
+            (2, Some(8), true),
+        ] {
+            let capacity = Capacity { free_gpus, ..Capacity::default() };
+            for (asked, expected) in [(Surge, true), (Recreate, false), (Auto, auto)] {
+                let case = format!("{asked:?}, {gpus} GPUs, free: {free_gpus:?}");
+                assert_eq!(surges(asked, capacity, gpus), expected, "{case}");
+                let rolling = strategy(asked, capacity, gpus).rolling_update.unwrap();
+                let both = [i32::from(expected), i32::from(!expected)].map(|one| Some(IntOrString::Int(one)));
+                assert_eq!([rolling.max_surge, rolling.max_unavailable], both, "{case}");
+            }
+        }
+    }
+
+    #[test]
     fn a_replica_fetches_from_where_the_operator_may_read_and_listens_everywhere() {
         let arguments = built().containers[0].args.clone().unwrap();
         for flag in [

@@ -260,17 +260,19 @@ mod tests {
     use crate::replicas::Replicas;
     use crate::replicas::versions::Versions;
 
-    /// An operator that sees one Deployment and reaches the API server by `client`.
-    fn looker(client: kube::Client) -> Looker {
+    /// An operator that sees these Deployments and reaches the API server by `client`.
+    fn looker(client: kube::Client, deployments: &[&str]) -> Looker {
         // Another test may have done it.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut deployment = Deployment::default();
-        deployment.metadata.namespace = Some("ns".to_owned());
-        deployment.metadata.name = Some("base".to_owned());
-        let (key, fleet) = (("ns".to_owned(), "base".to_owned()), Some(deployment.fleet()));
         let mut world = World::default();
-        let object = Known { object: Arc::new(deployment), unreadable: None };
-        world.deployments.take(Change::Apply(Seen { key, fleet, urgent: 0, object }));
+        for name in deployments {
+            let mut deployment = Deployment::default();
+            deployment.metadata.namespace = Some("ns".to_owned());
+            deployment.metadata.name = Some((*name).to_owned());
+            let (key, fleet) = (("ns".to_owned(), (*name).to_owned()), Some(deployment.fleet()));
+            let object = Known { object: Arc::new(deployment), unreadable: None };
+            world.deployments.take(Change::Apply(Seen { key, fleet, urgent: 0, object }));
+        }
         let long = Duration::from_secs(3600);
         let limits = Limits {
             concurrency: 1,
@@ -328,7 +330,7 @@ mod tests {
                 Ok::<_, Infallible>(answer.unwrap())
             }
         });
-        let looker = Arc::new(looker(kube::Client::new(server, "ns")));
+        let looker = Arc::new(looker(kube::Client::new(server, "ns"), &["base"]));
         let metrics = looker.metrics.clone();
         let (_news, mut news) = tokio::sync::mpsc::unbounded_channel();
         let (_changed, mut changed) = tokio::sync::mpsc::unbounded_channel();
@@ -337,6 +339,58 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(30), run).await.expect("the status is written again");
         assert_eq!(metrics.errors.with_label_values(&["Broken"]).get(), 2);
         assert!(all.load(Ordering::Relaxed) > 3);
+    }
+
+    /// How many of two fleets had calls under way at a time, at most, while each was looked at some times.
+    async fn most_at_once(concurrency: usize) -> usize {
+        const FLEETS: [&str; 2] = ["one", "two"];
+        const CALLS: usize = 20;
+        let under_way = Arc::new(Mutex::new(([0; 2], [0; 2], 0)));
+        let (stop, seen) = (CancellationToken::new(), Arc::clone(&under_way));
+        let stopping = stop.clone();
+        // Nothing that is asked for is there; the answer takes its time, so that looks would meet.
+        let server = tower::service_fn(move |request: ::http::Request<Body>| {
+            let path = request.uri().path().to_owned();
+            let (seen, stopping) = (Arc::clone(&seen), stopping.clone());
+            async move {
+                // Statuses are written beside the looks.
+                let is_of = |name: &str| {
+                    let mut parts = path.split('/');
+                    !path.ends_with("/status") && parts.any(|part| part.split('-').next() == Some(name))
+                };
+                if let Some(fleet) = FLEETS.iter().position(|name| is_of(name)) {
+                    {
+                        let (now, all, most) = &mut *seen.lock().unwrap();
+                        now[fleet] += 1;
+                        all[fleet] += 1;
+                        *most = now.iter().filter(|count| **count > 0).count().max(*most);
+                        if all.iter().all(|count| *count >= CALLS) {
+                            stopping.cancel();
+                        }
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    seen.lock().unwrap().0[fleet] -= 1;
+                }
+                let answer = ::http::Response::builder().status(404).body(Body::empty());
+                Ok::<_, Infallible>(answer.unwrap())
+            }
+        });
+        let mut looker = looker(kube::Client::new(server, "ns"), &FLEETS);
+        looker.limits.concurrency = concurrency;
+        let (_news, mut news) = tokio::sync::mpsc::unbounded_channel();
+        let (_changed, mut changed) = tokio::sync::mpsc::unbounded_channel();
+        let controller = Controller::new(Arc::new(looker), Arc::default());
+        let run = controller.run(&mut news, &mut changed, &stop);
+        tokio::time::timeout(Duration::from_secs(30), run)
+            .await
+            .expect("both are looked at, again and again");
+        under_way.lock().unwrap().2
+    }
+
+    #[tokio::test]
+    async fn no_more_fleets_are_looked_at_at_once_than_may_be() {
+        assert_eq!(most_at_once(1).await, 1);
+        assert_eq!(most_at_once(2).await, 2, "the two do not meet: nothing was shown");
     }
 
     /// What `/healthz` answers.
@@ -363,7 +417,7 @@ mod tests {
         let server = tower::service_fn(|_: ::http::Request<Body>| async {
             Ok::<_, Infallible>(::http::Response::builder().status(404).body(Body::empty()).unwrap())
         });
-        let looker = Arc::new(looker(kube::Client::new(server, "ns")));
+        let looker = Arc::new(looker(kube::Client::new(server, "ns"), &["base"]));
         let (world, metrics) = (Arc::clone(&looker.world), looker.metrics.clone());
         let stop = CancellationToken::new();
         let listener = http::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();

@@ -124,6 +124,8 @@ pub fn withhold(desired: &mut BTreeMap<String, DesiredList>, untold: &[&Arc<Adap
 pub struct Written {
     /// Adapters that bear the finalizer now.
     pub held: BTreeSet<AdapterKey>,
+    /// Adapters that it was taken from.
+    pub freed: Vec<Arc<Adapter>>,
     /// Adapters whose finalizer the API server does not let be written, and why: that will not pass by itself.
     pub refused: BTreeMap<AdapterKey, String>,
     /// What failed.
@@ -147,11 +149,14 @@ pub async fn write(
     let mut done = futures::stream::iter(writes).buffer_unordered(concurrent);
     let mut written = Written::default();
     while let Some(one) = done.next().await {
-        match one {
-            Ok(held) => written.held.extend(held),
-            Err((key, failure)) => {
+        let (adapter, on, outcome) = one;
+        match outcome {
+            Ok(Took::Gone) => {}
+            Ok(Took::Written) if on => drop(written.held.insert(key_of(&adapter))),
+            Ok(Took::Written) => written.freed.push(adapter),
+            Err(failure) => {
                 if failure.is_lasting() {
-                    written.refused.insert(key, failure.to_string());
+                    written.refused.insert(key_of(&adapter), failure.to_string());
                 }
                 written.failures.push(failure);
             }
@@ -160,22 +165,24 @@ pub async fn write(
     written
 }
 
-async fn one(
-    client: Client,
-    adapter: Arc<Adapter>,
-    on: bool,
-) -> Result<Option<AdapterKey>, (AdapterKey, Failure)> {
+/// What a write met.
+enum Took {
+    /// The Adapter, as it was read.
+    Written,
+    /// Nothing: there is no such Adapter any more.
+    Gone,
+}
+
+async fn one(client: Client, adapter: Arc<Adapter>, on: bool) -> (Arc<Adapter>, bool, Result<Took, Failure>) {
     let key = key_of(&adapter);
     let api: Api<Adapter> = Api::namespaced(client, &key.0);
-    let patch = patch(&adapter, on);
-    match api.patch(&key.1, &PatchParams::apply(lorikeet_crds::FIELD_MANAGER), &Patch::Merge(&patch)).await {
-        Ok(_) => Ok(on.then_some(key)),
-        Err(error) if is_gone(&error) => Ok(None),
-        Err(error) => {
-            let failure = Failure::of(format!("finalizer of Adapter {}/{}", key.0, key.1), error);
-            Err((key, failure))
-        }
-    }
+    let manager = PatchParams::apply(lorikeet_crds::FIELD_MANAGER);
+    let outcome = match api.patch(&key.1, &manager, &Patch::Merge(&patch(&adapter, on))).await {
+        Ok(_) => Ok(Took::Written),
+        Err(error) if is_gone(&error) => Ok(Took::Gone),
+        Err(error) => Err(Failure::of(format!("finalizer of Adapter {}/{}", key.0, key.1), error)),
+    };
+    (adapter, on, outcome)
 }
 
 /// Only over what was read: a list replaces a list.

@@ -19,6 +19,12 @@ use crate::cluster::statuses::merge;
 use crate::cluster::table::ObjectKey;
 use crate::cluster::world::OwnKind;
 
+/// What nobody can say of a Deployment that cannot be read.
+const OF_DEPLOYMENT: [ConditionType; 3] =
+    [ConditionType::ModelLoaded, ConditionType::AdaptersReady, ConditionType::Available];
+/// What nobody can say of an Adapter that cannot be read.
+const OF_ADAPTER: [ConditionType; 2] = [ConditionType::Resolved, ConditionType::Loaded];
+
 /// Mends the status of the object as it is by now, or tells it that it cannot be read.
 ///
 /// # Errors
@@ -31,8 +37,8 @@ pub async fn tell(client: &Client, kind: OwnKind, key: &ObjectKey, now: Timestam
     let what = format!("{} {}/{}", resource.kind, key.0, key.1);
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.0, &resource);
     let ended = match kind {
-        OwnKind::Deployment => told::<Deployment>(&api, &key.1, now).await,
-        OwnKind::Adapter => told::<Adapter>(&api, &key.1, now).await,
+        OwnKind::Deployment => told::<Deployment>(&api, &key.1, &OF_DEPLOYMENT, now).await,
+        OwnKind::Adapter => told::<Adapter>(&api, &key.1, &OF_ADAPTER, now).await,
     };
     match ended {
         Err(error) if !is_gone(&error) => Err(Failure::of(what, error)),
@@ -40,7 +46,12 @@ pub async fn tell(client: &Client, kind: OwnKind, key: &ObjectKey, now: Timestam
     }
 }
 
-async fn told<K: InParts>(api: &Api<DynamicObject>, name: &str, now: Timestamp) -> kube::Result<()> {
+async fn told<K: InParts>(
+    api: &Api<DynamicObject>,
+    name: &str,
+    unknown: &[ConditionType],
+    now: Timestamp,
+) -> kube::Result<()> {
     let Some(object) = api.get_opt(name).await? else { return Ok(()) };
     let version = object.resource_version();
     let manager = PatchParams::apply(FIELD_MANAGER);
@@ -65,7 +76,7 @@ async fn told<K: InParts>(api: &Api<DynamicObject>, name: &str, now: Timestamp) 
         return Ok(());
     }
     let before = object.data.pointer("/status/conditions").cloned().unwrap_or_default();
-    let after = saying(&before, &error, object.metadata.generation, now);
+    let after = saying(&before, unknown, &error, object.metadata.generation, now);
     if before != after {
         let patch = json!({
             "metadata": {"resourceVersion": version},
@@ -76,7 +87,13 @@ async fn told<K: InParts>(api: &Api<DynamicObject>, name: &str, now: Timestamp) 
     Ok(())
 }
 
-fn saying(before: &Value, error: &str, generation: Option<i64>, now: Timestamp) -> Value {
+fn saying(
+    before: &Value,
+    unknown: &[ConditionType],
+    error: &str,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Value {
     let before = Vec::<Condition>::deserialize(before).unwrap_or_default();
     let saying = |condition, truth| Saying {
         condition,
@@ -84,12 +101,14 @@ fn saying(before: &Value, error: &str, generation: Option<i64>, now: Timestamp) 
         reason: Reason::InvalidSpec,
         message: format!("the object cannot be read: {error}"),
     };
-    let sayings = [
-        saying(ConditionType::Accepted, Truth::False),
+    let kstatus = [
         saying(ConditionType::Ready, Truth::False),
         saying(ConditionType::Reconciling, Truth::False),
         saying(ConditionType::Stalled, Truth::True),
     ];
+    let mut sayings = vec![saying(ConditionType::Accepted, Truth::False)];
+    sayings.extend(unknown.iter().map(|condition| saying(*condition, Truth::Unknown)));
+    sayings.extend(kstatus);
     serde_json::to_value(conditions(&before, &sayings, generation, now)).unwrap_or_default()
 }
 
@@ -98,11 +117,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_told_once() {
+    fn it_is_told_once_and_by_every_condition_of_its_kind() {
         let [early, late] = [1, 2].map(|second| Timestamp::from_second(second).unwrap());
-        let first = saying(&Value::Null, "no source", Some(1), early);
-        assert_eq!(first[0]["type"], "Accepted");
-        assert_eq!(first[3]["status"], "True");
-        assert_eq!(saying(&first, "no source", Some(1), late), first);
+        let kstatus = [("Ready", "False"), ("Reconciling", "False"), ("Stalled", "True")];
+        let of_deployment =
+            [("ModelLoaded", "Unknown"), ("AdaptersReady", "Unknown"), ("Available", "Unknown")];
+        let of_adapter = [("Resolved", "Unknown"), ("Loaded", "Unknown")];
+        for (unknown, own) in [(&OF_DEPLOYMENT[..], &of_deployment[..]), (&OF_ADAPTER, &of_adapter)] {
+            let first = saying(&Value::Null, unknown, "no source", Some(1), early);
+            let said = Vec::<Condition>::deserialize(&first).unwrap();
+            let said: Vec<_> = said.iter().map(|one| (one.type_.as_str(), one.status.as_str())).collect();
+            assert_eq!(said, [&[("Accepted", "False")], own, &kstatus].concat());
+            assert_eq!(saying(&first, unknown, "no source", Some(1), late), first);
+        }
     }
 }

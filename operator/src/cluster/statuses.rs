@@ -151,7 +151,9 @@ pub fn merge(old: &Value, new: &Value) -> Option<Value> {
     (!change.is_empty()).then_some(Value::Object(change))
 }
 
-fn event(occurrence: &Occurrence) -> Event {
+/// `occurrence` as the API server takes it.
+#[must_use]
+pub fn event(occurrence: &Occurrence) -> Event {
     Event {
         type_: if occurrence.warning { EventType::Warning } else { EventType::Normal },
         reason: occurrence.reason.as_str().to_owned(),

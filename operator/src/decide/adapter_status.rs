@@ -19,7 +19,11 @@ pub fn leaving_status(adapter: &Adapter, now: Timestamp) -> AdapterStatus {
     let message = "Running requests finish, then it is forgotten";
     let saying =
         |condition, truth| Saying { condition, truth, reason: Reason::Draining, message: message.to_owned() };
+    // Whether it would be served, and from what, nobody asks any more.
     let sayings = [
+        saying(ConditionType::Accepted, Truth::Unknown),
+        saying(ConditionType::Resolved, Truth::Unknown),
+        saying(ConditionType::Loaded, Truth::False),
         saying(ConditionType::Ready, Truth::False),
         saying(ConditionType::Reconciling, Truth::True),
         saying(ConditionType::Stalled, Truth::False),

@@ -1,4 +1,4 @@
-//! Events: said once, when the answer to "is it Ready, and why" changes. Pure.
+//! Events: said once, when the answer to "is it Ready, and why" changes, or an Adapter is let go before it has drained. Pure.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use lorikeet_crds::condition::{Truth, find};
@@ -32,6 +32,20 @@ pub fn transition(
         warning: is_true(after, ConditionType::Stalled) && reason != Reason::Paused,
         message: new.message.clone(),
     })
+}
+
+/// The Event for an Adapter that is let go though replicas have it still.
+#[must_use]
+pub fn drain_timeout(adapter: &AdapterKey, drain_seconds: u32) -> Occurrence {
+    Occurrence {
+        adapter: Some(adapter.clone()),
+        reason: Reason::DrainTimeout,
+        warning: true,
+        message: format!(
+            "not drained within rollout.drainSeconds of its Deployment ({drain_seconds}): it is gone though requests may still \
+             run; raise drainSeconds where they take longer"
+        ),
+    }
 }
 
 /// Whether the condition of that type is True.

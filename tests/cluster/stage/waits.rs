@@ -87,6 +87,21 @@ impl Stage {
     }
 }
 
+/// Conditions of an Adapter: all of them from the first status on.
+pub(crate) const OF_ADAPTER: &[&str] = &["Accepted", "Resolved", "Loaded", "Ready", "Reconciling", "Stalled"];
+/// Conditions of a Deployment.
+pub(crate) const OF_DEPLOYMENT: &[&str] =
+    &["Accepted", "ModelLoaded", "AdaptersReady", "Available", "Ready", "Reconciling", "Stalled"];
+
+/// Fails unless `conditions` are of these `types`, and each speaks of that generation.
+#[track_caller]
+pub(crate) fn assert_conditions(conditions: &[Condition], types: &[&str], generation: Option<i64>) {
+    let said: Vec<&str> = conditions.iter().map(|one| one.type_.as_str()).collect();
+    assert_eq!(said, types, "{conditions:?}");
+    let is_current = |one: &Condition| one.observed_generation == generation;
+    assert!(conditions.iter().all(is_current), "not all of generation {generation:?}: {conditions:?}");
+}
+
 /// Whether the newest spec is Ready.
 pub(crate) fn is_ready_adapter(adapter: &Adapter) -> bool {
     let status = adapter.status.clone().unwrap_or_default();

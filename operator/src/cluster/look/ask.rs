@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use lorikeet_crds::Adapter;
+use futures::StreamExt as _;
+use kube::Resource as _;
+use lorikeet_crds::{Adapter, Reason};
 
 use crate::cluster::finalizer::{self, Outlives, Written, lacking, withhold};
 use crate::cluster::look::Look;
-use crate::decide::Decision;
+use crate::cluster::statuses::event;
 use crate::decide::validate::key_of;
+use crate::decide::{Decision, Occurrence};
 use crate::fleet::{AdapterKey, DesiredList, Fleet};
 
 /// What came of asking the replicas.
@@ -40,6 +43,7 @@ impl Look<'_> {
         let concurrent = self.looker.limits.concurrent_writes;
         let mut written = finalizer::write(&self.looker.client, &on, &off, concurrent).await;
         self.failures.append(&mut written.failures);
+        self.tell_timeouts(decision, &written.freed).await;
         let lacks = |one: &&Arc<Adapter>| !written.held.contains(&key_of(one));
         on.retain(lacks);
         let before = untold.len();
@@ -50,6 +54,21 @@ impl Look<'_> {
         let keys = |of: &[&Arc<Adapter>]| of.iter().map(|one| key_of(one)).collect();
         let (lacking, untold) = (keys(&on), keys(&untold));
         Asked { finalizers: written, lacking, untold }
+    }
+
+    /// Says of those of `freed` that had not drained that they had not. They have no status any more that it could go with, and
+    /// are let go once: so it is told once.
+    async fn tell_timeouts(&self, decision: &mut Decision, freed: &[Arc<Adapter>]) {
+        let is_timeout = |one: &mut Occurrence| one.reason == Reason::DrainTimeout;
+        let timeouts: BTreeMap<Option<AdapterKey>, Occurrence> =
+            decision.events.extract_if(.., is_timeout).map(|one| (one.adapter.clone(), one)).collect();
+        let told = freed.iter().filter_map(|adapter| Some((adapter, timeouts.get(&Some(key_of(adapter)))?)));
+        let herald = &self.looker.herald;
+        futures::stream::iter(told)
+            .for_each_concurrent(self.looker.limits.concurrent_writes, async |(adapter, one)| {
+                herald.at_adapter(&event(one), &adapter.object_ref(&())).await;
+            })
+            .await;
     }
 
     /// Asks the replicas to hold what is `desired`, but for what they may not hear of.

@@ -169,6 +169,38 @@ fn of_an_invalid_deployment_what_is_deleted_drains_and_the_rest_is_served_and_to
 }
 
 #[test]
+fn an_adapter_that_is_let_go_before_it_has_drained_is_warned_of_and_one_that_has_drained_is_not() {
+    let mut scene = Scene::with_replicas(2).adapter("sql");
+    scene.deployment().spec.rollout.drain_seconds = 60;
+    let mut scene = scene.settle();
+    let deleted = 1000 + scene.second;
+    let since = Time(Timestamp::from_second(deleted).unwrap());
+    scene.edit("sql", |adapter| adapter.metadata.deletion_timestamp = Some(since));
+    let held = scene.fleet.replicas[1].contact.clone();
+    let decision = scene.step();
+    let reasons = |decision: &Decision| -> Vec<_> {
+        let of_adapters = decision.events.iter().filter(|one| one.adapter.is_some());
+        of_adapters.map(|one| (one.reason, one.warning)).collect()
+    };
+    assert_eq!(reasons(&decision), [(Reason::Draining, false)]);
+    let conditions = &scene.status("sql").conditions;
+    let types: Vec<&str> = conditions.iter().map(|one| one.type_.as_str()).collect();
+    assert_eq!(types, ["Accepted", "Resolved", "Loaded", "Ready", "Reconciling", "Stalled"]);
+    let generation = Some(2);
+    assert!(conditions.iter().all(|one| one.observed_generation == generation), "{conditions:?}");
+    let drained = std::mem::replace(&mut scene.fleet.replicas[1].contact, held);
+    let at = |scene: &Scene, second: i64| decide(&scene.fleet, Timestamp::from_second(second).unwrap());
+    let early = at(&scene, deleted + 59);
+    assert_eq!((reasons(&early), early.released.len()), (vec![], 0));
+    let late = at(&scene, deleted + 60);
+    assert_eq!((reasons(&late), late.released.len()), (vec![(Reason::DrainTimeout, true)], 1));
+    assert!(late.events.iter().any(|one| one.message.contains("rollout.drainSeconds")), "{:?}", late.events);
+    scene.fleet.replicas[1].contact = drained;
+    let done = at(&scene, deleted + 60);
+    assert_eq!((reasons(&done), done.released.len()), (vec![], 1));
+}
+
+#[test]
 fn of_an_invalid_deployment_whose_budget_is_full_no_more_becomes_resident() {
     for make_invalid in [
         (|deployment| deployment.spec.model.source.source = "nowhere".to_owned()) as fn(&mut Deployment),
