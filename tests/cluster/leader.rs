@@ -115,6 +115,8 @@ async fn what_a_former_leader_wrote_and_arrives_late_changes_nothing() {
     stage.kubectl.apply(&[deployment(&namespace, "base", 3)]);
     stage.kubelet.until_running(3).await;
     stage.until_whole("base").await;
+    // What it says of that comes after it.
+    stage.until_quiet(Duration::from_secs(1)).await;
     let generation =
         async || stage.get::<Workload>("base-runtime").await.and_then(|one| one.metadata.generation);
     let before = (generation().await, second.proxy.writes());
