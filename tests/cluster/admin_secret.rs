@@ -7,8 +7,8 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use lorikeet_crds::{Adapter, Deployment};
 use serde_json::{Value, json};
 
-use crate::control_plane::base64;
 use crate::manifests::{adapter, deployment, with};
+use crate::scene::make_due;
 use crate::stage::Stage;
 use crate::until::{PATIENCE, until};
 
@@ -126,11 +126,7 @@ async fn a_renewal_moves_nothing_and_sends_nothing_again() {
     let written = stage.writes().len();
     let fakes = stage.kubelet.fakes();
     let heard: Vec<usize> = fakes.iter().map(|fake| fake.heard().len()).collect();
-    let hours =
-        |count| base64(&(jiff::Timestamp::now() + jiff::SignedDuration::from_hours(count)).to_string());
-    let due = Patch::Merge(json!({"data": {"made": hours(-9), "expires": hours(1)}}));
-    let secret = stage.api::<Secret>().patch("base-admin", &PatchParams::default(), &due).await;
-    let before = secret.expect("it is there").data;
+    let before = make_due(&stage).await.data;
     until("the Secret is renewed", PATIENCE, async || {
         (stage.get::<Secret>("base-admin").await?.data != before).then_some(())
     })

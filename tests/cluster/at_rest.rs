@@ -6,15 +6,15 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment as Workload;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams};
 use lorikeet_crds::{Adapter, Deployment};
 use serde_json::json;
 
 use crate::account::{self, Scope};
 use crate::audit::{Event, Permission};
-use crate::control_plane::base64;
 use crate::fake::Fake;
 use crate::manifests::{adapter, deployment, digest, with};
+use crate::scene::make_due;
 use crate::stage::{Stage, is_ready_adapter};
 use crate::until::{PATIENCE, until};
 
@@ -146,11 +146,7 @@ async fn renewed(stage: &Stage) {
     stage.kubelet.hold_mounts(true);
     let (before, written) = (token(stage).await, stage.writes().len());
     let strangers = replica.strangers();
-    let hours =
-        |count| base64(&(jiff::Timestamp::now() + jiff::SignedDuration::from_hours(count)).to_string());
-    let due = json!({"data": {"made": hours(-9), "expires": hours(1)}});
-    let secrets = stage.api::<Secret>();
-    secrets.patch("base-admin", &PatchParams::default(), &Patch::Merge(&due)).await.expect("it is there");
+    make_due(stage).await;
     let now = until("the Secret is renewed", PATIENCE, async || {
         token(stage).await.filter(|now| Some(now) != before.as_ref())
     })

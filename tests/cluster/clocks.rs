@@ -8,15 +8,14 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, PostParams};
 use lorikeet_api::AdapterState;
 use lorikeet_crds::Adapter;
 use serde_json::json;
 
-use crate::control_plane::base64;
 use crate::manifests::{adapter, deployment, digest, with};
 use crate::operator::Operator;
-use crate::scene::serving;
+use crate::scene::{make_due, serving};
 use crate::second::{LEASE_SECONDS, Second};
 use crate::stage::Stage;
 use crate::until::{PATIENCE, until};
@@ -194,10 +193,7 @@ async fn opens_for_another(name: &str, ahead: i32) {
     replace(&mut stage, ahead).await;
     swapped(&stage, '2', PATIENCE).await;
     stage.kubelet.hold_mounts(true);
-    let hours = |count| base64(&(Timestamp::now() + jiff::SignedDuration::from_hours(count)).to_string());
-    let due = Patch::Merge(json!({"data": {"made": hours(-20), "expires": hours(5)}}));
-    let secrets = stage.api::<Secret>();
-    let before = secrets.patch("base-admin", &PatchParams::default(), &due).await.expect("it is there").data;
+    let before = make_due(&stage).await.data;
     let renewed = until("the Secret is renewed", PATIENCE, async || {
         secret(&stage).await.filter(|data| Some(data) != before.as_ref())
     })

@@ -5,16 +5,15 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::ListParams;
 use lorikeet_tests::args;
 use lorikeet_tests::client::{Answer, Client};
 use serde_json::{Value, json};
 
-use crate::control_plane::base64;
 use crate::kubelet::Kubelet;
 use crate::manifests::{adapter, deployment, with};
+use crate::scene::make_due;
 use crate::stage::Stage;
 use crate::until::{PATIENCE, until};
 
@@ -133,9 +132,7 @@ async fn a_renewed_secret_opens_a_real_replica_and_the_former_one_no_longer() {
     let (authority, token) = (field(&former, "ca.crt"), field(&former, "token"));
     assert_eq!(admitted(&stage, &face, &authority, &token).await, Some(200));
 
-    let hours = |count| base64(&(Timestamp::now() + SignedDuration::from_hours(count)).to_string());
-    let due = Patch::Merge(json!({"data": {"made": hours(-9), "expires": hours(1)}}));
-    stage.api::<Secret>().patch("base-admin", &PatchParams::default(), &due).await.expect("it is there");
+    make_due(&stage).await;
     let renewed = until("the Secret is renewed", PATIENCE, async || {
         stage.get::<Secret>("base-admin").await.filter(|secret| field(secret, "token") != token)
     })

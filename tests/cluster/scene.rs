@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Service;
-use kube::api::DeleteParams;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Secret, Service};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use lorikeet_crds::Adapter;
 use serde_json::json;
 
+use crate::control_plane::base64;
 use crate::manifests::{adapter, deployment, digest, with};
 use crate::stage::{Stage, is_ready_adapter};
 use crate::until::until;
@@ -23,6 +25,14 @@ pub(crate) async fn serving(stage: &Stage, replicas: u32, adapters: &[&str]) {
         stage.until_adapter_ready(name).await;
     }
     stage.until_whole("base").await;
+}
+
+/// Makes the admin Secret of `base` one that is due: less than a third of its time is left. Returns it as it is then.
+pub(crate) async fn make_due(stage: &Stage) -> Secret {
+    let hours = |count| base64(&(Timestamp::now() + SignedDuration::from_hours(count)).to_string());
+    let due = Patch::Merge(json!({"data": {"made": hours(-20), "expires": hours(5)}}));
+    let secrets = stage.api::<Secret>();
+    secrets.patch("base-admin", &PatchParams::default(), &due).await.expect("it is there")
 }
 
 /// Of what [`serving`] made with `sql` and `chat`: the one is swapped, the other deleted, `late` is new, a child is gone.

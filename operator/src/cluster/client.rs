@@ -18,7 +18,8 @@ use tower_http::timeout::TimeoutBody;
 use crate::cluster::clock::Clock;
 use crate::metrics::Metrics;
 
-/// A watch that has told nothing for so long is ended by the API server: one that lasts longer has lost its connection.
+/// The API server ends each watch after so long, and the watcher takes it up again: one that lasts longer has lost its
+/// connection.
 pub const WATCH_SECONDS: u32 = 60;
 /// Longer than the watcher waits itself for that end.
 const WATCH_SILENCE: Duration = Duration::from_secs(2 * WATCH_SECONDS as u64);
@@ -222,7 +223,9 @@ mod tests {
             let service = counted.layer(tower::service_fn(move |_: Request<()>| silent()));
             let began = tokio::time::Instant::now();
             let answer = tower::ServiceExt::oneshot(service, request).await.unwrap();
-            axum::body::to_bytes(Body::new(answer.into_body()), 1).await.expect_err("it is given up");
+            let read = axum::body::to_bytes(Body::new(answer.into_body()), 1);
+            let read = tokio::time::timeout(2 * WATCH_SILENCE, read).await.expect("it comes to an end");
+            read.expect_err("it is given up");
             let took = began.elapsed();
             assert!(took >= least && took <= most + Duration::from_millis(2), "{query}: {took:?}");
         }
