@@ -11,14 +11,19 @@
 //! | `GET /admin/v1/adapters?instance=I&after=N&wait_seconds=S` | | [`ReportedSet`], when its `report` passes `N` or the wait is over: what changed after `N`, or complete when `I` is not this process |
 //! | `GET /admin/v1/adapters/{name}` | | [`AdapterReport`]; 404 |
 //! | `DELETE /admin/v1/adapters/{name}` | | [`Accepted`]; drains, then forgets; 404 |
+//! | `POST /admin/v1/inspect` | [`InspectRequest`] | [`InspectedSource`]; of an inspector, which is no replica |
 
 mod desired;
 mod error;
+mod inspect;
 mod reported;
 
 pub use desired::{Accepted, DesiredAdapter, DesiredChange, DesiredSet, Version};
 pub use error::{AdminError, AdminErrorBody, ErrorCode};
+pub use inspect::{InspectRequest, InspectedSource, MAX_CONFIG_BYTES, WeightsSize};
 pub use reported::{AdapterReport, AdapterState, BaseModel, Failure, ReportedSet, Tier, TierBytes};
 
 /// The path of the desired set (`PUT`), of a change of it (`PATCH`) and of the reported set (`GET`).
 pub const ADAPTERS_PATH: &str = "/admin/v1/adapters";
+/// The path where an inspector is asked what a source says of itself (`POST`).
+pub const INSPECT_PATH: &str = "/admin/v1/inspect";
