@@ -48,12 +48,13 @@ pub enum LogFormat {
     Json,
 }
 
-/// What is read of Adapters' sources before replicas hear of them: the configuration and a few bytes of the weights, of
-/// sources that need no secret.
+/// What is read of Adapters' sources before replicas hear of them: the configuration and a few bytes of the weights. What takes
+/// a Secret, lies where replicas alone can go, or cannot be read from here, is read by the inspector beside a replica.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sources")]
 pub struct ProbeArgs {
-    /// The longest that an Adapter waits for its source to be read; after that the replicas judge it. 0: none is read.
+    /// The longest that reading a source may take, here and beside a replica. It is tried again until it can be read. 0: none is
+    /// read, and the replicas judge.
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=60))]
     pub probe_seconds: u32,
     /// Sources that are read at once.

@@ -4,6 +4,7 @@
 pub mod access;
 pub mod arguments;
 pub mod health;
+pub mod inspector;
 pub mod pool;
 pub mod registry;
 pub mod services;
@@ -29,6 +30,8 @@ pub const LABEL: &str = "lorikeet.dev/deployment";
 pub const PUBLIC_PORT: i32 = 8080;
 /// The port of the admin face.
 pub const ADMIN_PORT: i32 = 8081;
+/// The port of the inspector beside a replica.
+pub const INSPECT_PORT: i32 = 8082;
 
 /// What the operator itself is set to.
 #[derive(Clone, Debug)]
@@ -61,7 +64,7 @@ pub struct Surroundings {
     pub disruption: PodDisruptionBudget,
     /// `<name>-runtime`, without a token.
     pub account: ServiceAccount,
-    /// `<name>-runtime`: nothing but the two ports in.
+    /// `<name>-runtime`: nothing but the three ports in.
     pub network: NetworkPolicy,
 }
 

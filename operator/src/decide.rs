@@ -189,7 +189,8 @@ fn of_valid(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>, now: Times
             let subject = Served { adapter, valid: valid_adapter, place, paused: valid.paused, idle };
             served_status(&subject, reports, &placements, now)
         } else {
-            let why = valid.refused.get(&key).map_or(Why::Reading, Why::Refused);
+            let reading = || Why::Reading(fleet.probes.get(&key));
+            let why = valid.refused.get(&key).map_or_else(reading, Why::Refused);
             unaccepted_status(adapter, why, still(valid, &places, &key), reports, &placements, now)
         };
         if counts(fleet, adapter) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use internment::ArcIntern;
 use jiff::Timestamp;
-use lorikeet_api::{AdapterReport, DesiredAdapter, ReportedSet};
+use lorikeet_api::{AdapterReport, DesiredAdapter, Failure, ReportedSet};
 use lorikeet_crds::{Adapter, Deployment};
 
 /// Whose fleet it is: the namespace and name of a Deployment.
@@ -162,8 +162,20 @@ pub enum Probe {
     Facts(AdapterFacts),
     /// Its configuration is none, for every replica alike.
     Faulty(ConfigFault),
-    /// It could not be read from here, and why: the replicas judge.
-    Unreadable(String),
+    /// It was read, and is of a kind that nobody judges before it is loaded, and why: the replicas do.
+    Unjudged(String),
+    /// Nobody is there yet who may read it: what it waits for.
+    Awaited(String),
+    /// It cannot be read, neither here nor where the replicas would read it: why, in the words of who tried. It is tried again.
+    Refused(Failure),
+}
+
+impl Probe {
+    /// Whether its source was not read, and nobody but the replicas' side can.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        matches!(self, Self::Pending | Self::Awaited(_) | Self::Refused(_))
+    }
 }
 
 /// What an adapter says of itself.

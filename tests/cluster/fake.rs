@@ -3,6 +3,7 @@
 mod face;
 mod gauge;
 mod holding;
+mod inspector;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lorikeet_api::{DesiredAdapter, Failure, ReportedSet, Version};
+use lorikeet_api::{DesiredAdapter, Failure, InspectRequest, ReportedSet, Version};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -18,9 +19,12 @@ pub(crate) use self::face::Access;
 use self::face::Guard;
 use self::gauge::Gauge;
 use self::holding::Holding;
+use self::inspector::Inspections;
+pub(crate) use self::inspector::Shelf;
 
-/// The port that the operator's pods say for the admin face.
+/// The ports that the operator's pods say for the admin face, and for the inspector.
 const ADMIN_PORT: u16 = 8081;
+const INSPECT_PORT: u16 = 8082;
 
 /// How a replica behaves. All of it may change while it runs.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +55,8 @@ pub(crate) struct Script {
     pub(crate) closes: bool,
     /// When its pod is to go it serves on for as long as the pod's `preStop` sleeps; else it ends at once.
     pub(crate) farewell: bool,
+    /// What the inspector beside it finds; nothing else has a source.
+    pub(crate) shelf: Shelf,
     /// Counts the writes that are under way, at all that have a copy of this script.
     pub(crate) writes: Gauge,
 }
@@ -80,6 +86,7 @@ pub(crate) struct Fake {
     firsts: Mutex<BTreeMap<String, Instant>>,
     /// Grows with each change of what it would report.
     changed: watch::Sender<u64>,
+    inspections: Inspections,
     polls: AtomicUsize,
     strangers: AtomicUsize,
     restarts: AtomicU32,
@@ -107,13 +114,19 @@ impl Fake {
             heard: Mutex::default(),
             firsts: Mutex::default(),
             changed: watch::channel(0).0,
+            inspections: Inspections::default(),
             polls: AtomicUsize::new(0),
             strangers: AtomicUsize::new(0),
             restarts: AtomicU32::new(0),
             starts: AtomicBool::new(true),
             was_ready: AtomicBool::new(false),
         });
-        let served = tokio::spawn(face::serve(listener, Arc::clone(&fake)));
+        let beside = TcpListener::bind((fake.ip(), INSPECT_PORT)).await.expect("an address of its own");
+        let faces = futures::future::join(
+            face::serve(listener, Arc::clone(&fake), face::router(&fake)),
+            face::serve(beside, Arc::clone(&fake), inspector::router(&fake)),
+        );
+        let served = tokio::spawn(async move { drop(faces.await) });
         (fake, tokio_util::task::AbortOnDropHandle::new(served))
     }
 
@@ -223,6 +236,11 @@ impl Fake {
     /// Every write that it heard, the oldest first.
     pub(crate) fn heard(&self) -> Vec<Heard> {
         lock(&self.heard).clone()
+    }
+
+    /// The sources that the inspector beside it was asked for, the oldest first.
+    pub(crate) fn inspected(&self) -> Vec<InspectRequest> {
+        self.inspections.all()
     }
 
     /// When it first heard of adapter `name`.

@@ -11,6 +11,7 @@ mod control_plane;
 mod end_state;
 mod fake;
 mod given;
+mod inspected;
 mod kubectl;
 mod kubelet;
 mod manifests;

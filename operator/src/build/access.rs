@@ -11,7 +11,7 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec}
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::build::{ADMIN_PORT, PUBLIC_PORT, Scope, Settings};
+use crate::build::{ADMIN_PORT, INSPECT_PORT, PUBLIC_PORT, Scope, Settings};
 
 const DNS_PORT: i32 = 53;
 /// All of IPv4, and what no replica may reach of it: link-local addresses, where clouds hand out a node's credentials.
@@ -47,7 +47,7 @@ pub fn disruption(scope: &Scope) -> PodDisruptionBudget {
     }
 }
 
-/// Nothing comes in but requests to the public port and the operator to the admin port. Nothing goes out but DNS, and TCP
+/// Nothing comes in but requests to the public port and the operator to the admin port and the inspector's. Nothing goes out but DNS, and TCP
 /// to where sources may be, which is anywhere but a node's own credentials.
 #[must_use]
 pub fn network(scope: &Scope, settings: &Settings) -> NetworkPolicy {
@@ -70,7 +70,7 @@ pub fn network(scope: &Scope, settings: &Settings) -> NetworkPolicy {
             ingress: Some(vec![
                 NetworkPolicyIngressRule { ports: Some(vec![port("TCP", Some(PUBLIC_PORT))]), from: None },
                 NetworkPolicyIngressRule {
-                    ports: Some(vec![port("TCP", Some(ADMIN_PORT))]),
+                    ports: Some([ADMIN_PORT, INSPECT_PORT].map(|number| port("TCP", Some(number))).into()),
                     from: Some(vec![operator]),
                 },
             ]),

@@ -69,17 +69,12 @@ pub fn arguments(deployment: &Deployment, valid: &ValidFleet, places: &Places) -
     }
     flags.set("listen", &places.listen);
     flags.set("admin-listen", &places.admin);
-    flags.set("admin-token-file", format!("{}/token", places.admin_folder));
-    flags.set("admin-tls-cert", format!("{}/tls.crt", places.admin_folder));
-    flags.set("admin-tls-key", format!("{}/tls.key", places.admin_folder));
+    flags.admin(places);
     flags.set("registry", &places.registry);
     flags.set("cache-dir", &places.cache);
     flags.optional("cache-bytes", cache_bytes(spec));
     flags.optional("api-keys-file", places.api_keys.as_ref());
-    places.source_roots.iter().for_each(|root| flags.set("source-root", root));
-    flags.set("credentials", &places.credentials);
-    flags.set("hf-endpoint", &places.reach.hub);
-    places.reach.hosts.iter().for_each(|host| flags.set("allow-source-host", host));
+    flags.sources(places);
     flags.set("adapter-memory", valid.resident_bytes.to_string());
     flags.set("host-memory", valid.host_bytes.to_string());
     flags.set("max-rank", valid.max_rank.to_string());
@@ -87,6 +82,17 @@ pub fn arguments(deployment: &Deployment, valid: &ValidFleet, places: &Places) -
     flags.optional("max-sequences", spec.serving.max_sequences);
     flags.optional("max-queue", spec.serving.max_queue);
     flags.set("drain-seconds", valid.drain_seconds.to_string());
+    flags.set("log-format", "json");
+    flags.0
+}
+
+/// The arguments of `lorikeet` beside a replica, where it listens at `listen`: `inspector` first.
+#[must_use]
+pub fn inspector(places: &Places, listen: &str) -> Vec<String> {
+    let mut flags = Flags(vec!["inspector".to_owned()]);
+    flags.set("admin-listen", listen);
+    flags.admin(places);
+    flags.sources(places);
     flags.set("log-format", "json");
     flags.0
 }
@@ -103,6 +109,21 @@ struct Flags(Vec<String>);
 impl Flags {
     fn set(&mut self, name: &str, value: impl AsRef<str>) {
         self.0.push(format!("--{name}={}", value.as_ref()));
+    }
+
+    /// What opens an admin face.
+    fn admin(&mut self, places: &Places) {
+        self.set("admin-token-file", format!("{}/token", places.admin_folder));
+        self.set("admin-tls-cert", format!("{}/tls.crt", places.admin_folder));
+        self.set("admin-tls-key", format!("{}/tls.key", places.admin_folder));
+    }
+
+    /// What may be read, and what opens it.
+    fn sources(&mut self, places: &Places) {
+        places.source_roots.iter().for_each(|root| self.set("source-root", root));
+        self.set("credentials", &places.credentials);
+        self.set("hf-endpoint", &places.reach.hub);
+        places.reach.hosts.iter().for_each(|host| self.set("allow-source-host", host));
     }
 
     fn optional(&mut self, name: &str, value: Option<impl ToString>) {

@@ -19,6 +19,7 @@ use lorikeet_crds::deployment::RolloutStrategy;
 
 use crate::build::arguments::{Places, arguments};
 use crate::build::health::{LIVE, Probing, READY, START};
+use crate::build::inspector::inspector;
 use crate::build::pool::{GPU, affinity, tolerations};
 use crate::build::registry::suffix;
 use crate::build::{ADMIN_PORT, PUBLIC_PORT, Scope, Settings};
@@ -32,6 +33,8 @@ use crate::fleet::{Capacity, Fleet};
 pub const CLAIMS: &str = "/models";
 /// Where pods have Secrets of sources mounted, each under its name.
 const CREDENTIALS: &str = "/etc/lorikeet/credentials";
+/// Where containers have the admin Secret mounted.
+const ADMIN_FOLDER: &str = "/etc/lorikeet/admin";
 /// The unprivileged user of the images.
 const USER: i64 = 65_532;
 /// Beyond the drain: time for the process to end.
@@ -115,6 +118,7 @@ fn pod(scope: &Scope, deployment: &Deployment, valid: &ValidFleet, settings: &Se
             }),
             ..PodSecurityContext::default()
         }),
+        init_containers: Some(vec![beside(deployment, &valid.mounts, settings)]),
         containers: vec![container(deployment, valid, settings)],
         volumes: Some(volumes(scope, deployment, &valid.mounts)),
         ..PodSpec::default()
@@ -126,7 +130,7 @@ fn container(deployment: &Deployment, valid: &ValidFleet, settings: &Settings) -
     let places = places(deployment, settings);
     Container {
         name: "runtime".to_owned(),
-        image: Some(spec.image.clone().unwrap_or_else(|| settings.image.clone())),
+        image: Some(image(spec, settings)),
         args: Some(arguments(deployment, valid, &places)),
         ports: Some(vec![port("http", PUBLIC_PORT), port("admin", ADMIN_PORT)]),
         // A model may take minutes to load: until then only the start-up probe speaks.
@@ -142,14 +146,28 @@ fn container(deployment: &Deployment, valid: &ValidFleet, settings: &Settings) -
         }),
         resources: Some(resources(spec.resources.clone().unwrap_or_default(), gpus(&spec.node_pool))),
         volume_mounts: Some(mounts(deployment, &valid.mounts)),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            run_as_non_root: Some(true),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(security()),
         ..Container::default()
+    }
+}
+
+fn beside(deployment: &Deployment, of_sources: &Mounts, settings: &Settings) -> Container {
+    let mut mounts = vec![mount("admin", ADMIN_FOLDER.to_owned(), true)];
+    mounts.extend(mounts_of(of_sources));
+    inspector(image(&deployment.spec, settings), &places(deployment, settings), mounts, security())
+}
+
+fn image(spec: &lorikeet_crds::DeploymentSpec, settings: &Settings) -> String {
+    spec.image.clone().unwrap_or_else(|| settings.image.clone())
+}
+
+fn security() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        run_as_non_root: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+        ..SecurityContext::default()
     }
 }
 
@@ -157,7 +175,7 @@ fn places(deployment: &Deployment, settings: &Settings) -> Places {
     Places {
         listen: format!("[::]:{PUBLIC_PORT}"),
         admin: format!("[::]:{ADMIN_PORT}"),
-        admin_folder: "/etc/lorikeet/admin".to_owned(),
+        admin_folder: ADMIN_FOLDER.to_owned(),
         registry: "/etc/lorikeet/registry".to_owned(),
         cache: "/cache".to_owned(),
         api_keys: deployment.spec.auth.as_ref().map(|_| "/etc/lorikeet/keys/keys".to_owned()),
@@ -168,7 +186,8 @@ fn places(deployment: &Deployment, settings: &Settings) -> Places {
     }
 }
 
-fn port(name: &str, number: i32) -> ContainerPort {
+/// A port of a container.
+pub(super) fn port(name: &str, number: i32) -> ContainerPort {
     ContainerPort { name: Some(name.to_owned()), container_port: number, ..ContainerPort::default() }
 }
 
@@ -186,7 +205,8 @@ fn probe(probing: Probing) -> Probe {
     }
 }
 
-fn seconds(time: Duration) -> i32 {
+/// Whole seconds, as the API has them.
+pub(super) fn seconds(time: Duration) -> i32 {
     i32::try_from(time.as_secs()).unwrap_or(i32::MAX)
 }
 
@@ -277,29 +297,35 @@ fn claim_volume(index: usize) -> String {
 }
 
 fn mounts(deployment: &Deployment, of_sources: &Mounts) -> Vec<VolumeMount> {
-    let mount = |name: &str, path: String, read_only: bool| VolumeMount {
-        name: name.to_owned(),
-        mount_path: path,
-        // The API server leaves out what is false here.
-        read_only: read_only.then_some(true),
-        ..VolumeMount::default()
-    };
     let mut mounts = vec![
         mount("cache", "/cache".to_owned(), false),
         mount("tmp", "/tmp".to_owned(), false),
-        mount("admin", "/etc/lorikeet/admin".to_owned(), true),
+        mount("admin", ADMIN_FOLDER.to_owned(), true),
         mount("registry", "/etc/lorikeet/registry".to_owned(), true),
     ];
     if deployment.spec.auth.is_some() {
         mounts.push(mount("keys", "/etc/lorikeet/keys".to_owned(), true));
     }
-    for (index, name) in of_sources.secrets.iter().enumerate() {
-        mounts.push(mount(&secret_volume(index), format!("{CREDENTIALS}/{name}"), true));
-    }
-    for (index, name) in of_sources.claims.iter().enumerate() {
-        mounts.push(mount(&claim_volume(index), format!("{CLAIMS}/{name}"), true));
-    }
+    mounts.extend(mounts_of(of_sources));
     mounts
+}
+
+/// What sources take, each under its name.
+fn mounts_of(sources: &Mounts) -> Vec<VolumeMount> {
+    let secret = |(index, name)| mount(&secret_volume(index), format!("{CREDENTIALS}/{name}"), true);
+    let claim = |(index, name)| mount(&claim_volume(index), format!("{CLAIMS}/{name}"), true);
+    let secrets = sources.secrets.iter().enumerate().map(secret);
+    secrets.chain(sources.claims.iter().enumerate().map(claim)).collect()
+}
+
+fn mount(volume: &str, path: String, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: volume.to_owned(),
+        mount_path: path,
+        // The API server leaves out what is false here.
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    }
 }
 
 #[cfg(test)]
@@ -327,21 +353,45 @@ mod tests {
     #[test]
     fn every_secret_and_claim_is_mounted_under_its_name_and_none_need_be_there() {
         let pod = built();
-        let container = &pod.containers[0];
-        let at = |path: &str| {
-            let mount = container.volume_mounts.iter().flatten().find(|mount| mount.mount_path == path);
-            let mount = mount.unwrap_or_else(|| panic!("nothing at {path}"));
-            assert_eq!(mount.read_only, Some(true));
-            pod.volumes.iter().flatten().find(|volume| volume.name == mount.name).unwrap()
-        };
-        for name in ["hf", "s3"] {
-            let secret = at(&format!("/etc/lorikeet/credentials/{name}")).secret.clone().unwrap();
-            assert_eq!((secret.secret_name.as_deref(), secret.optional), (Some(name), Some(true)));
+        for container in pod.init_containers.iter().flatten().chain(&pod.containers) {
+            let at = |path: &str| {
+                let mount = container.volume_mounts.iter().flatten().find(|mount| mount.mount_path == path);
+                let mount = mount.unwrap_or_else(|| panic!("{}: nothing at {path}", container.name));
+                assert_eq!(mount.read_only, Some(true));
+                pod.volumes.iter().flatten().find(|volume| volume.name == mount.name).unwrap()
+            };
+            for name in ["hf", "s3"] {
+                let secret = at(&format!("/etc/lorikeet/credentials/{name}")).secret.clone().unwrap();
+                assert_eq!((secret.secret_name.as_deref(), secret.optional), (Some(name), Some(true)));
+            }
+            for name in ["loras", "models"] {
+                let claim = at(&format!("/models/{name}")).persistent_volume_claim.clone().unwrap();
+                assert_eq!((claim.claim_name.as_str(), claim.read_only), (name, Some(true)));
+            }
+            let admin = at("/etc/lorikeet/admin").secret.clone().unwrap();
+            assert_eq!(admin.secret_name.as_deref(), Some("base-admin"));
         }
-        for name in ["loras", "models"] {
-            let claim = at(&format!("/models/{name}")).persistent_volume_claim.clone().unwrap();
-            assert_eq!((claim.claim_name.as_str(), claim.read_only), (name, Some(true)));
+    }
+
+    #[test]
+    fn the_inspector_may_no_more_than_the_replica_and_leaves_its_pod_guaranteed() {
+        let pod = built();
+        let (inspector, replica) = (&pod.init_containers.as_ref().unwrap()[0], &pod.containers[0]);
+        assert_eq!(inspector.restart_policy.as_deref(), Some("Always"), "it is there while the replica runs");
+        assert_eq!(inspector.image, replica.image);
+        assert_eq!(inspector.security_context, replica.security_context);
+        let resources = inspector.resources.clone().unwrap();
+        assert!(resources.limits.is_some());
+        assert_eq!(resources.limits, resources.requests);
+        let flags = |of: &Container| of.args.clone().unwrap();
+        let own = flags(inspector);
+        assert_eq!(own[..2], ["inspector", "--admin-listen=[::]:8082"]);
+        for flag in own[2..].iter().filter(|flag| *flag != "--log-format=json") {
+            assert!(flags(replica).contains(flag), "{flag} is not the replica's");
         }
+        let writable =
+            inspector.volume_mounts.iter().flatten().filter(|mount| mount.read_only != Some(true)).count();
+        assert_eq!(writable, 0, "it writes nothing");
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! What is kept of a pod, and of the workload that makes it: the few facts that a fleet needs. Pure.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodSpec, PodStatus, Volume};
 use serde_json::Value;
 
+use crate::build::inspector;
+use crate::decide::mounts::Mounts;
 use crate::fleet::{Hindrance, Workload};
 
 /// So long a pod may wait for its volumes before anybody is told: most are mounted within seconds.
@@ -23,6 +26,10 @@ pub struct PodFacts {
     pub finished: bool,
     /// Where its admin face is: the pod's address and the port that its spec names `admin`.
     pub address: Option<SocketAddr>,
+    /// Where the inspector beside the replica is.
+    pub inspector: Option<SocketAddr>,
+    /// What of users it has mounted.
+    pub mounts: Arc<Mounts>,
     /// What keeps it from running. Said in words that stay the same from one attempt to the next.
     pub hindrance: Option<Hindrance>,
     /// It has a node, and its volumes are not mounted there.
@@ -49,7 +56,9 @@ impl PodFacts {
             incarnation: incarnation(pod),
             leaving: pod.metadata.deletion_timestamp.is_some(),
             finished: matches!(phase, Some("Succeeded" | "Failed")),
-            address: address(pod),
+            address: address(pod, "admin"),
+            inspector: address(pod, inspector::PORT),
+            mounts: Arc::new(mounts(pod)),
             hindrance: status.and_then(|status| unschedulable(status).or_else(|| failing(status))),
             unmounted: status.and_then(|status| unmounted(pod.spec.as_ref()?, status)),
         }
@@ -182,11 +191,22 @@ fn why(container: &ContainerStatus) -> Option<String> {
     }
 }
 
-fn address(pod: &Pod) -> Option<SocketAddr> {
+/// The pod's address, and its port of that name.
+fn address(pod: &Pod, name: &str) -> Option<SocketAddr> {
     let ip: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
-    let ports = pod.spec.iter().flat_map(|spec| &spec.containers).flat_map(|container| &container.ports);
-    let admin = ports.flatten().find(|port| port.name.as_deref() == Some("admin"))?;
-    Some(SocketAddr::new(ip, u16::try_from(admin.container_port).ok()?))
+    let spec = pod.spec.as_ref()?;
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let mut ports = containers.flat_map(|container| &container.ports).flatten();
+    let found = ports.find(|port| port.name.as_deref() == Some(name))?;
+    Some(SocketAddr::new(ip, u16::try_from(found.container_port).ok()?))
+}
+
+/// The Secrets and claims that are mounted.
+fn mounts(pod: &Pod) -> Mounts {
+    let volumes = || pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let secret = |volume: &Volume| volume.secret.as_ref()?.secret_name.clone();
+    let claim = |volume: &Volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone());
+    Mounts { secrets: volumes().filter_map(secret).collect(), claims: volumes().filter_map(claim).collect() }
 }
 
 fn incarnation(pod: &Pod) -> String {
@@ -200,6 +220,8 @@ fn incarnation(pod: &Pod) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use serde_json::json;
 
     use super::*;
@@ -226,6 +248,26 @@ mod tests {
         assert_eq!(facts.address, "127.0.0.9:8081".parse().ok());
         let none = PodFacts::of(&pod(json!({"/spec/containers/0/ports/1/name": "other"})));
         assert_eq!(none.address, None);
+    }
+
+    #[test]
+    fn the_inspector_and_what_it_has_mounted_are_found() {
+        let mut pod = pod(json!({}));
+        assert_eq!(PodFacts::of(&pod).inspector, None, "a pod of an older release");
+        let spec = pod.spec.as_mut().unwrap();
+        let container = json!([{"name": "inspector", "ports": [{"name": "inspect", "containerPort": 8082}]}]);
+        let volumes = json!([
+            {"name": "cache", "emptyDir": {}},
+            {"name": "credentials-0", "secret": {"secretName": "hf", "optional": true}},
+            {"name": "claim-0", "persistentVolumeClaim": {"claimName": "models"}},
+        ]);
+        spec.init_containers = serde_json::from_value(container).unwrap();
+        spec.volumes = serde_json::from_value(volumes).unwrap();
+        let facts = PodFacts::of(&pod);
+        assert_eq!(facts.inspector, "127.0.0.9:8082".parse().ok());
+        assert_eq!(facts.address, "127.0.0.9:8081".parse().ok());
+        let one = |name: &str| BTreeSet::from([name.to_owned()]);
+        assert_eq!(*facts.mounts, Mounts { secrets: one("hf"), claims: one("models") });
     }
 
     #[test]

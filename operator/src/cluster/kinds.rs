@@ -17,7 +17,7 @@ use crate::build::{Children, Surroundings};
 pub enum ChildKind {
     /// The account without a token.
     Account,
-    /// Nothing in but the two ports.
+    /// Nothing in but the three ports.
     Network,
     /// The two Services.
     Service,

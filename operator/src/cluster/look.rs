@@ -36,6 +36,7 @@ use crate::decide::{Decision, decide};
 use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Replica};
 use crate::metrics::Metrics;
 use crate::probe::Probes;
+use crate::probe::beside::{Inspector, Readers};
 use crate::replicas::Replicas;
 use crate::replicas::client::Endpoint;
 
@@ -132,7 +133,7 @@ impl Look<'_> {
         let admin = self.admin().await;
         let closed = self.lasting(0);
         let replicas = self.replicas(admin.as_ref())?;
-        let fleet = self.facts(replicas);
+        let fleet = self.facts(replicas, &self.inspectors(admin.as_ref()));
         let now = self.looker.clock.now();
         let (fleet, mut decision) = match tokio::task::spawn_blocking(move || decided(fleet, now)).await {
             Ok(decided) => decided,
@@ -290,7 +291,21 @@ impl Look<'_> {
         Some(replicas)
     }
 
-    fn facts(&mut self, replicas: Vec<Replica>) -> Fleet {
+    /// Who reads what takes a Secret, or lies where replicas alone can go.
+    fn inspectors(&self, admin: Option<&Admin>) -> Readers {
+        let inspector = |pod: &PodFacts| {
+            let endpoint = Endpoint {
+                host: host(self.fleet),
+                address: pod.inspector?,
+                incarnation: pod.incarnation.clone(),
+                access: Arc::clone(&admin?.access),
+            };
+            Some(Inspector { endpoint, mounts: Arc::clone(&pod.mounts) })
+        };
+        Readers::Inspectors(self.pods_that_stay().filter_map(inspector).collect())
+    }
+
+    fn facts(&mut self, replicas: Vec<Replica>, readers: &Readers) -> Fleet {
         let now = self.looker.clock.now();
         self.soon(self.pods_that_stay().filter_map(|pod| pod.told_after(now)).min());
         let name = |suffix: &str| format!("{}{suffix}", self.fleet.name);
@@ -310,7 +325,7 @@ impl Look<'_> {
             url: served.then(|| format!("http://{of}.{namespace}.svc:{PUBLIC_PORT}")),
             workload: self.workload().map(|workload| workload_facts(workload, self.pods_that_stay(), now)),
         };
-        fleet.probes = self.looker.probes.of(&fleet);
+        fleet.probes = self.looker.probes.of(&fleet, readers);
         fleet
     }
 

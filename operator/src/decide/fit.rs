@@ -2,10 +2,12 @@
 //!
 //! Refuses only what every replica would refuse too, except for the base model's name, which replicas do not compare.
 
+use lorikeet_api::{ErrorCode, Failure};
 use lorikeet_crds::adapter::BaseModelRule;
 use lorikeet_crds::condition::{Truth, find};
 use lorikeet_crds::{Adapter, ConditionType, Deployment, Reason};
 
+use crate::decide::adapter_status::reason;
 use crate::decide::unaccepted::own_words;
 use crate::decide::validate::{Refusal, ValidFleet};
 use crate::fleet::{AdapterFacts, Probe};
@@ -43,24 +45,40 @@ pub fn fit(
     valid: &ValidFleet,
 ) -> Result<bool, Refusal> {
     match probe {
-        None => Ok(true),
-        Some(Probe::Unreadable(_)) => standing(adapter).map_or(Ok(true), Err),
-        Some(Probe::Pending) => standing(adapter).map_or(Ok(false), Err),
+        None | Some(Probe::Unjudged(_)) => Ok(true),
+        Some(Probe::Pending | Probe::Awaited(_)) => {
+            let told = standing(adapter, &VERDICTS).or_else(|| standing(adapter, &UNREAD));
+            told.map_or(Ok(false), Err)
+        }
+        Some(Probe::Refused(failure)) => {
+            Err(standing(adapter, &VERDICTS).unwrap_or_else(|| not_read(failure)))
+        }
         Some(Probe::Faulty(fault)) => Err(Refusal::InvalidConfig(fault.clone())),
         Some(Probe::Facts(facts)) => suits(facts, adapter, deployment, valid).map(|()| true),
     }
 }
 
-/// The verdict about `adapter` as it is now that its status tells of: it stands until its source is read again. None of these
+fn not_read(failure: &Failure) -> Refusal {
+    let reason = match failure.code {
+        ErrorCode::InvalidRequest => Reason::InvalidSpec,
+        code => reason(code),
+    };
+    Refusal::NotRead { reason, message: failure.message.clone() }
+}
+
+/// Why `adapter` as it is now is refused for what was read of its source, or for what kept it from being read.
+const VERDICTS: [Reason; 4] =
+    [Reason::InvalidConfig, Reason::RankExceeded, Reason::BaseModelMismatch, Reason::BudgetExceeded];
+const UNREAD: [Reason; 3] = [Reason::SourceUnavailable, Reason::SourceForbidden, Reason::SourceUnauthorized];
+
+/// What the status of `adapter` as it is now says for one of `reasons`: it stands until its source is read again. None of these
 /// reasons is said of an Adapter that is not accepted by anybody but this file.
-fn standing(adapter: &Adapter) -> Option<Refusal> {
-    const REASONS: [Reason; 4] =
-        [Reason::InvalidConfig, Reason::RankExceeded, Reason::BaseModelMismatch, Reason::BudgetExceeded];
+fn standing(adapter: &Adapter, reasons: &[Reason]) -> Option<Refusal> {
     let said = find(&adapter.status.as_ref()?.conditions, ConditionType::Accepted)?;
     if said.status != Truth::False.as_str() || said.observed_generation != adapter.metadata.generation {
         return None;
     }
-    let reason = REASONS.into_iter().find(|reason| reason.as_str() == said.reason)?;
+    let reason = *reasons.iter().find(|reason| reason.as_str() == said.reason)?;
     Some(Refusal::Standing { reason, message: own_words(&said.message).to_owned() })
 }
 
@@ -224,8 +242,13 @@ mod tests {
             fit(probe, &Adapter::default(), &Deployment::default(), &ValidFleet::default())
         };
         assert_eq!(judge(None), Ok(true));
-        assert_eq!(judge(Some(&Probe::Unreadable("no route".to_owned()))), Ok(true));
+        assert_eq!(judge(Some(&Probe::Unjudged("not LORA".to_owned()))), Ok(true));
         assert_eq!(judge(Some(&Probe::Pending)), Ok(false));
+        assert_eq!(judge(Some(&Probe::Awaited("a pod".to_owned()))), Ok(false));
+        let failure = Failure { code: ErrorCode::SourceUnauthorized, message: "closed".to_owned() };
+        let refusal = judge(Some(&Probe::Refused(failure))).unwrap_err();
+        assert_eq!(refusal.reason(), Reason::SourceUnauthorized);
+        assert_eq!(refusal.to_string(), "closed; it is tried again until it can be read");
         let refusal = judge(Some(&Probe::Faulty(ConfigFault::NotAnObject("a list")))).unwrap_err();
         assert_eq!(
             refusal.to_string(),

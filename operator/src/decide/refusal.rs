@@ -118,6 +118,14 @@ pub enum Refusal {
         /// The adapter's.
         got: String,
     },
+    /// Its source cannot be read where replicas would read it.
+    #[error("{message}; it is tried again until it can be read")]
+    NotRead {
+        /// Why.
+        reason: Reason,
+        /// For people.
+        message: String,
+    },
     /// Its source was read and refused before, and cannot be read now: as its status says.
     #[error("{message}")]
     Standing {
@@ -157,7 +165,7 @@ impl Refusal {
             Self::RankExceeded { .. } => Reason::RankExceeded,
             Self::BaseModelMismatch { .. } => Reason::BaseModelMismatch,
             Self::BudgetExceeded { .. } => Reason::BudgetExceeded,
-            Self::Standing { reason, .. } => *reason,
+            Self::NotRead { reason, .. } | Self::Standing { reason, .. } => *reason,
         }
     }
 }

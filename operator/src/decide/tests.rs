@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use lorikeet_api::{AdapterReport, AdapterState, BaseModel, DesiredAdapter, Tier};
+use lorikeet_api::{AdapterReport, AdapterState, BaseModel, DesiredAdapter, ErrorCode, Failure, Tier};
 use lorikeet_crds::adapter::ReplicaPlacement;
 use lorikeet_crds::condition::find;
 use lorikeet_crds::deployment::NamespacesFrom;
@@ -229,7 +229,8 @@ fn a_refusal_stands_while_its_source_cannot_be_read_again() {
         scene.probe(name, rank(17));
     }
     (0..2).for_each(|_| drop(scene.step()));
-    let away = Probe::Unreadable("no route".to_owned());
+    let no_route = Failure { code: ErrorCode::SourceUnavailable, message: "no route".to_owned() };
+    let away = Probe::Refused(no_route);
     // As after a restart: nothing is known at first, and then that nobody answers.
     for probe in [Probe::Pending, away.clone()] {
         for name in ["old", "new"] {
@@ -243,6 +244,9 @@ fn a_refusal_stands_while_its_source_cannot_be_read_again() {
     // It is of the spec that was read.
     scene.set_source("new", "hf://acme/other");
     scene.probe("new", away);
+    assert!(wanted(&scene.step(), "r0", "new").is_none());
+    assert_eq!(ready_reason(scene.status("new")), "SourceUnavailable");
+    scene.probe("new", rank(8));
     assert!(wanted(&scene.step(), "r0", "new").is_some());
     scene.probe("old", rank(8));
     assert_eq!(wanted(&scene.step(), "r0", "old").unwrap().source, "hf://acme/edited");

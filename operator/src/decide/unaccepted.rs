@@ -14,6 +14,7 @@ use crate::decide::place::Place;
 use crate::decide::placements::Placements;
 use crate::decide::reports::Reports;
 use crate::decide::validate::{Refusal, ValidAdapter};
+use crate::fleet::Probe;
 
 /// Between why an Adapter is not accepted and the digest of what it serves until it is.
 const MEANWHILE: &str = "; until it is accepted its former content is served, ";
@@ -29,8 +30,8 @@ pub fn own_words(message: &str) -> &str {
 pub enum Why<'a> {
     /// It was refused.
     Refused(&'a Refusal),
-    /// Its source is being read.
-    Reading,
+    /// Its source is being read, or waits to be.
+    Reading(Option<&'a Probe>),
 }
 
 /// What it serves nevertheless.
@@ -107,9 +108,13 @@ fn content(
 fn sayings(adapter: &Adapter, why: Why<'_>, digest: Option<&str>) -> [Saying; 6] {
     let (reason, mut message) = match why {
         Why::Refused(refusal) => (refusal.reason(), refusal.to_string()),
-        Why::Reading => {
+        Why::Reading(probe) => {
             let source = adapter.spec.source.source.split('?').next().unwrap_or_default();
-            (Reason::Progressing, format!("adapter_config.json of {source} is being read"))
+            let how = match probe {
+                Some(Probe::Awaited(whom)) => format!("is read as soon as there is {whom}"),
+                _ => "is being read".to_owned(),
+            };
+            (Reason::Progressing, format!("adapter_config.json of {source} {how}"))
         }
     };
     if let Some(digest) = digest {

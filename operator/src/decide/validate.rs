@@ -213,7 +213,7 @@ fn take(
 ) {
     let key = key_of(adapter);
     // What a replica has read needs no reading here.
-    let read = fleet.probes.get(&key).filter(|one| **one != Probe::Pending || !formers.is_read(adapter));
+    let read = fleet.probes.get(&key).filter(|one| !one.is_open() || !formers.is_read(adapter));
     let unread = fleet.unread.adapters.get(&key).cloned().map(Refusal::Unreadable);
     let judged = unread.map_or(Ok(()), Err);
     let judged = judged

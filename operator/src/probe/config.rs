@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::fleet::{AdapterFacts, ConfigFault, Probe};
 
 /// The longest configuration that is read, here and by replicas.
-pub const MAX_BYTES: usize = 1 << 20;
+pub const MAX_BYTES: usize = lorikeet_api::MAX_CONFIG_BYTES;
 
 /// What the configuration `json` says.
 #[must_use]
@@ -23,7 +23,7 @@ pub fn read(json: &[u8]) -> Probe {
     match config.get("peft_type") {
         Some(Value::String(name)) if name == "LORA" => {}
         // Other methods have other settings; replicas name what they do not support.
-        _ => return Probe::Unreadable("its peft_type is not LORA".to_owned()),
+        _ => return Probe::Unjudged("its peft_type is not LORA".to_owned()),
     }
     match greatest_rank(&config) {
         Ok((rank_field, rank)) => {
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn another_method_is_for_the_replicas_to_judge() {
         for json in [r#"{"peft_type": "PROMPT_TUNING"}"#, "{}", r#"{"peft_type": 1, "r": 1}"#] {
-            assert!(matches!(read(json.as_bytes()), Probe::Unreadable(_)), "{json}");
+            assert!(matches!(read(json.as_bytes()), Probe::Unjudged(_)), "{json}");
         }
     }
 }

@@ -8,23 +8,23 @@ use crate::fleet::Probe;
 use crate::probe::{config, weights};
 
 /// What the adapter in `folder` says of itself.
-#[must_use]
-pub(super) fn read(folder: &Path) -> Probe {
-    let json = match opened(&folder.join("adapter_config.json")).and_then(|(file, _)| {
+///
+/// # Errors
+/// Its configuration cannot be read.
+pub(super) fn read(folder: &Path) -> Result<Probe, String> {
+    let read = opened(&folder.join("adapter_config.json")).and_then(|(file, _)| {
         let mut json = Vec::new();
         file.take(config::MAX_BYTES as u64 + 1).read_to_end(&mut json).map(|_| json)
-    }) {
-        Ok(json) => json,
-        Err(error) => return Probe::Unreadable(format!("adapter_config.json: {error}")),
-    };
-    match config::read(&json) {
+    });
+    let json = read.map_err(|error| format!("adapter_config.json: {error}"))?;
+    Ok(match config::read(&json) {
         Probe::Facts(mut facts) => {
             // Weights that are not there, or not readable, are for the replicas to judge.
             facts.bytes = size(&folder.join("adapter_model.safetensors")).unwrap_or_default();
             Probe::Facts(facts)
         }
         other => other,
-    }
+    })
 }
 
 /// A file that is one: opening a pipe would wait for its writer.

@@ -13,6 +13,8 @@ use lorikeet_crds::{Adapter, AdapterStatus, ConditionType, Reason};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+mod beside;
+
 use super::*;
 use crate::fleet::{AdapterFacts, Capacity, ConfigFault, Unread};
 
@@ -81,6 +83,7 @@ fn part(headers: &HeaderMap) -> Response {
 
 struct Scene {
     probes: Probes,
+    readers: Readers,
     fleet: Fleet,
     changed: UnboundedReceiver<FleetKey>,
 }
@@ -111,7 +114,8 @@ impl Scene {
             url: None,
             workload: None,
         };
-        Self { probes: Probes::new(config, tell), fleet, changed }
+        let readers = Readers::Inspectors(Vec::new());
+        Self { probes: Probes::new(config, tell), readers, fleet, changed }
     }
 
     fn adapter(&mut self, source: &str) -> &mut Adapter {
@@ -128,10 +132,14 @@ impl Scene {
         self.probes.inner.memory().known.values().any(|known| known.running)
     }
 
+    fn ask(&self) -> BTreeMap<AdapterKey, Probe> {
+        self.probes.of(&self.fleet, &self.readers)
+    }
+
     /// Asks until nothing is pending.
     async fn read(&mut self) -> Vec<Probe> {
         loop {
-            let probes = self.probes.of(&self.fleet);
+            let probes = self.ask();
             if !probes.values().any(|probe| *probe == Probe::Pending) {
                 return probes.into_values().collect();
             }
@@ -151,7 +159,7 @@ fn facts(bytes: Option<u64>) -> Probe {
 
 fn why(probe: &Probe) -> &str {
     match probe {
-        Probe::Unreadable(why) => why,
+        Probe::Refused(failure) => &failure.message,
         other => panic!("{other:?}"),
     }
 }
@@ -162,7 +170,7 @@ async fn a_source_is_pending_at_first_and_its_fleet_hears_what_was_read() {
     let url = server.start().await;
     let mut scene = Scene::new(&url, |_| {});
     scene.adapter("hf://acme/sql");
-    assert_eq!(scene.probes.of(&scene.fleet).into_values().collect::<Vec<_>>(), [Probe::Pending]);
+    assert_eq!(scene.ask().into_values().collect::<Vec<_>>(), [Probe::Pending]);
     assert_eq!(scene.read().await, [facts(Some(900))]);
     // Known now: nobody is asked again.
     let asked = server.asked.load(Ordering::SeqCst);
@@ -217,7 +225,7 @@ async fn an_address_that_is_not_public_is_not_asked() {
     scene.adapter(&format!("{}/plain", url.replace("http://", "https://")));
     scene.adapter("https://localhost/plain");
     let probes = scene.read().await;
-    assert!(probes.iter().all(|probe| matches!(probe, Probe::Unreadable(_))), "{probes:?}");
+    assert!(probes.iter().all(|probe| matches!(probe, Probe::Refused(_))), "{probes:?}");
     assert!(why(&probes[2]).contains("not public"), "{probes:?}");
     assert_eq!(server.asked.load(Ordering::SeqCst), 0);
 }
@@ -317,7 +325,7 @@ async fn what_was_read_stays_while_it_cannot_be_read_again() {
 }
 
 #[tokio::test]
-async fn what_is_accepted_leaving_secret_or_a_matter_of_the_replicas_is_not_read() {
+async fn what_is_accepted_or_leaving_is_not_read() {
     let server = Server::default();
     let url = server.start().await;
     let mut scene = Scene::new(&url, |_| {});
@@ -331,12 +339,7 @@ async fn what_is_accepted_leaving_secret_or_a_matter_of_the_replicas_is_not_read
     scene.adapter("hf://acme/sql").status = Some(AdapterStatus { conditions, ..AdapterStatus::default() });
     scene.adapter("hf://acme/sql").metadata.deletion_timestamp =
         Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
-    scene.adapter("hf://acme/sql").spec.source.secret_ref =
-        Some(k8s_openapi::api::core::v1::LocalObjectReference { name: "token".to_owned() });
-    for source in ["s3://bucket/key", "pvc://claim/x", "file:///x"] {
-        scene.adapter(source);
-    }
-    assert_eq!(scene.probes.of(&scene.fleet), BTreeMap::new());
+    assert_eq!(scene.ask(), BTreeMap::new());
     // An edit makes another generation of it.
     Arc::make_mut(&mut scene.fleet.adapters[0]).metadata.generation = Some(3);
     assert_eq!(scene.read().await, [facts(Some(900))]);
@@ -347,7 +350,7 @@ async fn what_is_accepted_leaving_secret_or_a_matter_of_the_replicas_is_not_read
 async fn with_a_limit_of_zero_nothing_is_read() {
     let mut scene = Scene::new("https://hub.invalid", |config| config.limit = Duration::ZERO);
     scene.adapter("hf://acme/sql");
-    assert_eq!(scene.probes.of(&scene.fleet), BTreeMap::new());
+    assert_eq!(scene.ask(), BTreeMap::new());
 }
 
 #[tokio::test]

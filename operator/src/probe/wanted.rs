@@ -1,15 +1,17 @@
-//! Which sources are worth reading before replicas hear of them, and where their files are. Pure.
+//! Which sources are worth reading before replicas hear of them, where their files are, and who may read them. Pure.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use lorikeet_crds::condition::find;
 use lorikeet_crds::{Adapter, ConditionType};
 use reqwest::Url;
 
 use crate::decide::former::Formers;
-use crate::decide::sources::carried;
+use crate::decide::mounts::{self, Mounts};
+use crate::decide::sources::{self, carried};
 use crate::decide::validate::key_of;
-use crate::fleet::{AdapterKey, Fleet};
+use crate::fleet::{AdapterKey, Fleet, FleetKey};
 
 /// The two files of an adapter.
 const CONFIG: &str = "adapter_config.json";
@@ -27,12 +29,18 @@ pub(super) struct Readable {
 /// A source to read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Wanted {
+    /// Whose replicas would read it: their namespace has Secrets and claims of its own.
+    pub fleet: FleetKey,
     /// As replicas read it.
     pub source: String,
     /// The content asked for. It tells apart what was read before from what is asked for now; it is not checked here.
     pub digest: Option<String>,
-    /// Where its files are.
-    pub at: Place,
+    /// Where this operator may read its files itself.
+    pub at: Option<Place>,
+    /// The Secret that opens it.
+    pub secret: Option<String>,
+    /// The claim that it is on.
+    pub claim: Option<String>,
 }
 
 /// Where an adapter's files are.
@@ -49,22 +57,34 @@ pub(super) enum Place {
     Folder(PathBuf),
 }
 
-/// The sources of `fleet` to read: of Adapters that are not accepted as they are now and that no replica has read, where
-/// no secret is needed.
+/// The sources of `fleet` to read: of Adapters that are not accepted as they are now and that no replica has read, but for
+/// those that no replica may be given.
 #[must_use]
 pub(super) fn wanted(fleet: &Fleet, readable: &Readable) -> Vec<(AdapterKey, Wanted)> {
     let formers = Formers::of(fleet);
-    let of = |adapter: &Adapter| {
-        if !is_new(adapter) {
-            return None;
-        }
-        let source = &adapter.spec.source;
-        let carried = carried(&source.source, source.revision.as_deref(), &fleet.claims);
-        let at = place(&carried, readable)?;
-        (!formers.is_read(adapter))
-            .then(|| (key_of(adapter), Wanted { source: carried, digest: source.digest.clone(), at }))
+    let is_to_read = |adapter: &&Arc<Adapter>| {
+        is_new(adapter) && may_be_given(fleet, adapter) && !formers.is_read(adapter)
     };
-    fleet.adapters.iter().filter_map(|adapter| of(adapter)).collect()
+    fleet
+        .adapters
+        .iter()
+        .filter(is_to_read)
+        .map(|adapter| (key_of(adapter), one(fleet, adapter, readable)))
+        .collect()
+}
+
+fn one(fleet: &Fleet, adapter: &Adapter, readable: &Readable) -> Wanted {
+    let source = &adapter.spec.source;
+    let carried = carried(&source.source, source.revision.as_deref(), &fleet.claims);
+    let secret = mounts::secret(source).map(str::to_owned);
+    Wanted {
+        fleet: fleet.key.clone(),
+        at: secret.is_none().then(|| place(&carried, readable)).flatten(),
+        source: carried,
+        digest: source.digest.clone(),
+        secret,
+        claim: mounts::claim(&source.source).map(str::to_owned),
+    }
 }
 
 /// Whether nobody has judged `adapter` as it is now, or refused it.
@@ -73,7 +93,15 @@ fn is_new(adapter: &Adapter) -> bool {
         adapter.status.as_ref().and_then(|status| find(&status.conditions, ConditionType::Accepted));
     let is_accepted = accepted
         .is_some_and(|one| one.status == "True" && one.observed_generation == adapter.metadata.generation);
-    !is_accepted && adapter.metadata.deletion_timestamp.is_none() && adapter.spec.source.secret_ref.is_none()
+    !is_accepted && adapter.metadata.deletion_timestamp.is_none()
+}
+
+/// Whether replicas of `fleet` may be given what reading the source of `adapter` takes, as validation says.
+fn may_be_given(fleet: &Fleet, adapter: &Adapter) -> bool {
+    let source = &adapter.spec.source;
+    let from = adapter.metadata.namespace.as_deref().unwrap_or_default();
+    sources::check("source", &source.source).is_ok()
+        && Mounts::default().take_of(source, from, &fleet.key.namespace).is_ok()
 }
 
 /// Where the files of `source` are; nothing where it is not to be read from here.

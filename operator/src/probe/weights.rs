@@ -7,7 +7,13 @@ pub(super) const START: usize = 8;
 /// file.
 #[must_use]
 pub(super) fn size(length: u64, start: [u8; START]) -> Option<u64> {
-    length.checked_sub(START as u64)?.checked_sub(u64::from_le_bytes(start))
+    tensors(length, u64::from_le_bytes(start))
+}
+
+/// As [`size`], of a file whose header has `header` bytes.
+#[must_use]
+pub(super) fn tensors(length: u64, header: u64) -> Option<u64> {
+    length.checked_sub(START as u64)?.checked_sub(header)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! HTTP to one replica's admin face: TLS against the fleet's own authority, a bearer token, short time limits. No retry.
+//! HTTP to one replica's admin face, or to the inspector beside it: TLS against the fleet's own authority, a bearer token, short time limits. No retry.
 //! A token is sent only to who has a certificate of its own generation.
 
 use std::net::SocketAddr;
@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use futures::{TryStreamExt as _, stream};
 use internment::ArcIntern;
-use lorikeet_api::{ADAPTERS_PATH, Accepted, AdminError, DesiredAdapter, DesiredChange, ErrorCode, Version};
+use lorikeet_api::{
+    ADAPTERS_PATH, Accepted, AdminError, DesiredAdapter, DesiredChange, ErrorCode, Failure, INSPECT_PATH,
+    InspectRequest, InspectedSource, Version,
+};
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
@@ -205,6 +208,27 @@ impl Client {
             http.request(Method::PATCH, self.url.clone()).json(change).timeout(limit)
         };
         read(accepted(self.opened(request).await?).await?).await
+    }
+
+    /// What an inspector reads of a source, or why it cannot be read.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]: the inspector has not tried.
+    pub async fn inspect(
+        &self,
+        request: &InspectRequest,
+    ) -> Result<Result<InspectedSource, Failure>, ClientError> {
+        let mut url = self.url.clone();
+        url.set_path(INSPECT_PATH);
+        let response =
+            self.opened(|http| http.post(url.clone()).json(request).timeout(REPORT_TIMEOUT)).await?;
+        match response.status() {
+            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
+                let AdminError { error } = read(response).await?;
+                Ok(Err(Failure { code: error.code, message: error.message }))
+            }
+            _ => read(accepted(response).await?).await.map(Ok),
+        }
     }
 
     /// The answer to `request`, with the key that opened the replica last, or with another where that one opens it no longer.

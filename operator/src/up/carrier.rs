@@ -12,10 +12,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use lorikeet_crds::{Adapter, ConditionType, Deployment};
 
 use crate::decide::events::is_true;
+use crate::decide::mounts::{self, is_object_name};
 use crate::decide::validate::{ValidFleet, validate};
 use crate::decide::{Decision, decide};
 use crate::fleet::{Fleet, FleetKey, Hindrance, Unread};
 use crate::probe::Probes;
+use crate::probe::beside::{Program, Readers};
 use crate::replicas::versions::Versions;
 use crate::replicas::{CONCURRENT_WRITES, Replicas};
 use crate::up::files::{self, Parsed, Stamps};
@@ -261,8 +263,36 @@ impl Carrier {
             deployment,
             adapters,
         };
-        fleet.probes = self.probes.of(&fleet);
+        let secret = |adapter: &Arc<Adapter>| mounts::secret(&adapter.spec.source).map(str::to_owned);
+        let own = |adapter: &&Arc<Adapter>| adapter.metadata.namespace.as_ref() == Some(&key.namespace);
+        let secrets: BTreeSet<String> = fleet
+            .adapters
+            .iter()
+            .filter(own)
+            .filter_map(secret)
+            .filter(|name| is_object_name(name))
+            .collect();
+        // Who reads a source needs them before anything is decided.
+        self.lay_out(&key.namespace, &secrets);
+        let readers = Readers::Program(Program {
+            path: self.machine.program.clone(),
+            roots: self.machine.source_roots(),
+            credentials: self.machine.secrets_folder().join(&key.namespace),
+            reach: self.machine.reach.clone(),
+        });
+        fleet.probes = self.probes.of(&fleet, &readers);
         fleet
+    }
+
+    /// Makes the Secrets of `namespace` the files that replicas read. A replica that lacks one says so of the Adapters whose it
+    /// is.
+    fn lay_out(&mut self, namespace: &str, names: &BTreeSet<String>) {
+        let folder = self.machine.secrets_folder().join(namespace);
+        for name in names {
+            let key = (namespace.to_owned(), name.clone());
+            let mounted = secrets::mount(&folder, name, self.manifests.secrets.get(&key));
+            self.troubles.note(shown("Secret", &key), mounted);
+        }
     }
 
     fn carry_processes(&mut self, fleet: &Fleet) {
@@ -288,16 +318,12 @@ impl Carrier {
     ) -> Result<Option<PathBuf>, String> {
         let namespace = &key.namespace;
         let folder = self.machine.secrets_folder().join(namespace);
-        let content = |name: &String| self.manifests.secrets.get(&(namespace.clone(), name.clone()));
-        for name in &valid.mounts.secrets {
-            // The replica that lacks it says so of the Adapters whose it is.
-            let mounted = secrets::mount(&folder, name, content(name));
-            self.troubles.note(shown("Secret", &(namespace.clone(), name.clone())), mounted);
-        }
+        self.lay_out(namespace, &valid.mounts.secrets);
         let Some(auth) = &deployment.spec.auth else { return Ok(None) };
         let name = &auth.api_keys_secret_ref.name;
         let goes_on = "Until then what runs goes on as it is, and nothing is started";
-        let secret = content(name).filter(|secret| secret.contains_key("keys")).ok_or_else(|| {
+        let secret = self.manifests.secrets.get(&(namespace.clone(), name.clone()));
+        let secret = secret.filter(|secret| secret.contains_key("keys")).ok_or_else(|| {
             format!(
                 "auth.apiKeysSecretRef: no manifest has a Secret {namespace}/{name} with the entry `keys`; add one (apiVersion: \
                  v1, kind: Secret, stringData: {{keys: …}}). {goes_on}"

@@ -101,6 +101,11 @@ impl Machine {
         self.run_folder().join("fleets").join(&key.namespace).join(&key.name)
     }
 
+    /// Folders below which paths may be. Whoever wrote the manifests starts this process: what it may read, they may.
+    pub(super) fn source_roots(&self) -> Vec<String> {
+        vec!["/".to_owned()]
+    }
+
     fn places(
         &self,
         key: &FleetKey,
@@ -116,8 +121,7 @@ impl Machine {
             registry: text(self.folder_of(key).join("registry")),
             cache: text(self.state.join("cache")),
             api_keys: api_keys.map(|path| path.display().to_string()),
-            // Whoever wrote the manifests starts this process: what it may read, they may.
-            source_roots: vec!["/".to_owned()],
+            source_roots: self.source_roots(),
             claims: self.claims.clone(),
             credentials: text(self.secrets_folder().join(&key.namespace)),
             reach: self.reach.clone(),

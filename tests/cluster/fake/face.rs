@@ -73,14 +73,18 @@ impl Guard {
     }
 }
 
-/// Serves `fake` until the task is dropped.
-pub(crate) async fn serve(listener: TcpListener, fake: Arc<Fake>) {
-    let router = Router::new()
+/// The admin face of `fake`.
+pub(crate) fn router(fake: &Arc<Fake>) -> Router {
+    Router::new()
         .route(ADAPTERS_PATH, get(report).put(put).patch(patch))
         .route(&format!("{ADAPTERS_PATH}/{{name}}"), get(one))
         .fallback(any(|| async { StatusCode::NOT_FOUND }))
-        .with_state(Arc::clone(&fake))
-        .layer(middleware::from_fn_with_state(Arc::clone(&fake), behave));
+        .with_state(Arc::clone(fake))
+        .layer(middleware::from_fn_with_state(Arc::clone(fake), behave))
+}
+
+/// Serves `router` behind the certificate of `fake` until the task is dropped.
+pub(crate) async fn serve(listener: TcpListener, fake: Arc<Fake>, router: Router) {
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let (acceptor, router) = (lock(&fake.guard).acceptor.clone(), router.clone());
@@ -98,9 +102,7 @@ pub(crate) async fn serve(listener: TcpListener, fake: Arc<Fake>) {
 async fn behave(State(fake): State<Arc<Fake>>, request: Request, next: Next) -> Response {
     fake.until_begun().await;
     let script = fake.behaviour();
-    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let opens = given.and_then(|given| given.strip_prefix("Bearer ")) == Some(&lock(&fake.guard).token);
-    let mut response = match opens {
+    let mut response = match opens(&fake, &request) {
         true => answered(&script, request, next).await,
         false => {
             fake.strangers.fetch_add(1, Ordering::Relaxed);
@@ -111,6 +113,12 @@ async fn behave(State(fake): State<Arc<Fake>>, request: Request, next: Next) -> 
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Whether `request` has the token.
+pub(crate) fn opens(fake: &Fake, request: &Request) -> bool {
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    given.and_then(|given| given.strip_prefix("Bearer ")) == Some(&lock(&fake.guard).token)
 }
 
 async fn answered(script: &Script, request: Request, next: Next) -> Response {
@@ -215,7 +223,8 @@ fn answer(fake: &Arc<Fake>, version: Version, loads: Result<Vec<DesiredAdapter>,
     }
 }
 
-fn refusal(status: StatusCode, code: ErrorCode, message: &str) -> Response {
+/// An answer that is an error of the API.
+pub(crate) fn refusal(status: StatusCode, code: ErrorCode, message: &str) -> Response {
     let (message, kind) = (message.to_owned(), "invalid_request_error".to_owned());
     (status, Json(AdminError { error: AdminErrorBody { message, kind, param: None, code } })).into_response()
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::LocalObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use lorikeet_api::{ErrorCode, Failure};
 use lorikeet_crds::Adapter;
 use lorikeet_crds::deployment::NamespacesFrom;
 use proptest::prelude::*;
@@ -55,7 +56,9 @@ fn happenings() -> impl Strategy<Value = Happening> {
         Just(Probe::Pending),
         Just(rank(8)),
         Just(rank(64)),
-        Just(Probe::Unreadable("no route".to_owned()))
+        Just(Probe::Unjudged("not LORA".to_owned())),
+        Just(Probe::Awaited("a pod".to_owned())),
+        Just(Probe::Refused(Failure { code: ErrorCode::SourceUnauthorized, message: "no".to_owned() })),
     ];
     prop_oneof![
         4 => (0_usize..4, edit).prop_map(|(at, edit)| Happening::Edit(at, edit)),

@@ -1,0 +1,79 @@
+//! The inspector beside a scripted replica: says of a source what its shelf has.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use lorikeet_api::{ErrorCode, Failure, INSPECT_PATH, InspectRequest, InspectedSource, WeightsSize};
+use serde_json::Value;
+
+use crate::fake::Fake;
+use crate::fake::face::{opens, refusal};
+
+/// The header of a safetensors file.
+const HEADER: u64 = 64;
+
+/// What there is under each source, as replicas read it. All that have a copy share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shelf(Arc<Mutex<BTreeMap<String, Result<InspectedSource, Failure>>>>);
+
+impl Shelf {
+    /// Under `source` there are `config`, and weights of `bytes`.
+    pub(crate) fn has(&self, source: &str, config: &Value, bytes: u64) {
+        let weights = Some(WeightsSize { length: 8 + HEADER + bytes, header: HEADER });
+        self.put(source, Ok(InspectedSource { config: config.to_string(), weights }));
+    }
+
+    /// `source` cannot be read, and why.
+    pub(crate) fn lacks(&self, source: &str, code: ErrorCode, message: &str) {
+        self.put(source, Err(Failure { code, message: message.to_owned() }));
+    }
+
+    fn put(&self, source: &str, found: Result<InspectedSource, Failure>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(source.to_owned(), found);
+    }
+
+    fn at(&self, source: &str) -> Result<InspectedSource, Failure> {
+        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(source).cloned();
+        let nothing =
+            || Err(Failure { code: ErrorCode::SourceUnavailable, message: format!("{source}: not found") });
+        found.unwrap_or_else(nothing)
+    }
+}
+
+/// What it was asked for.
+#[derive(Default)]
+pub(crate) struct Inspections(Mutex<Vec<InspectRequest>>);
+
+impl Inspections {
+    /// All of it, the oldest first.
+    pub(crate) fn all(&self) -> Vec<InspectRequest> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The face of the inspector beside `fake`.
+pub(crate) fn router(fake: &Arc<Fake>) -> Router {
+    Router::new()
+        .route(INSPECT_PATH, post(inspect))
+        .with_state(Arc::clone(fake))
+        .layer(middleware::from_fn_with_state(Arc::clone(fake), guarded))
+}
+
+async fn guarded(State(fake): State<Arc<Fake>>, request: Request, next: Next) -> Response {
+    if opens(&fake, &request) { next.run(request).await } else { StatusCode::UNAUTHORIZED.into_response() }
+}
+
+async fn inspect(State(fake): State<Arc<Fake>>, Json(request): Json<InspectRequest>) -> Response {
+    let found = fake.behaviour().shelf.at(&request.source);
+    fake.inspections.0.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+    match found {
+        Ok(inspected) => Json(inspected).into_response(),
+        Err(Failure { code, message }) => refusal(StatusCode::UNPROCESSABLE_ENTITY, code, &message),
+    }
+}
