@@ -30,6 +30,8 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Print what a model or an adapter is, and why it would be refused.
     Inspect(Box<InspectArgs>),
+    /// Tell over HTTP what adapters' sources say of themselves, without fetching their weights. Loads no model.
+    Inspector(Box<InspectorArgs>),
 }
 
 /// What to look at.
@@ -50,9 +52,48 @@ pub struct InspectArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
-    /// Where files from elsewhere are fetched from and kept.
+    /// Fetch nothing: print the text of an adapter's configuration and the size of its weights as one line of JSON. SRC may lead
+    /// where the admin API lets one: paths below --source-root, public hosts and those of --allow-source-host.
+    #[arg(long, conflicts_with_all = ["model", "json"])]
+    pub glimpse: bool,
+    /// With --glimpse: the Secret of --credentials that opens SRC.
+    #[arg(long, value_name = "NAME", requires_all = ["glimpse", "credentials"])]
+    pub secret: Option<SecretName>,
+    /// With --glimpse: the revision of a source of the hub.
+    #[arg(long, value_name = "REVISION", requires = "glimpse")]
+    pub revision: Option<String>,
+    /// Where files from elsewhere are fetched from.
     #[command(flatten)]
     pub sources: SourceArgs,
+    /// Where they are kept.
+    #[command(flatten)]
+    pub cache: CacheArgs,
+}
+
+/// Who may ask what sources say, and where sources may lead.
+#[derive(Debug, Args)]
+pub struct InspectorArgs {
+    /// The face that is asked: POST /admin/v1/inspect. [::]:PORT listens on every address, of IPv4 and IPv6.
+    #[arg(long, value_name = "HOST:PORT", value_parser = address, help_heading = "Faces")]
+    pub admin_listen: SocketAddr,
+    /// Who may ask there.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// Where sources may lead.
+    #[command(flatten)]
+    pub sources: SourceArgs,
+    /// Sources that are read at a time.
+    #[arg(long, value_name = "N", default_value_t = 4, help_heading = "Limits")]
+    pub concurrent: usize,
+    /// Time for a source; then 504. Whoever waits as long for another source's end is answered 429.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, help_heading = "Limits")]
+    pub inspect_seconds: u64,
+    /// Stop, as at SIGTERM, when standard input ends: the process that holds its other end is gone.
+    #[arg(long)]
+    pub until_stdin_closes: bool,
+    /// How it tells what it does.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// What to serve, where, within which bounds.
@@ -96,10 +137,6 @@ pub struct ServeArgs {
     /// rest from being served.
     #[arg(long, value_name = "DIR", help_heading = "Adapters")]
     pub registry: Option<PathBuf>,
-    /// Over the admin API and in --registry, adapters may be read from paths below this directory, and from no other path. May be given
-    /// again.
-    #[arg(long = "source-root", value_name = "DIR", help_heading = "Adapters")]
-    pub source_roots: Vec<PathBuf>,
     /// A start waits so long for adapters that are pinned, then takes requests without those whose source does not answer.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, help_heading = "Adapters")]
     pub pinned_wait: u64,
@@ -121,9 +158,12 @@ pub struct ServeArgs {
     /// Names that may be registered.
     #[arg(long, value_name = "N", default_value_t = 100_000, help_heading = "Adapters")]
     pub max_adapters: usize,
-    /// Where files from elsewhere are fetched from and kept.
+    /// Where files from elsewhere are fetched from.
     #[command(flatten)]
     pub sources: SourceArgs,
+    /// Where they are kept.
+    #[command(flatten)]
+    pub cache: CacheArgs,
 
     /// The public face: OpenAI's and LoRAX's API. [::]:PORT listens on every address, of IPv4 and IPv6.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080", value_parser = address, help_heading = "Faces")]
@@ -131,18 +171,9 @@ pub struct ServeArgs {
     /// The admin face: adapters are loaded and unloaded here. Absent: there is none.
     #[arg(long, value_name = "HOST:PORT", value_parser = address, help_heading = "Faces")]
     pub admin_listen: Option<SocketAddr>,
-    /// The admin face's bearer token is this file's content.
-    #[arg(long, value_name = "FILE", help_heading = "Faces", conflicts_with = "admin_insecure")]
-    pub admin_token_file: Option<PathBuf>,
-    /// The admin face's certificate chain (PEM). Needed beyond loopback. Read anew, with its key, when it changes.
-    #[arg(long, value_name = "FILE", help_heading = "Faces", requires = "admin_tls_key")]
-    pub admin_tls_cert: Option<PathBuf>,
-    /// The admin face's private key (PEM).
-    #[arg(long, value_name = "FILE", help_heading = "Faces", requires = "admin_tls_cert")]
-    pub admin_tls_key: Option<PathBuf>,
-    /// No token and no TLS on the admin face. Only on a loopback address.
-    #[arg(long, help_heading = "Faces")]
-    pub admin_insecure: bool,
+    /// Who may use the admin face.
+    #[command(flatten)]
+    pub admin: AdminArgs,
     /// API keys of the public face, one a line, `#` for comments. Read anew when it changes. Each key has a prefix cache
     /// of its own. Absent: everybody may ask.
     #[arg(long, value_name = "FILE", help_heading = "Faces")]
@@ -160,6 +191,24 @@ pub struct ServeArgs {
     /// How it tells what it does.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// Who may use the admin face.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Faces")]
+pub struct AdminArgs {
+    /// The admin face's bearer token is this file's content.
+    #[arg(long, value_name = "FILE", conflicts_with = "admin_insecure")]
+    pub admin_token_file: Option<PathBuf>,
+    /// The admin face's certificate chain (PEM). Needed beyond loopback. Read anew, with its key, when it changes.
+    #[arg(long, value_name = "FILE", requires = "admin_tls_key")]
+    pub admin_tls_cert: Option<PathBuf>,
+    /// The admin face's private key (PEM).
+    #[arg(long, value_name = "FILE", requires = "admin_tls_cert")]
+    pub admin_tls_key: Option<PathBuf>,
+    /// No token and no TLS on the admin face. Only on a loopback address.
+    #[arg(long)]
+    pub admin_insecure: bool,
 }
 
 /// Memory, queue and batch.
@@ -277,16 +326,32 @@ pub struct LogArgs {
     pub log_level: String,
 }
 
-/// Where files from elsewhere are fetched from and kept.
+/// Where fetched files are kept.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Sources")]
-pub struct SourceArgs {
+pub struct CacheArgs {
     /// Where fetched files are kept, by digest. Default: lorikeet in the user's cache directory.
     #[arg(long, env = "LORIKEET_CACHE_DIR", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
     /// Bytes of fetched files that are kept.
     #[arg(long, value_name = "BYTES", default_value = "50GiB")]
     pub cache_bytes: Size,
+    /// The user's cache directory.
+    #[arg(long, env = "XDG_CACHE_HOME", hide = true)]
+    pub xdg_cache_home: Option<PathBuf>,
+    /// The user's home directory.
+    #[arg(long, env = "HOME", hide = true)]
+    pub home: Option<PathBuf>,
+}
+
+/// Where files from elsewhere are fetched from.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Sources")]
+pub struct SourceArgs {
+    /// Over the admin API and in --registry, adapters may be read from paths below this directory, and from no other path. May
+    /// be given again.
+    #[arg(long = "source-root", value_name = "DIR")]
+    pub source_roots: Vec<PathBuf>,
     /// A folder of Secrets: a sub-folder for each, whose files are its keys, read anew for each fetch. A source that names a
     /// Secret is opened with it alone: hf:// and https:// with its `token` (or HF_TOKEN), s3:// with its `access-key-id` and
     /// `secret-access-key`, and `session-token`, `region`, `endpoint` where it has them (or AWS_ACCESS_KEY_ID,
@@ -318,12 +383,6 @@ pub struct SourceArgs {
     /// http:// as well. HOST, HOST:PORT or ADDRESS/BITS; may be given again.
     #[arg(long = "allow-source-host", value_name = "HOST")]
     pub allow_source_hosts: Vec<HostRule>,
-    /// The user's cache directory.
-    #[arg(long, env = "XDG_CACHE_HOME", hide = true)]
-    pub xdg_cache_home: Option<PathBuf>,
-    /// The user's home directory.
-    #[arg(long, env = "HOME", hide = true)]
-    pub home: Option<PathBuf>,
 }
 
 /// An address to listen on; `[::]` is every address, of IPv4 too. The host may be a name: of several addresses that of IPv4 is meant, which everybody tries.

@@ -1,6 +1,8 @@
 //! The command line as checked: what is true before a file is loaded or a port is bound. Opens nothing but keys and
 //! certificates; reads no environment.
 
+mod admin;
+mod inspector;
 pub mod size;
 mod sources;
 
@@ -14,11 +16,13 @@ use crate::args::{CapacityArgs, KvType, LimitArgs, Quantize, ServeArgs};
 use crate::digest::Digest;
 use crate::http::auth::{KeyFileError, Keys};
 use crate::http::limits::Limits;
-use crate::http::tls::{Certificate, TlsError};
+use crate::http::tls::TlsError;
 use crate::source::config::FetchConfig;
 use crate::source::credentials::SecretName;
 use crate::source::{InvalidSource, Source};
 
+pub use admin::AdminFace;
+pub use inspector::InspectorConfig;
 pub use sources::sources;
 
 /// What a replica serves, where, within which bounds.
@@ -118,16 +122,6 @@ pub struct PublicFace {
     pub metrics_need_key: bool,
 }
 
-/// The admin face.
-pub struct AdminFace {
-    /// Where.
-    pub listen: SocketAddr,
-    /// Who may ask.
-    pub keys: Keys,
-    /// With TLS, or in the clear on loopback.
-    pub tls: Option<Certificate>,
-}
-
 /// A command line that cannot be.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -171,7 +165,7 @@ impl Config {
     /// # Errors
     /// The first [`ConfigError`]: it names the flag, what was expected and what came.
     pub fn check(args: ServeArgs) -> Result<Self, ConfigError> {
-        let admin = admin(&args)?;
+        let admin = admin::optional(args.admin_listen, &args.admin)?;
         let keys = match &args.api_keys_file {
             None => Keys::open(),
             Some(path) => {
@@ -196,7 +190,7 @@ impl Config {
                 max_length: at_least("--max-model-length", args.max_model_length, 2)?,
                 threads: args.threads.unwrap_or_else(cores),
             },
-            sources: sources(&args.sources, &args.source_roots)?,
+            sources: sources(&args.sources, Some(&args.cache))?,
             adapters: AdapterConfig {
                 named,
                 directory: args.adapters_dir,
@@ -257,36 +251,6 @@ fn last_part(source: &str) -> &str {
 
 fn cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
-}
-
-fn admin(args: &ServeArgs) -> Result<Option<AdminFace>, ConfigError> {
-    let Some(listen) = args.admin_listen else {
-        if args.admin_insecure || args.admin_token_file.is_some() || args.admin_tls_cert.is_some() {
-            return Err(invalid("--admin-listen", "an address where there are other --admin flags", "none"));
-        }
-        return Ok(None);
-    };
-    let loopback = listen.ip().is_loopback();
-    let open = |why| Err(ConfigError::OpenAdmin { listen, why });
-    let tls = match (&args.admin_tls_cert, &args.admin_tls_key) {
-        (Some(cert), Some(key)) => Some(Certificate::read(cert, key)?),
-        _ => None,
-    };
-    let Some(token) = &args.admin_token_file else {
-        return match (args.admin_insecure, loopback) {
-            (true, true) => Ok(Some(AdminFace { listen, keys: Keys::open(), tls })),
-            (true, false) => open("--admin-insecure is for loopback addresses alone"),
-            (false, _) => open("needs --admin-token-file, or --admin-insecure on a loopback address"),
-        };
-    };
-    if tls.is_none() && !loopback {
-        return open(
-            "needs --admin-tls-cert and --admin-tls-key beyond loopback: the token would go in the clear",
-        );
-    }
-    let flag = "admin-token-file";
-    let keys = Keys::from_file(token).map_err(|source| ConfigError::Keys { flag, source })?;
-    Ok(Some(AdminFace { listen, keys, tls }))
 }
 
 fn capacity(args: &CapacityArgs) -> Result<Capacity, ConfigError> {
@@ -363,7 +327,7 @@ mod tests {
             ["lorikeet", "serve", "--model", "/models/tiny"].into_iter().chain(arguments.split_whitespace());
         match Cli::try_parse_from(line).map_err(|error| error.to_string())?.command {
             Command::Serve(args) => Config::check(*args).map_err(|error| error.to_string()),
-            Command::Inspect(_) => Err("not serve".into()),
+            Command::Inspect(_) | Command::Inspector(_) => Err("not serve".into()),
         }
     }
 

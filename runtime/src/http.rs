@@ -9,6 +9,7 @@
 //! * [`run`], [`stream`]: the sequences of a body, whole or as events
 //! * [`completions`], [`chat`], [`models`], [`tokenize`]: OpenAI's and vLLM's; [`openai`], [`logprobs`]: their shapes
 //! * [`lorax`]: LoRAX's; [`admin`], [`vllm`]: adapters in and out; [`health`]: probes and metrics; `root`: a person's first look
+//! * [`inspect`]: what sources say of themselves, for a process that serves nothing
 //! * [`App`]: what handlers share; [`registry`]: what they ask of the adapters; [`target`]: who answers
 //! * [`error`]: the one place where a problem becomes a status
 
@@ -24,6 +25,7 @@ pub mod error;
 pub mod fields;
 pub mod front;
 pub mod health;
+pub mod inspect;
 pub mod limits;
 pub mod listen;
 pub mod logprobs;

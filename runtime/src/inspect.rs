@@ -1,7 +1,9 @@
 //! `lorikeet inspect SRC`: what a model or an adapter is, or why it would be refused, without loading it. Must say what
-//! serving says: it goes through the same readers, and a refusal is their message.
+//! serving says: it goes through the same readers, and a refusal is their message. With `--glimpse` it fetches nothing and
+//! judges nothing: it says what the source says.
 
 mod adapter;
+mod glimpse;
 mod locate;
 mod model;
 mod table;
@@ -13,6 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 
 pub use adapter::AdapterReport;
+pub use glimpse::glimpse;
 pub use locate::{Located, locate};
 pub use model::ModelReport;
 

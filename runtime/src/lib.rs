@@ -9,7 +9,7 @@
 //! * [`args`], [`config`]: the command line as typed, as checked
 //! * [`http`], [`generate`], [`metrics`], [`telemetry`], [`shutdown`]: the faces of the process
 //! * [`safetensors`], [`gguf`], over an [`opened`] file: file formats, read strictly
-//! * [`inspect`]: what a model or an adapter is, or why it would be refused
+//! * [`inspect`]: what a model or an adapter is, or why it would be refused; [`inspector`]: what sources say, told over HTTP
 //! * [`text`]: text and tokens: tokenizer, chat template, stop strings
 //! * [`source`]: where files are, and how they come here; [`progress`]: shown on a terminal
 
@@ -22,6 +22,7 @@ pub mod generate;
 pub mod gguf;
 pub mod http;
 pub mod inspect;
+pub mod inspector;
 mod layers;
 pub mod metrics;
 pub mod model;

@@ -6,12 +6,14 @@ use clap::Parser as _;
 use lorikeet_runtime::adapters::build::AdapterLimits;
 use lorikeet_runtime::args::{Cli, Command, InspectArgs};
 use lorikeet_runtime::inspect::{self, Inspection};
-use lorikeet_runtime::serve;
+use lorikeet_runtime::{inspector, serve};
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(args) => serve::run(*args).map_err(|error| error.to_string()),
+        Command::Inspect(args) if args.glimpse => inspect::glimpse(&args).and_then(|line| say(&line)),
         Command::Inspect(args) => return inspected(&args),
+        Command::Inspector(args) => inspector::run(&args).map_err(|error| error.to_string()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -22,6 +24,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn say(line: &str) -> Result<(), String> {
+    use std::io::Write as _;
+    writeln!(std::io::stdout(), "{line}").map_err(|error| error.to_string())
 }
 
 /// 0: it would be served; 1: it would be refused.

@@ -94,7 +94,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         }
         None => (None, None),
     };
-    let signal = stop_asked(&config)?;
+    let signal = shutdown::asked(config.until_stdin_closes)?;
     tokio::pin!(signal);
     let (app, store) = tokio::select! {
         built = build(&config, named) => built?,
@@ -124,24 +124,6 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         EngineState::Failed => Err(ServeError::EngineFailed),
         EngineState::Serving | EngineState::Draining | EngineState::Stopped => Ok(()),
     }
-}
-
-/// Resolves when it is to stop, with the reason.
-fn stop_asked(config: &Config) -> std::io::Result<impl Future<Output = &'static str> + use<>> {
-    let signal = shutdown::requested()?;
-    let stdin = config.until_stdin_closes.then(shutdown::stdin_closed).transpose()?;
-    Ok(async move {
-        let parent_gone = async {
-            match stdin {
-                Some(stdin) => stdin.await,
-                None => pending().await,
-            }
-        };
-        tokio::select! {
-            name = signal => name,
-            name = parent_gone => name,
-        }
-    })
 }
 
 async fn bind(face: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, ServeError> {
@@ -219,10 +201,7 @@ fn open(
         Face { listener: public, router, tls: None, limits: config.limits.clone(), linger: server::LINGER };
     let mut faces = vec![tokio::spawn(server::serve(face, stopped))];
     if let (Some(listener), Some(admin)) = (admin, &config.admin) {
-        tokio::spawn(admin.keys.clone().watch());
-        if let Some(certificate) = &admin.tls {
-            tokio::spawn(certificate.clone().watch());
-        }
+        server::follow(&admin.keys, admin.tls.as_ref());
         let router = admin_router(Arc::clone(app), &admin.keys);
         // It stops last: whoever still asks it is answered, and nobody new comes.
         let (tls, linger) = (admin.tls.clone(), Duration::ZERO);

@@ -17,6 +17,27 @@ pub fn requested() -> std::io::Result<impl Future<Output = &'static str>> {
     })
 }
 
+/// Resolves when the process is to stop, with the reason: at a signal, or, where asked for, at the end of standard input.
+///
+/// # Errors
+/// As [`requested`] and [`stdin_closed`].
+pub fn asked(until_stdin_closes: bool) -> std::io::Result<impl Future<Output = &'static str>> {
+    let signal = requested()?;
+    let stdin = until_stdin_closes.then(stdin_closed).transpose()?;
+    Ok(async move {
+        let parent_gone = async {
+            match stdin {
+                Some(stdin) => stdin.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            name = signal => name,
+            name = parent_gone => name,
+        }
+    })
+}
+
 /// Resolves when standard input ends: whoever holds its other end is gone, however it went. What comes in is thrown away.
 ///
 /// # Errors

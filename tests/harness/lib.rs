@@ -5,6 +5,7 @@
 pub mod args;
 pub mod client;
 pub mod golden;
+pub mod inspector;
 pub mod loraland;
 pub mod made;
 pub mod metrics;

@@ -13,7 +13,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use reqwest::StatusCode;
 
 /// An authority of its own, and a certificate by it in `folder`. Returns the authority, PEM.
-fn certify(folder: &Path) -> String {
+pub(crate) fn certify(folder: &Path) -> String {
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority_key = KeyPair::generate().expect("a key");
@@ -45,7 +45,7 @@ impl Kept {
 }
 
 /// A client that trusts `authority` alone.
-fn client(authority: &str, address: std::net::SocketAddr) -> reqwest::Client {
+pub(crate) fn client(authority: &str, address: std::net::SocketAddr) -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let root = reqwest::Certificate::from_pem(authority.as_bytes()).expect("a certificate");
     let builder = reqwest::Client::builder().tls_certs_only([root]).resolve("replica-0.example", address);
@@ -53,7 +53,7 @@ fn client(authority: &str, address: std::net::SocketAddr) -> reqwest::Client {
 }
 
 /// Asks until the answer has that status: the replica loads, or has yet to see what changed.
-async fn until_answers(client: &reqwest::Client, url: &str, token: &str, wanted: StatusCode) {
+pub(crate) async fn until_answers(client: &reqwest::Client, url: &str, token: &str, wanted: StatusCode) {
     until(&format!("{url} answers {wanted}"), async || {
         match client.get(url).bearer_auth(token).timeout(Duration::from_secs(5)).send().await {
             Ok(answer) if answer.status() == wanted => Ok(()),

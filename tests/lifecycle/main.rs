@@ -4,6 +4,7 @@
 //! `LORIKEET_STEPS` and `LORIKEET_SEED` change length and course.
 
 mod faces;
+mod inspector;
 mod ledger;
 mod operator;
 mod traffic;

@@ -5,8 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use lorikeet_api::InspectedSource;
 use lorikeet_tests::args::provided;
 use lorikeet_tests::client::Client;
+use lorikeet_tests::inspector::{Inspector, glimpse, said_by};
 use lorikeet_tests::loraland;
 use lorikeet_tests::process::{Process, free_address};
 use lorikeet_tests::replica::Replica;
@@ -94,6 +96,42 @@ async fn a_model_and_its_adapters_are_served_from_s3() {
     // What was read is kept: the server may lose it.
     fs::remove_dir_all(s3.folder.path().join("loras/acme/glue_sst2")).expect("the objects are removed");
     assert_eq!(review(&replica).await, "positive");
+}
+
+/// The Secrets `right` and `wrong`, which say where the server is and what opens it.
+fn secrets(s3: &S3) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, secret) in [("right", SECRET), ("wrong", "another")] {
+        let of = folder.path().join(name);
+        fs::create_dir(&of).expect("the folder is made");
+        let keys = [("access-key-id", KEY), ("secret-access-key", secret), ("endpoint", &s3.endpoint)];
+        for (key, text) in keys {
+            fs::write(of.join(key), text).expect("the key is written");
+        }
+    }
+    folder
+}
+
+#[tokio::test]
+async fn what_an_adapter_says_of_itself_is_read_with_a_secrets_keys() {
+    let s3 = s3().await;
+    let secrets = secrets(&s3);
+    let credentials = secrets.path().to_str().expect("a UTF-8 path");
+    let flags = ["--credentials", credentials, "--allow-source-host", "127.0.0.1"];
+    let inspector = Inspector::start(&flags).await;
+    let source = "s3://loras/acme/viggo";
+    let ask = async |secret: &str| inspector.ask(&json!({"source": source, "credentials": secret})).await;
+    let expected = said_by(&loraland::adapters().join("viggo"));
+    let said = ask("right").await.ok();
+    assert_eq!(serde_json::from_value::<InspectedSource>(said).expect("its answer"), expected);
+    for secret in ["wrong", "absent"] {
+        let answer = ask(secret).await;
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (422, &json!("source_unauthorized")));
+        assert!(!answer.text.contains("another"), "the secret is not told");
+    }
+    let once = |secret: &str| glimpse(source, &[&flags[..], &["--secret", secret]].concat());
+    assert_eq!(once("right"), Ok(expected));
+    assert!(once("absent").expect_err("it is refused").contains("no Secret absent"));
 }
 
 #[tokio::test]

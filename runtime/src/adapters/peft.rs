@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 pub use modules::{Layers, Modules, Pattern};
 
 /// The longest `adapter_config.json` that is read, in bytes.
-pub const MAX_CONFIG_BYTES: usize = 1 << 20;
+pub const MAX_CONFIG_BYTES: usize = lorikeet_api::MAX_CONFIG_BYTES;
 /// The most entries of a list or a table of the configuration.
 const MAX_ENTRIES: usize = 4096;
 /// PEFT's own default, where a file leaves `lora_alpha` out.

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use reqwest::Url;
 
 use super::{ConfigError, invalid};
-use crate::args::SourceArgs;
+use crate::args::{CacheArgs, SourceArgs};
 use crate::source::address::HostPolicy;
 use crate::source::config::{FetchConfig, HubConfig, S3Config, Secret};
 
-/// Checks what was typed; paths named over the admin face must lie below one of `roots`.
+/// Checks what was typed. Without a cache nothing can be fetched, only looked into.
 ///
 /// # Errors
 /// [`ConfigError`] names the flag.
-pub fn sources(args: &SourceArgs, roots: &[PathBuf]) -> Result<FetchConfig, ConfigError> {
+pub fn sources(args: &SourceArgs, cache: Option<&CacheArgs>) -> Result<FetchConfig, ConfigError> {
     let endpoint = |flag, text: &str| match text.parse::<Url>() {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(text.to_owned()),
         _ => Err(invalid(flag, "an http or https URL", text)),
@@ -26,11 +26,12 @@ pub fn sources(args: &SourceArgs, roots: &[PathBuf]) -> Result<FetchConfig, Conf
             "one without the other",
         ));
     }
+    let usual = FetchConfig::default();
     Ok(FetchConfig {
-        source_roots: roots.to_vec(),
+        source_roots: args.source_roots.clone(),
         hosts: HostPolicy { allow: args.allow_source_hosts.clone() },
-        cache_dir: cache_dir(args),
-        cache_bytes: args.cache_bytes.0,
+        cache_dir: cache.map(cache_dir).unwrap_or_default(),
+        cache_bytes: cache.map_or(usual.cache_bytes, |cache| cache.cache_bytes.0),
         credentials: args.credentials.clone(),
         hub: HubConfig {
             endpoint: endpoint("--hf-endpoint", &args.hf_endpoint)?,
@@ -43,12 +44,12 @@ pub fn sources(args: &SourceArgs, roots: &[PathBuf]) -> Result<FetchConfig, Conf
             secret_access_key: secret(&args.s3_secret_access_key),
             session_token: secret(&args.s3_session_token),
         },
-        ..FetchConfig::default()
+        ..usual
     })
 }
 
 /// Empty where nobody says where: then nothing can be fetched.
-fn cache_dir(args: &SourceArgs) -> PathBuf {
+fn cache_dir(args: &CacheArgs) -> PathBuf {
     let user = args.xdg_cache_home.clone().or_else(|| args.home.as_ref().map(|home| home.join(".cache")));
     let own = || user.map(|user| user.join("lorikeet"));
     args.cache_dir.clone().or_else(own).unwrap_or_default()
@@ -66,7 +67,7 @@ mod tests {
         let Command::Inspect(args) = Cli::try_parse_from(typed.iter().chain(flags)).unwrap().command else {
             panic!("inspect was typed");
         };
-        sources(&args.sources, &[PathBuf::from("/roots")])
+        sources(&args.sources, Some(&args.cache))
     }
 
     #[test]

@@ -16,9 +16,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, Problem, shorten, shorten_to};
+use super::limits::Limits;
 use super::registry::Refusal;
 use super::server::Stopping;
 use super::{App, body};
+use crate::source::error::FetchError;
 
 /// A long poll ends after so long, whatever was asked for: proxies in between have their own patience.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -33,6 +35,12 @@ pub enum AdminFailure {
     Store(ErrorCode, String),
     /// What HTTP says.
     Http(ApiError),
+    /// A field that cannot be, and why.
+    Field(&'static str, String),
+    /// A source that is asked after cannot be read.
+    Source(FetchError),
+    /// It did not say enough in that time.
+    Late(Duration),
 }
 
 impl From<Refusal> for AdminFailure {
@@ -49,13 +57,23 @@ impl From<Problem> for AdminFailure {
 
 impl IntoResponse for AdminFailure {
     fn into_response(self) -> Response {
-        let (code, message) = match self {
+        let (status, code, param, message) = match self {
             Self::Http(error) => return error.into_response(),
-            Self::Store(code, message) => (code, message),
+            Self::Store(code, message) => (status(code), code, None, message),
+            Self::Field(field, message) => {
+                (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest, Some(field), message)
+            }
+            Self::Source(error) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, error.code(), Some("source"), error.to_string())
+            }
+            Self::Late(time) => {
+                let message = format!("source: not read within {time:?}");
+                (StatusCode::GATEWAY_TIMEOUT, ErrorCode::SourceUnavailable, Some("source"), message)
+            }
         };
-        let status = status(code);
         let kind = if status.is_server_error() { "server_error" } else { "invalid_request_error" };
-        let body = AdminError { error: AdminErrorBody { message, kind: kind.into(), param: None, code } };
+        let param = param.map(str::to_owned);
+        let body = AdminError { error: AdminErrorBody { message, kind: kind.into(), param, code } };
         let mut response = (status, Json(body)).into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(http::header::RETRY_AFTER, http::HeaderValue::from_static("1"));
@@ -85,8 +103,13 @@ pub(super) const fn status(code: ErrorCode) -> StatusCode {
     }
 }
 
-async fn typed<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body) -> Result<T, AdminFailure> {
-    let fields = body::json(headers, body, &app.admin_limits).await?;
+/// A body as one of the types that the admin face takes.
+pub(super) async fn typed<T: DeserializeOwned>(
+    limits: &Limits,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<T, AdminFailure> {
+    let fields = body::json(headers, body, limits).await?;
     serde_json::from_value(fields.into_rest().into()).map_err(|error| {
         AdminFailure::Store(
             ErrorCode::InvalidRequest,
@@ -104,7 +127,7 @@ pub async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Accepted>, AdminFailure> {
-    let set: DesiredSet = typed(&app, &headers, body).await?;
+    let set: DesiredSet = typed(&app.admin_limits, &headers, body).await?;
     Ok(Json(app.adapters.apply(set)?))
 }
 
@@ -117,7 +140,7 @@ pub async fn patch(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Accepted>, AdminFailure> {
-    let change: DesiredChange = typed(&app, &headers, body).await?;
+    let change: DesiredChange = typed(&app.admin_limits, &headers, body).await?;
     Ok(Json(app.adapters.change(change)?))
 }
 

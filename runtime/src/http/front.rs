@@ -12,11 +12,11 @@ use futures::FutureExt as _;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 
-use super::App;
 use super::account::{Account, watched};
 use super::auth::{Caller, Keys};
 use super::error::{ApiError, Code, Problem};
 use super::limits::Limits;
+use crate::metrics::Metrics;
 
 /// The header that carries a request's id, in and out.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -41,8 +41,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Asker {
     }
 }
 
-/// The outermost layer of both faces.
-pub async fn pass(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+/// What the outermost layer knows of its face.
+#[derive(Clone)]
+pub struct Door {
+    /// The bounds of a head.
+    pub limits: Limits,
+    /// What counts answers, where anything does.
+    pub metrics: Option<Arc<Metrics>>,
+}
+
+/// The outermost layer of every face.
+pub async fn pass(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let request_id = request_id(request.headers());
     let route = request
@@ -56,7 +65,7 @@ pub async fn pass(State(app): State<Arc<App>>, mut request: Request, next: Next)
         caller: Caller::default(),
         account: Arc::clone(&account),
     });
-    let mut response = match check_head(request.uri(), request.headers(), &app.limits) {
+    let mut response = match check_head(request.uri(), request.headers(), &door.limits) {
         Err(problem) => ApiError::from(problem).into_response(),
         Ok(()) => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
             Ok(response) => response,
@@ -69,7 +78,9 @@ pub async fn pass(State(app): State<Arc<App>>, mut request: Request, next: Next)
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    app.metrics.answered(&route, response.status().as_u16());
+    if let Some(metrics) = &door.metrics {
+        metrics.answered(&route, response.status().as_u16());
+    }
     let code = response.extensions().get::<Code>().map(|code| code.0);
     let line = Line { method, route, request_id, status: response.status(), code, begun, account };
     if line.account.figures().streamed && line.status.is_success() {

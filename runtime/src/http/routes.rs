@@ -10,6 +10,8 @@ use axum::routing::{MethodRouter, get, post};
 
 use super::auth::Keys;
 use super::error::{ApiError, Problem};
+use super::front::Door;
+use super::inspect::{self, Inspector};
 use super::{App, admin, chat, completions, front, health, lorax, models, root, tokenize, vllm};
 
 /// Who may use a route.
@@ -24,7 +26,7 @@ pub enum Policy {
 }
 
 /// A path, who may use it, and what answers.
-pub(crate) type Route = (&'static str, Policy, MethodRouter<Arc<App>>);
+pub(crate) type Route<S = Arc<App>> = (&'static str, Policy, MethodRouter<S>);
 
 /// The routes of the public face.
 pub(crate) fn public() -> Vec<Route> {
@@ -62,18 +64,45 @@ pub(crate) fn administration() -> Vec<Route> {
     ]
 }
 
+/// The routes of an inspector's face.
+pub(crate) fn inspection() -> Vec<Route<Arc<Inspector>>> {
+    use Policy::{Key, Open};
+    vec![("/health", Open, get(inspect::health)), (lorikeet_api::INSPECT_PATH, Key, post(inspect::handle))]
+}
+
 /// The public face's router. With `metrics_need_key`, [`Policy::Metrics`] is [`Policy::Key`].
 pub fn public_router(app: Arc<App>, keys: &Keys, metrics_need_key: bool) -> Router {
-    router(app, public(), keys, metrics_need_key)
+    let door = door(&app);
+    router(app, door, public(), keys, metrics_need_key)
 }
 
 /// The admin face's router; without keys only programs of this machine may speak to it.
 pub fn admin_router(app: Arc<App>, keys: &Keys) -> Router {
-    let router = router(app, administration(), keys, true);
+    let door = door(&app);
+    closed(router(app, door, administration(), keys, true), keys)
+}
+
+/// The router of an inspector's face; without keys only programs of this machine may speak to it.
+pub fn inspector_router(inspector: Arc<Inspector>, keys: &Keys) -> Router {
+    let door = Door { limits: inspector.limits.clone(), metrics: None };
+    closed(router(inspector, door, inspection(), keys, true), keys)
+}
+
+fn closed(router: Router, keys: &Keys) -> Router {
     if keys.required() { router } else { router.layer(from_fn(front::from_loopback)) }
 }
 
-fn router(app: Arc<App>, routes: Vec<Route>, keys: &Keys, metrics_need_key: bool) -> Router {
+fn door(app: &App) -> Door {
+    Door { limits: app.limits.clone(), metrics: Some(Arc::clone(&app.metrics)) }
+}
+
+fn router<S: Clone + Send + Sync + 'static>(
+    state: S,
+    door: Door,
+    routes: Vec<Route<S>>,
+    keys: &Keys,
+    metrics_need_key: bool,
+) -> Router {
     let mut router = Router::new();
     for (path, policy, methods) in routes {
         let open = policy == Policy::Open || (policy == Policy::Metrics && !metrics_need_key);
@@ -84,8 +113,8 @@ fn router(app: Arc<App>, routes: Vec<Route>, keys: &Keys, metrics_need_key: bool
     router
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
-        .layer(from_fn_with_state(Arc::clone(&app), front::pass))
-        .with_state(app)
+        .layer(from_fn_with_state(Arc::new(door), front::pass))
+        .with_state(state)
 }
 
 async fn unknown(request: Request) -> ApiError {

@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt as _;
 
+use super::auth::Keys;
 use super::limits::Limits;
 use super::socket::Socket;
 use super::tls::Certificate;
@@ -63,6 +64,14 @@ connection: close\r\ncontent-length: 110\r\n\r\n{\"error\":{\"message\":\"Too ma
 
 /// So long after the stop whoever sends requests here has learnt of it.
 pub const LINGER: Duration = Duration::from_secs(1);
+
+/// Follows a face's files while the process runs: keys and certificates that change are taken over.
+pub fn follow(keys: &Keys, tls: Option<&Certificate>) {
+    tokio::spawn(keys.clone().watch());
+    if let Some(certificate) = tls {
+        tokio::spawn(certificate.clone().watch());
+    }
+}
 
 /// Serves until `stop` turns true, then lets every connection end its request, and lingers. Returns when all have ended.
 ///

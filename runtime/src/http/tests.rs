@@ -2,6 +2,7 @@
 
 mod admin;
 mod bad_requests;
+mod inspect;
 mod lorax;
 mod openai;
 mod policies;

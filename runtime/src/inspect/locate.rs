@@ -36,7 +36,7 @@ impl Located {
 /// # Errors
 /// Why it cannot be had, as serving would say it.
 pub fn locate(args: &InspectArgs) -> Result<Located, String> {
-    let sources = config::sources(&args.sources, &[]).map_err(|error| error.to_string())?;
+    let sources = config::sources(&args.sources, Some(&args.cache)).map_err(|error| error.to_string())?;
     let progress = Some(Bars::new().downloads());
     let fetcher = Fetcher::new(FetchConfig { progress, ..sources }).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

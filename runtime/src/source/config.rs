@@ -146,6 +146,15 @@ impl Default for Patience {
     }
 }
 
+impl Patience {
+    /// One try, in which nothing is waited for longer than `time`.
+    #[must_use]
+    pub fn once(time: Duration) -> Self {
+        let usual = Self::default();
+        Self { connect: usual.connect.min(time), read: time, tries: 1, ..usual }
+    }
+}
+
 impl Default for FetchConfig {
     fn default() -> Self {
         Self {

@@ -2,7 +2,7 @@
 //! download for a source however many ask. Decides nothing about what the files say.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use futures::FutureExt as _;
@@ -17,11 +17,15 @@ use crate::source::credentials::{Keys, SecretName};
 use crate::source::download::Download;
 use crate::source::error::FetchError;
 use crate::source::folder::Folder;
-use crate::source::http::{Bearer, Caller, Http, Wish};
+use crate::source::http::{Bearer, Body, Caller, Http, Wish};
 use crate::source::plan::{Item, Kind, Location, Plan, is_weights};
 use crate::source::s3::{Bucket, S3};
 use crate::source::web::{hub_identity, key};
 use crate::source::{Source, Trust, is_commit};
+
+mod glimpse;
+
+pub use self::glimpse::Glimpse;
 
 /// Brings files here. A clone is the same fetcher.
 #[derive(Clone)]
@@ -155,11 +159,7 @@ impl Fetcher {
         limit: u64,
     ) -> Result<Fetched, FetchError> {
         if let Source::Path(path) = source {
-            let folder = match trust {
-                Trust::CommandLine => Folder::trusted(path.clone()),
-                Trust::Admin => Folder::below(path, &self.inner.config.source_roots)?,
-            };
-            return Ok(Fetched::local(folder, None));
+            return Ok(Fetched::local(self.inner.folder(path, trust)?, None));
         }
         let (source, credentials) = (source.clone(), credentials.cloned());
         self.remote(Order { source, trust, credentials, digest, kind: Kind::Adapter(limit) }).await
@@ -252,6 +252,14 @@ impl Inner {
         Ok(self.cached(&cache, lease, plan.revision, Tier::Remote))
     }
 
+    /// The folder at a path, as far as whoever named it may go.
+    fn folder(&self, path: &Path, trust: Trust) -> Result<Folder, FetchError> {
+        match trust {
+            Trust::CommandLine => Ok(Folder::trusted(path.to_owned())),
+            Trust::Admin => Folder::below(path, &self.config.source_roots),
+        }
+    }
+
     /// What opens the order's source, as it is now: what its Secret holds, or what is configured for the hub and for
     /// buckets.
     fn pass(&self, order: &Order) -> Result<Pass, FetchError> {
@@ -340,18 +348,26 @@ impl Inner {
         download
             .run(|from| async move {
                 let from = from.as_ref().map(|(length, tag)| (*length, tag.as_str()));
-                let wish = Wish { from, head: false };
-                match (&item.at, pass) {
-                    (Location::Url(url), _) => {
-                        self.http.open(url, &item.name, pass.caller(order), wish).await
-                    }
-                    (Location::Key(_), Pass::Bucket(bucket)) => bucket.open(item, wish).await,
-                    (Location::Key(_), Pass::Web(_)) => {
-                        Err(FetchError::Protocol("a key without a bucket".to_owned()))
-                    }
-                }
+                self.open(order, pass, item, Wish { from, ..Wish::default() }).await
             })
             .await
+    }
+
+    /// A file of the plan, its bytes to come.
+    async fn open(
+        &self,
+        order: &Order,
+        pass: &Pass,
+        item: &Item,
+        wish: Wish<'_>,
+    ) -> Result<Body, FetchError> {
+        match (&item.at, pass) {
+            (Location::Url(url), _) => self.http.open(url, &item.name, pass.caller(order), wish).await,
+            (Location::Key(_), Pass::Bucket(bucket)) => bucket.open(item, wish).await,
+            (Location::Key(_), Pass::Web(_)) => {
+                Err(FetchError::Protocol("a key without a bucket".to_owned()))
+            }
+        }
     }
 
     async fn cache(&self) -> Result<Arc<Cache>, FetchError> {

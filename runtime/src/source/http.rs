@@ -52,8 +52,16 @@ pub(super) struct Http {
 pub(super) struct Wish<'a> {
     /// Bytes from here on, if the file still has this tag.
     pub(super) from: Option<(u64, &'a str)>,
+    /// So many of its first bytes, at least one. A server may answer with all of it.
+    pub(super) first: Option<u64>,
     /// Its headers alone.
     pub(super) head: bool,
+}
+
+impl Wish<'_> {
+    const fn is_part(&self) -> bool {
+        self.from.is_some() || self.first.is_some()
+    }
 }
 
 /// A body that comes piece by piece.
@@ -127,7 +135,7 @@ impl Http {
     ) -> Result<Body, FetchError> {
         let answer = match self.get(url, file, caller, wish).await {
             // What was there so far is not a part of what is there now.
-            Err(FetchError::Protocol(_)) if wish.from.is_some() => {
+            Err(FetchError::Protocol(_)) if wish.is_part() => {
                 self.get(url, file, caller, Wish::default()).await?
             }
             other => other?,
@@ -181,6 +189,9 @@ impl Http {
         let mut request = client.request(if wish.head { Method::HEAD } else { Method::GET }, url.clone());
         if let Some((from, tag)) = wish.from {
             request = request.header(RANGE, format!("bytes={from}-")).header(IF_RANGE, tag);
+        }
+        if let Some(count) = wish.first {
+            request = request.header(RANGE, format!("bytes=0-{}", count.saturating_sub(1)));
         }
         // Wherever a redirect leads, the token goes to its own origin alone.
         if let Some(bearer) = caller.bearer.filter(|bearer| bearer.at.origin() == url.origin()) {

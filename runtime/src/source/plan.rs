@@ -50,7 +50,7 @@ pub(super) struct Plan {
 pub(super) const TEXT_BYTES: u64 = 64 << 20;
 
 /// The longest `adapter_config.json`.
-const CONFIG_BYTES: u64 = 1 << 20;
+const CONFIG_BYTES: u64 = lorikeet_api::MAX_CONFIG_BYTES as u64;
 
 /// The files of an adapter.
 pub(super) const ADAPTER: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];

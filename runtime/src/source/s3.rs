@@ -86,7 +86,8 @@ impl S3 {
     fn build(&self, name: &str, config: &S3Config, client: ClientBuilder) -> Result<Bucket, FetchError> {
         let forbidden = |error: &dyn std::fmt::Display| FetchError::Forbidden(format!("s3: {error}"));
         let client = client.read_timeout(self.patience.read).build().map_err(|error| forbidden(&error))?;
-        let retry = RetryConfig { max_retries: 1, ..RetryConfig::default() };
+        let max_retries = usize::from(self.patience.tries > 1);
+        let retry = RetryConfig { max_retries, ..RetryConfig::default() };
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(name)
             .with_region(config.region.as_deref().unwrap_or("us-east-1"))
@@ -167,9 +168,16 @@ impl Bucket {
             options.range = Some(GetRange::Offset(from));
             options.if_match = Some(tag.to_owned());
         }
+        if let Some(count) = wish.first {
+            options.range = Some(GetRange::Bounded(0..count));
+        }
         let path = Path::from(key.as_str());
         let answer = match bucket.get_opts(&path, options).await {
             Err(object_store::Error::Precondition { .. }) => bucket.get_opts(&path, GetOptions::new()).await,
+            // The whole is not taken for the part that was asked for: of a service that knows no parts it is asked for.
+            Err(object_store::Error::Generic { .. }) if wish.first.is_some() => {
+                bucket.get_opts(&path, GetOptions::new()).await
+            }
             other => other,
         };
         let answer = answer.map_err(|error| fault(&self.name, &item.name, error))?;

@@ -26,7 +26,7 @@ pub(crate) struct Answer {
     pub(crate) claims: Option<u64>,
     /// Then it says no more, without closing.
     pub(crate) stalls: bool,
-    /// Then the body again and again, in chunks.
+    /// Then the body again and again: in chunks, or up to a length that is claimed and never reached.
     pub(crate) endless: bool,
 }
 
@@ -37,6 +37,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
     connections: Arc<AtomicUsize>,
+    sent: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -70,12 +71,14 @@ impl Answer {
         let tag = format!("\"{tag}\"");
         let goes_on = asked.headers.get("if-range").is_none_or(|wanted| *wanted == tag);
         let range = asked.headers.get("range").filter(|_| goes_on);
-        let from =
-            range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+        let bounds = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+        let from = bounds.and_then(|(from, _)| from.parse::<usize>().ok());
+        let last = bounds.and_then(|(_, last)| last.parse::<usize>().ok());
         match from {
             Some(from) if from < content.len() => {
-                let range = format!("bytes {from}-{}/{}", content.len() - 1, content.len());
-                let part = Self { status: 206, body: content[from..].to_vec(), ..Self::default() };
+                let last = last.unwrap_or(usize::MAX).min(content.len() - 1);
+                let range = format!("bytes {from}-{last}/{}", content.len());
+                let part = Self { status: 206, body: content[from..=last].to_vec(), ..Self::default() };
                 part.with("Content-Range", range).with("ETag", tag)
             }
             _ => Self::text(content).with("ETag", tag),
@@ -98,14 +101,17 @@ impl Server {
         let (handler, seen): (Arc<Handler>, _) = (Arc::new(handler), Arc::clone(&asked));
         let connections = Arc::<AtomicUsize>::default();
         let count = Arc::clone(&connections);
+        let sent = Arc::<AtomicUsize>::default();
+        let went = Arc::clone(&sent);
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
-                connections.spawn(answer(stream, Arc::clone(&handler), Arc::clone(&seen)));
+                let (handler, seen) = (Arc::clone(&handler), Arc::clone(&seen));
+                connections.spawn(answer(stream, handler, seen, Arc::clone(&went)));
             }
         });
-        Self { address, asked, connections, task }
+        Self { address, asked, connections, sent, task }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -115,6 +121,11 @@ impl Server {
     /// How often somebody connected, whatever was said then.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Bytes of bodies that went out.
+    pub(crate) fn sent(&self) -> usize {
+        self.sent.load(Ordering::SeqCst)
     }
 
     /// What was asked so far.
@@ -128,7 +139,12 @@ impl Server {
     }
 }
 
-async fn answer(mut stream: TcpStream, handler: Arc<Handler>, seen: Arc<Mutex<Vec<Asked>>>) {
+async fn answer(
+    mut stream: TcpStream,
+    handler: Arc<Handler>,
+    seen: Arc<Mutex<Vec<Asked>>>,
+    sent: Arc<AtomicUsize>,
+) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -147,7 +163,8 @@ async fn answer(mut stream: TcpStream, handler: Arc<Handler>, seen: Arc<Mutex<Ve
     let is_head = asked.method == "HEAD";
     seen.lock().unwrap().push(asked);
     let mut text = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", answer.status);
-    if answer.endless {
+    let chunked = answer.endless && answer.claims.is_none();
+    if chunked {
         text += "Transfer-Encoding: chunked\r\n";
     } else {
         text += &format!("Content-Length: {}\r\n", answer.claims.unwrap_or(answer.body.len() as u64));
@@ -155,12 +172,18 @@ async fn answer(mut stream: TcpStream, handler: Arc<Handler>, seen: Arc<Mutex<Ve
     answer.headers.iter().for_each(|(name, value)| text += &format!("{name}: {value}\r\n"));
     let mut bytes = (text + "\r\n").into_bytes();
     if answer.endless && !is_head {
-        let chunk = [format!("{:x}\r\n", answer.body.len()).as_bytes(), &answer.body, b"\r\n"].concat();
+        let chunk = match chunked {
+            true => [format!("{:x}\r\n", answer.body.len()).as_bytes(), &answer.body, b"\r\n"].concat(),
+            false => answer.body,
+        };
         let _ = stream.write_all(&bytes).await;
-        while stream.write_all(&chunk).await.is_ok() {}
+        while stream.write_all(&chunk).await.is_ok() {
+            sent.fetch_add(chunk.len(), Ordering::SeqCst);
+        }
         return;
     }
     if !is_head {
+        sent.fetch_add(answer.body.len(), Ordering::SeqCst);
         bytes.extend(&answer.body);
     }
     let _ = stream.write_all(&bytes).await;

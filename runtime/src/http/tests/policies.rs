@@ -1,7 +1,12 @@
 //! Who may use which route.
 
-use super::super::routes::{Policy, administration, public};
+use std::time::Duration;
+
+use super::super::inspect::Inspector;
+use super::super::routes::{Policy, Route, administration, inspection, inspector_router, public};
 use super::*;
+use crate::source::config::FetchConfig;
+use crate::source::fetch::Fetcher;
 
 fn keys() -> (Keys, tempfile::NamedTempFile) {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -36,6 +41,11 @@ const ADMIN: &[(&str, Policy)] = &[
     ("/v1/load_lora_adapter", Policy::Key),
     ("/v1/unload_lora_adapter", Policy::Key),
 ];
+const INSPECTOR: &[(&str, Policy)] = &[("/health", Policy::Open), ("/admin/v1/inspect", Policy::Key)];
+
+fn listed<S>(routes: Vec<Route<S>>) -> Vec<(&'static str, Policy)> {
+    routes.into_iter().map(|(path, policy, _)| (path, policy)).collect()
+}
 
 async fn walk(router: &Router, routes: &[(&str, Policy)], metrics_open: bool) {
     for (path, policy) in routes {
@@ -65,17 +75,18 @@ async fn walk(router: &Router, routes: &[(&str, Policy)], metrics_open: bool) {
 }
 
 #[tokio::test]
-async fn every_route_of_both_faces_keeps_its_policy() {
-    let listed = |routes: Vec<super::super::routes::Route>| -> Vec<(&'static str, Policy)> {
-        routes.into_iter().map(|(path, policy, _)| (path, policy)).collect()
-    };
+async fn every_route_of_every_face_keeps_its_policy() {
     assert_eq!(listed(public()), PUBLIC);
     assert_eq!(listed(administration()), ADMIN);
+    assert_eq!(listed(inspection()), INSPECTOR);
     let (keys, _file) = keys();
     let app = || scripted::app(Limits::default(), |_| {}).0;
     walk(&public_router(app(), &keys, false), PUBLIC, true).await;
     walk(&public_router(app(), &keys, true), PUBLIC, false).await;
     walk(&admin_router(app(), &keys), ADMIN, false).await;
+    let fetcher = Fetcher::new(FetchConfig::default()).unwrap();
+    let inspector = Inspector::new(fetcher, 1, Duration::from_secs(1), Limits::default());
+    walk(&inspector_router(std::sync::Arc::new(inspector), &keys), INSPECTOR, false).await;
 }
 
 #[tokio::test]

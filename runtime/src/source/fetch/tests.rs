@@ -9,6 +9,7 @@ use crate::source::config::{HubConfig, Patience, S3Config, Secret};
 use crate::source::server::{Answer, Asked, Server};
 
 mod credentials;
+mod glimpse;
 mod hub;
 
 const CONFIG: &[u8] = b"{\"peft_type\": \"LORA\"}";

@@ -3,7 +3,7 @@
 use super::*;
 use crate::source::credentials::SecretName;
 
-fn with_secrets(secrets: &[(&str, &str)]) -> Here {
+pub(super) fn with_secrets(secrets: &[(&str, &str)]) -> Here {
     let mut here = Here::new();
     let folder = here.dir.path().join("secrets");
     for (path, text) in secrets {

@@ -1,0 +1,83 @@
+//! `lorikeet inspector`, started for a test on a free port, and the same asked once without one.
+
+use std::path::Path;
+use std::process::Command;
+
+use lorikeet_api::{INSPECT_PATH, InspectedSource, WeightsSize};
+use serde_json::Value;
+
+use crate::client::{Answer, Client};
+use crate::process::{Process, free_address};
+use crate::replica::binary;
+use crate::until::until;
+
+/// One inspector, which asks for no token.
+pub struct Inspector {
+    process: Process,
+    client: Client,
+}
+
+impl Inspector {
+    /// Starts one with further `flags`, and waits until it answers.
+    ///
+    /// # Panics
+    /// When it ends instead, with its log.
+    pub async fn start(flags: &[&str]) -> Self {
+        let address = free_address();
+        let mut command = Command::new(binary());
+        command.args(["inspector", "--admin-listen", &address.to_string(), "--admin-insecure"]).args(flags);
+        let mut process = Process::start("lorikeet inspector", &mut command);
+        let client = Client::of(format!("http://{address}"));
+        until("the inspector answers", async || {
+            process.assert_running();
+            match Client::send(client.request(reqwest::Method::GET, "/health")).await {
+                Ok(answer) if answer.status == 200 => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await;
+        Self { process, client }
+    }
+
+    /// Asks what a source says of itself.
+    pub async fn ask(&self, body: &Value) -> Answer {
+        self.client.post(INSPECT_PATH, body).await
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// Asks once: `lorikeet inspect SRC --glimpse` with further `flags`. What it prints, or the refusal.
+///
+/// # Errors
+/// What it says on its standard error, where it refuses.
+///
+/// # Panics
+/// When it does not start, or says both.
+pub fn glimpse(source: &str, flags: &[&str]) -> Result<InspectedSource, String> {
+    let mut command = Command::new(binary());
+    let output = command.args(["inspect", source, "--glimpse"]).args(flags).output().expect("it starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    let (said, refusal) = (text(output.stdout), text(output.stderr));
+    match output.status.code() {
+        Some(0) => Ok(serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))),
+        Some(1) if said.is_empty() => Err(refusal),
+        other => panic!("{other:?}: {said}{refusal}"),
+    }
+}
+
+/// What the adapter in `folder` says of itself, read here.
+///
+/// # Panics
+/// When it has not its two files.
+#[must_use]
+pub fn said_by(folder: &Path) -> InspectedSource {
+    let config = std::fs::read_to_string(folder.join("adapter_config.json")).expect("a configuration");
+    let weights = std::fs::read(folder.join("adapter_model.safetensors")).expect("weights");
+    let header = u64::from_le_bytes(weights[..8].try_into().expect("eight bytes"));
+    InspectedSource { config, weights: Some(WeightsSize { length: weights.len() as u64, header }) }
+}
