@@ -272,8 +272,8 @@ pub struct Rollout {
     /// `Auto`: surge where a GPU is free for it, else recreate. Default: `Auto`.
     #[serde(default)]
     pub strategy: RolloutStrategy,
-    /// How long running requests may take to finish when a replica stops or an adapter is swapped or deleted, from 0 to
-    /// 3600. Default: `60`.
+    /// How long requests under way may take to finish when a replica stops, or when their adapter is swapped or deleted,
+    /// from 0 to 3600: those that take longer end with an error. Default: `60`.
     #[serde(default = "drain_seconds")]
     #[schemars(range(min = 0, max = 3600))]
     pub drain_seconds: u32,

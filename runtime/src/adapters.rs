@@ -2,6 +2,7 @@
 //!
 //! * [`store`]: what the rest of the replica holds: pins, desired sets, reports. Owns every task and every wait
 //! * [`name`]: what may be called how; `ledger`, `host`: names and memory, decided without clock or I/O
+//! * [`pin`], [`tenure`]: a request's hold on weights, and how long it may last when a name has left them
 //! * [`loader`]: the seam to what brings weights into memory; [`load`]: what does
 //! * [`files`], [`peft`], [`tensors`], [`build`]: two files become checked weights; no step trusts what it reads
 
@@ -20,5 +21,6 @@ pub mod pin;
 mod scripted;
 pub mod store;
 pub mod tensors;
+pub mod tenure;
 pub mod wanted;
 pub mod weights;

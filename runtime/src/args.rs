@@ -240,7 +240,8 @@ pub struct CapacityArgs {
     /// Do not share the keys and values of equal prefixes.
     #[arg(long)]
     pub no_prefix_cache: bool,
-    /// From SIGTERM: how long requests may still take. Those that take longer end with an error.
+    /// How long requests may still take: from SIGTERM all, from the removal of an adapter those on it, from a swap those on
+    /// the former content. Those that take longer end with an error.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub drain_seconds: u64,
     /// Stop, as at SIGTERM, when standard input ends: the process that holds its other end is gone.

@@ -45,7 +45,7 @@ pub struct Config {
     pub admin_body_bytes: usize,
     /// A busy engine that begins no step for so long is stuck.
     pub stuck_after: Duration,
-    /// How long requests may still take when it stops.
+    /// How long requests may still take when it stops, or when their adapter's name has left what they run on.
     pub drain: Duration,
     /// It stops when standard input ends, too.
     pub until_stdin_closes: bool,
@@ -208,7 +208,7 @@ impl Config {
             limits: limits(&args.limits, args.capacity.max_queue)?,
             admin_body_bytes: bytes("--max-admin-body", args.limits.max_admin_body, 1 << 10, 1 << 30)?,
             stuck_after: seconds("--stuck-after", args.limits.stuck_after)?,
-            drain: Duration::from_secs(args.capacity.drain_seconds),
+            drain: seconds_from(0, "--drain-seconds", args.capacity.drain_seconds)?,
             until_stdin_closes: args.capacity.until_stdin_closes,
         })
     }
@@ -294,8 +294,12 @@ fn bytes(flag: &'static str, size: size::Size, low: usize, high: usize) -> Resul
 }
 
 fn seconds(flag: &'static str, value: u64) -> Result<Duration, ConfigError> {
+    seconds_from(1, flag, value)
+}
+
+fn seconds_from(low: usize, flag: &'static str, value: u64) -> Result<Duration, ConfigError> {
     const YEAR: usize = 366 * 24 * 3600;
-    range(flag, usize::try_from(value).unwrap_or(usize::MAX), 1, YEAR)?;
+    range(flag, usize::try_from(value).unwrap_or(usize::MAX), low, YEAR)?;
     Ok(Duration::from_secs(value))
 }
 
@@ -384,6 +388,7 @@ mod tests {
             ("--adapter a=/x --adapter a=/y", "--adapter: expected each name once, got a"),
             ("--max-sequences 0", "--max-sequences: expected 1 to 4096, got 0"),
             ("--request-timeout 0", "--request-timeout: expected 1 to 31622400, got 0"),
+            ("--drain-seconds 31622401", "--drain-seconds: expected 0 to 31622400, got 31622401"),
             ("--max-model-length 1", "--max-model-length: expected 2 to 16777216, got 1"),
             ("--api-keys-file /nowhere", "--api-keys-file: /nowhere: No such file"),
             ("--model-revision v1", "--model-revision: revision: only a source of the hub"),

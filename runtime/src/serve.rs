@@ -150,6 +150,7 @@ async fn build(
         pinned_wait: config.adapters.pinned_wait,
         demand_calm: config.adapters.demand_calm,
         max_adapters: config.adapters.max_count,
+        drain: config.drain,
         ..StoreConfig::default()
     };
     let store = AdapterStore::new(budget, report, Arc::new(loader));

@@ -3,6 +3,7 @@
 //!
 //! `LORIKEET_STEPS` and `LORIKEET_SEED` change length and course.
 
+mod draining;
 mod faces;
 mod inspector;
 mod ledger;

@@ -112,7 +112,8 @@ impl Desired {
         Self { admin, adapters: adapters.to_owned(), set: DesiredSet::default(), digests: BTreeMap::new() }
     }
 
-    async fn change(&mut self, name: &str, next: &Meaning) {
+    /// Says so of `name`, and waits until it is.
+    pub(crate) async fn change(&mut self, name: &str, next: &Meaning) {
         self.set.adapters.retain(|adapter| adapter.name != name);
         if let Some(adapter) = next {
             let source = format!("{}/{adapter}", self.adapters);

@@ -201,7 +201,7 @@ pub(crate) fn adapter(name: &str, of: &str, source: &std::path::Path) -> String 
 pub(crate) fn deployment(name: &str, model: &std::path::Path, further: &str) -> String {
     format!(
         "apiVersion: lorikeet.dev/v1alpha1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  model: {{source: 'file://{}'}}\n  \
-         rollout: {{drainSeconds: 20}}\n{further}",
+         rollout: {{drainSeconds: 120}}\n{further}",
         model.canonicalize().expect("a model").display()
     )
 }

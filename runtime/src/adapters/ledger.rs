@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -21,6 +21,7 @@ mod demand;
 mod entry;
 mod landing;
 mod report;
+mod tenures;
 
 pub(crate) use entry::Entry;
 use entry::{Facts, Load, Variant};
@@ -36,6 +37,8 @@ pub(crate) struct Ledger {
     base: String,
     /// How many names there may be.
     limit: usize,
+    /// How long requests may still take on what their name has left.
+    drain: Duration,
     /// What is in memory.
     pub(crate) host: HostTier,
     version: Option<lorikeet_api::Version>,
@@ -71,13 +74,20 @@ pub(crate) enum NotServed {
 
 impl Ledger {
     /// No names yet. Pins ring `bell` when the last one of a name or of a generation goes.
-    pub(crate) fn new(base: String, host_budget: u64, limit: usize, bell: Arc<Notify>) -> Self {
+    pub(crate) fn new(
+        base: String,
+        host_budget: u64,
+        limit: usize,
+        drain: Duration,
+        bell: Arc<Notify>,
+    ) -> Self {
         let host = HostTier::new(host_budget, Arc::clone(&bell));
         Self {
             names: BTreeMap::new(),
             meaning: HashMap::new(),
             base,
             limit,
+            drain,
             host,
             version: None,
             changes: Changes::default(),
@@ -112,10 +122,10 @@ impl Ledger {
 
     /// A request asks for `name`.
     pub(crate) fn ask(&mut self, name: &str, now: Instant) -> Result<Asked, NotServed> {
-        let entry = self.names.get(name).filter(|entry| !entry.draining).ok_or(NotServed::Unknown)?;
-        if let Some(pin) = entry.serving.generation().and_then(|generation| self.host.pin(generation)) {
-            return Ok(Asked::Held(pin.under(&entry.running)));
+        if let Some(pin) = self.ask_held(name) {
+            return Ok(Asked::Held(pin));
         }
+        let entry = self.names.get(name).filter(|entry| !entry.draining).ok_or(NotServed::Unknown)?;
         match (&entry.serving.desire.wanted, &entry.serving.load) {
             (_, Load::Failed { failure, until, .. }) if until.is_none_or(|until| now < until) => {
                 Err(NotServed::Failed(failure.clone(), *until))
@@ -127,9 +137,10 @@ impl Ledger {
 
     /// The name's weights where they are in memory already.
     pub(crate) fn ask_held(&mut self, name: &str) -> Option<Pin> {
-        let entry = self.names.get(name).filter(|entry| !entry.draining)?;
+        let entry = self.names.get_mut(name).filter(|entry| !entry.draining)?;
         let pin = self.host.pin(entry.serving.generation()?)?;
-        Some(pin.under(&entry.running))
+        let tenure = entry.tenures.on(pin.generation());
+        Some(pin.under(tenure))
     }
 
     /// Loads to begin though no request asks: what is placed here and not in memory, and what a change brings up. The
@@ -162,7 +173,7 @@ impl Ledger {
     /// Frees what nobody holds any more and forgets names whose last request ended. The weights come back to be
     /// dropped outside of any lock.
     pub(crate) fn settle(&mut self) -> Vec<Arc<AdapterWeights>> {
-        let runs = |entry: &Entry| entry.draining && entry.running.held() > 0;
+        let runs = |entry: &Entry| entry.draining && entry.tenures.held() > 0;
         for name in self.changes.drained(|name| !self.names.get(name).is_some_and(runs)) {
             if let Some(entry) = self.names.remove(&name) {
                 self.turn(&name, entry.serving.generation(), None);

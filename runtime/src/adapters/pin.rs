@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
+use crate::adapters::tenure::{Notice, Tenure};
 use crate::adapters::weights::AdapterWeights;
 use crate::digest::Digest;
 
@@ -39,7 +40,7 @@ pub struct Pin {
     weights: Arc<AdapterWeights>,
     count: Arc<PinCount>,
     /// The requests of the name that it was asked for under, where it has one.
-    of_name: Option<Arc<PinCount>>,
+    of_name: Option<Arc<Tenure>>,
 }
 
 /// How many requests hold something. Shared by the store that may free it and the pins that forbid it.
@@ -85,10 +86,10 @@ impl Pin {
 
     /// The same hold, counted under a name too.
     #[must_use]
-    pub(crate) fn under(mut self, name: &Arc<PinCount>) -> Self {
-        name.take();
+    pub(crate) fn under(mut self, name: &Arc<Tenure>) -> Self {
+        name.pins.take();
         if let Some(other) = self.of_name.replace(Arc::clone(name)) {
-            other.give_back();
+            other.pins.give_back();
         }
         self
     }
@@ -97,6 +98,12 @@ impl Pin {
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.weights.generation
+    }
+
+    /// Until when it may be held, where the name that it was asked for under has left the generation.
+    #[must_use]
+    pub fn notice(&self) -> Option<Notice> {
+        self.of_name.as_ref()?.notice()
     }
 
     /// Its weights, checked and ready to be made resident.
@@ -119,7 +126,7 @@ impl Clone for Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         self.count.give_back();
-        self.of_name.iter().for_each(|name| name.give_back());
+        self.of_name.iter().for_each(|name| name.pins.give_back());
     }
 }
 

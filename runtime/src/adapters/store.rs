@@ -37,6 +37,8 @@ pub struct StoreConfig {
     pub max_adapters: usize,
     /// Loads that nobody waits for, at a time.
     pub ahead: usize,
+    /// How long requests may still take on weights that their name has left: it was removed, or swapped.
+    pub drain: Duration,
     /// How long loaded weights wait for room.
     pub room_wait: Duration,
     /// How long a start waits for pinned adapters.
@@ -51,6 +53,7 @@ impl Default for StoreConfig {
             host_budget: 4 << 30,
             max_adapters: 100_000,
             ahead: 2,
+            drain: Duration::from_secs(30),
             room_wait: Duration::from_secs(30),
             pinned_wait: Duration::from_mins(5),
             demand_calm: Duration::from_mins(1),
@@ -141,8 +144,13 @@ impl AdapterStore {
     #[must_use]
     pub fn new(config: StoreConfig, base: BaseModel, loader: Arc<dyn Loader>) -> Self {
         let bell = Arc::new(Notify::new());
-        let ledger =
-            Ledger::new(base.name.clone(), config.host_budget, config.max_adapters, Arc::clone(&bell));
+        let ledger = Ledger::new(
+            base.name.clone(),
+            config.host_budget,
+            config.max_adapters,
+            config.drain,
+            Arc::clone(&bell),
+        );
         let state =
             State { ledger, flights: Flights::default(), base, draining: false, ahead: Default::default() };
         let shared = Arc::new(Shared {
@@ -249,7 +257,7 @@ impl AdapterStore {
     pub fn register(&self, name: &str, source: &str) -> Result<(), StoreError> {
         let placement = Placement { resident: true, ..Placement::default() };
         let desire = Desire::of_source(source, Trust::CommandLine, placement);
-        let named = self.shared.with(|state| state.ledger.register(name, desire))?;
+        let named = self.shared.with(|state| state.ledger.register(name, desire, Instant::now()))?;
         self.shared.look_at([named]);
         Ok(())
     }
@@ -259,7 +267,7 @@ impl AdapterStore {
     /// # Errors
     /// When the name is taken, or none.
     pub fn preset(&self, adapter: &DesiredAdapter) -> Result<(), StoreError> {
-        let named = self.shared.with(|state| state.ledger.preset(adapter))?;
+        let named = self.shared.with(|state| state.ledger.preset(adapter, Instant::now()))?;
         self.shared.look_at([named]);
         Ok(())
     }
@@ -270,7 +278,7 @@ impl AdapterStore {
     /// When its version is older than the one held or a name is none, twice there, or the base model's.
     pub fn apply(&self, set: DesiredSet) -> Result<Accepted, StoreError> {
         let (changed, accepted) = self.shared.with(|state| {
-            let changed = state.ledger.apply(&set)?;
+            let changed = state.ledger.apply(&set, Instant::now())?;
             Ok::<_, LoadFailure>((changed, self.shared.accepted(state)))
         })?;
         self.shared.look_at(changed);
@@ -283,20 +291,21 @@ impl AdapterStore {
     /// As [`Self::apply`], and when its base is not the version held.
     pub fn change(&self, change: DesiredChange) -> Result<Accepted, StoreError> {
         let (changed, accepted) = self.shared.with(|state| {
-            let changed = state.ledger.change(&change)?;
+            let changed = state.ledger.change(&change, Instant::now())?;
             Ok::<_, LoadFailure>((changed, self.shared.accepted(state)))
         })?;
         self.shared.look_at(changed);
         Ok(accepted)
     }
 
-    /// Nobody may ask for `name` any more; it is forgotten when its requests have ended.
+    /// Nobody may ask for `name` any more; it is forgotten when its requests have ended, which they do in time.
     ///
     /// # Errors
     /// When there is no such name.
     pub fn remove(&self, name: &str) -> Result<Accepted, StoreError> {
-        let removed =
-            self.shared.with(|state| state.ledger.remove(name).then(|| self.shared.accepted(state)));
+        let removed = self
+            .shared
+            .with(|state| state.ledger.remove(name, Instant::now()).then(|| self.shared.accepted(state)));
         self.shared.bell.notify_one();
         removed.ok_or_else(|| {
             let shown: String = name.chars().take(80).collect();
@@ -306,7 +315,7 @@ impl AdapterStore {
     }
 
     /// Loads `source` and serves it as `name` once it is in memory; nothing changes when it is refused. With `in_place`
-    /// the name may exist: requests that run finish on what it meant.
+    /// the name may exist: requests that run finish on what it meant, and have a drain's time for that.
     ///
     /// # Errors
     /// `NameConflict` when the name exists and not `in_place`; why the load failed otherwise.

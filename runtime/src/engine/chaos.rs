@@ -1,7 +1,7 @@
 //! Random arrivals, departures, cancels, deadlines, device faults, adapters and limits, against what the model makes of
 //! each request alone: same tokens, same bits of log-probabilities, and nothing left behind.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,6 +22,7 @@ use super::scripted::{Control, POISON, Scripted, VOCABULARY, alone, logits};
 use super::stats::EngineMetrics;
 use super::step::Core;
 use crate::adapters::pin::{Generation, Pin, PinCount};
+use crate::adapters::tenure::{Cause, Notice, Tenure};
 
 const EOS: u32 = 3;
 
@@ -32,6 +33,10 @@ enum Op {
     /// The client of one of those that came goes away.
     Leave(usize),
     Cancel(usize),
+    /// The name of an adapter leaves it, and its requests have so many seconds.
+    Notice(u8, u8),
+    /// It returns.
+    Return(u8),
     /// The next step fails, or panics.
     Fault(bool),
     Steps(u8),
@@ -74,7 +79,11 @@ struct World {
     pins: Arc<PinCount>,
     /// What the host holds of adapters 1 to 6.
     store: Vec<Pin>,
+    /// Their names' requests.
+    tenures: Vec<Arc<Tenure>>,
     requests: Vec<Expected>,
+    /// Adapters that ever had notice.
+    noticed: HashSet<u8>,
     faults: bool,
 }
 
@@ -112,6 +121,8 @@ fn op() -> impl Strategy<Value = Op> {
         8 => arrival().prop_map(Op::Arrive),
         1 => any::<usize>().prop_map(Op::Leave),
         1 => any::<usize>().prop_map(Op::Cancel),
+        1 => (0..6_u8, 0..20_u8).prop_map(|(adapter, seconds)| Op::Notice(adapter, seconds)),
+        1 => (0..6_u8).prop_map(Op::Return),
         1 => any::<bool>().prop_map(Op::Fault),
         5 => (1..12_u8).prop_map(Op::Steps),
         2 => (1..6_u8).prop_map(Op::Wait),
@@ -184,9 +195,21 @@ impl World {
         let core = Core::new(Box::new(model), config.clone(), Arc::new(EngineMetrics::default()));
         let (places, pins) = (Arc::default(), Arc::default());
         let pin = |adapter: u64| counted_pin(&adapter.to_string(), 8 + 2 * adapter, &pins);
-        let store = (1..=6).map(pin).collect();
+        let (store, tenures) = ((1..=6).map(pin).collect(), (1..=6).map(|_| Arc::default()).collect());
         let (now, requests) = (Instant::now(), Vec::new());
-        Self { core, config, control, now, places, pins, store, requests, faults: false }
+        Self {
+            core,
+            config,
+            control,
+            now,
+            places,
+            pins,
+            store,
+            tenures,
+            requests,
+            noticed: HashSet::new(),
+            faults: false,
+        }
     }
 
     fn arrive(&mut self, arrival: &Arrival) {
@@ -212,7 +235,7 @@ impl World {
         let request = Request {
             id: RequestId(id),
             prompt,
-            adapter: arrival.adapter.checked_sub(1).map(|adapter| self.store[usize::from(adapter)].clone()),
+            adapter: arrival.adapter.checked_sub(1).map(|adapter| self.asked_for(usize::from(adapter))),
             salt: arrival.salt,
             weight: NonZeroU32::new(arrival.weight).unwrap(),
             sampling,
@@ -224,6 +247,10 @@ impl World {
         self.core.submit(Submitted { request, client, at: self.now });
         let (events, arrival) = (Some(received), arrival.clone());
         self.requests.push(Expected { tokens, scores, events, cancelled: false, arrival, limits });
+    }
+
+    fn asked_for(&self, adapter: usize) -> Pin {
+        self.store[adapter].clone().under(&self.tenures[adapter])
     }
 
     fn apply(&mut self, op: &Op) {
@@ -241,6 +268,12 @@ impl World {
                     self.core.cancel(RequestId((which % count) as u64));
                 }
             }
+            Op::Notice(adapter, seconds) => {
+                let given = Duration::from_secs(u64::from(*seconds));
+                self.tenures[usize::from(*adapter)].give(Notice::new(Cause::Removed, given, self.now));
+                self.noticed.insert(*adapter + 1);
+            }
+            Op::Return(adapter) => self.tenures[usize::from(*adapter)].take_back(),
             Op::Fault(panics) => {
                 let count = if *panics { &self.control.panics } else { &self.control.failures };
                 count.store(1, Ordering::SeqCst);
@@ -271,6 +304,14 @@ impl World {
             }
         }
         self.check_holdings();
+        self.check_notices();
+    }
+
+    /// After a step nobody is left whose time was up.
+    fn check_notices(&self) {
+        let scheduler = self.core.scheduler();
+        let outstays = scheduler.running().iter().find(|sequence| sequence.outstayed(self.now).is_some());
+        assert!(outstays.is_none(), "{:?}", outstays.map(crate::engine::sequence::Sequence::id));
     }
 
     fn check_holdings(&self) {
@@ -301,7 +342,7 @@ impl World {
         assert_eq!(self.pins.held(), 0);
         assert_eq!(self.places.load(Ordering::SeqCst), 0);
         for request in &mut self.requests {
-            request.check(self.faults);
+            request.check(self.faults, &self.noticed);
         }
     }
 }
@@ -316,7 +357,7 @@ fn scores(generation: Option<Generation>, prompt: &[u32], sampling: &Sampling) -
 }
 
 impl Expected {
-    fn check(&mut self, faults: bool) {
+    fn check(&mut self, faults: bool, noticed: &HashSet<u8>) {
         let Some(events) = &mut self.events else { return };
         let (mut tokens, mut scores, mut last) = (Vec::new(), Vec::new(), None);
         let mut started = 0;
@@ -345,6 +386,7 @@ impl Expected {
             }
             Event::Failed(Failure::Cancelled) => assert!(self.cancelled),
             Event::Failed(Failure::DeadlineExceeded) => assert!(self.arrival.deadline.is_some()),
+            Event::Failed(Failure::AdapterRemoved { .. }) => assert!(noticed.contains(&self.arrival.adapter)),
             Event::Failed(Failure::Internal(_)) => assert!(faults || self.arrival.poisoned),
             other => panic!("{other:?}"),
         }

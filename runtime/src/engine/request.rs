@@ -6,6 +6,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use crate::adapters::pin::Pin;
+use crate::adapters::tenure::{Cause, Notice};
 
 /// One sequence to generate. `n` choices of one prompt are `n` requests.
 #[derive(Debug)]
@@ -158,6 +159,21 @@ pub enum Failure {
     /// The replica is draining and takes no new work, or its time to finish is up.
     #[error("the replica is draining")]
     Draining,
+    /// Its adapter's name serves other content, and the time to finish on the former one is up.
+    #[error(
+        "the adapter was swapped: requests had {seconds} s to finish on its former content, and this one had not; \
+         a new one is answered by the new content"
+    )]
+    AdapterSwapped {
+        /// That time.
+        seconds: u64,
+    },
+    /// Its adapter was removed, and the time to finish is up.
+    #[error("the adapter was removed: requests had {seconds} s to finish, and this one had not")]
+    AdapterRemoved {
+        /// That time.
+        seconds: u64,
+    },
     /// The deadline passed.
     #[error("the request's deadline passed")]
     DeadlineExceeded,
@@ -186,4 +202,15 @@ pub enum Failure {
     /// The engine is gone.
     #[error("the engine has stopped")]
     EngineStopped,
+}
+
+impl From<Notice> for Failure {
+    /// What those hear whose time is up.
+    fn from(notice: Notice) -> Self {
+        let seconds = notice.given.as_secs();
+        match notice.cause {
+            Cause::Swapped => Self::AdapterSwapped { seconds },
+            Cause::Removed => Self::AdapterRemoved { seconds },
+        }
+    }
 }

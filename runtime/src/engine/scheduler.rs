@@ -233,7 +233,7 @@ impl<T> Scheduler<T> {
         }
     }
 
-    /// Takes out every sequence, running or waiting, that `leaves` says.
+    /// Takes out every sequence, running or waiting, that `leaves` says, in the order in which it says so.
     pub fn take_out(&mut self, mut leaves: impl FnMut(&Sequence<T>) -> bool, out: &mut Vec<Sequence<T>>) {
         for index in (0..self.running.len()).rev() {
             if leaves(&self.running[index]) {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use crate::adapters::pin::Pin;
+use crate::adapters::tenure::Notice;
 use crate::engine::blocks::{BlockPool, Lease};
 use crate::engine::prefix::Owner;
 use crate::engine::request::{FinishReason, Limits, RequestId};
@@ -138,6 +139,12 @@ impl<T> Sequence<T> {
     #[must_use]
     pub fn is_late(&self, now: Instant) -> bool {
         self.job.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Its adapter's notice, where the time of that is over at `now`.
+    #[must_use]
+    pub fn outstayed(&self, now: Instant) -> Option<Notice> {
+        self.adapter()?.notice().filter(|notice| notice.is_over(now))
     }
 
     /// Prompt and output.

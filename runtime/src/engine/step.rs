@@ -118,7 +118,7 @@ impl Core {
         self.fail_those(|sequence| match sequence {
             gone if gone.client.client.is_gone() => Some(Failure::Cancelled),
             late if late.is_late(now) => Some(Failure::DeadlineExceeded),
-            _ => None,
+            other => other.outstayed(now).map(Failure::from),
         });
         if self.scheduler.schedule(now).is_empty() {
             return Ok(());
@@ -215,10 +215,17 @@ impl Core {
         }
     }
 
+    /// Those that have a reason leave with it. Each is asked once: a reason may be gone a moment later.
     fn fail_those(&mut self, mut why: impl FnMut(&Sequence<Live>) -> Option<Failure>) {
-        self.scheduler.take_out(|sequence| why(sequence).is_some(), &mut self.leaving);
-        for sequence in self.leaving.drain(..) {
-            let failure = why(&sequence).unwrap_or(Failure::Cancelled);
+        let mut failures = Vec::new();
+        let leaves = |sequence: &Sequence<Live>| {
+            let failure = why(sequence);
+            let leaves = failure.is_some();
+            failures.extend(failure);
+            leaves
+        };
+        self.scheduler.take_out(leaves, &mut self.leaving);
+        for (sequence, failure) in self.leaving.drain(..).zip(failures) {
             sequence.into_client().client.fail(failure);
         }
     }

@@ -16,6 +16,7 @@ use super::scripted::{Control, POISON, Scripted, alone};
 use super::stats::EngineMetrics;
 use super::{Engine, StartError};
 use crate::adapters::pin::{Pin, PinCount};
+use crate::adapters::tenure::{Cause, Notice, Tenure};
 
 struct Bench {
     handle: EngineHandle,
@@ -302,6 +303,53 @@ fn a_drain_ends_at_its_deadline_with_a_last_event_for_everybody() {
     block_on(drained);
     assert_eq!(failure(&all(&mut running_events)), Some(&Failure::Draining));
     assert_eq!(failure(&all(&mut waiting_events)), Some(&Failure::Draining));
+}
+
+#[test]
+fn those_whose_notice_is_over_end_running_or_waiting_and_their_neighbours_do_not_notice() {
+    let bench = start(EngineConfig { max_sequences: 3, ..small() });
+    let (old, kept) = (Arc::new(Tenure::default()), Arc::new(Tenure::default()));
+    let held = Arc::new(PinCount::default());
+    let submit = |id, pin: Option<Pin>| {
+        let (request, events) = request(id, &[1, 2, 3]);
+        bench.handle.submit(Request { adapter: pin, ..request }).unwrap();
+        events
+    };
+    let leaving = || Some(counted_pin("a", 10, &held).under(&old));
+    bench.control.close();
+    // The same content under another name, other content, and the base model.
+    let staying = [Some(pin_of("a", 10).under(&kept)), Some(pin_of("b", 10))];
+    let mut running = submit(0, leaving());
+    let mut neighbours: Vec<_> =
+        staying.iter().zip(1..).map(|(pin, id)| (pin, submit(id, pin.clone()))).collect();
+    until(|| bench.control.steps.load(Ordering::SeqCst) == 1);
+    let mut waiting = submit(3, leaving());
+    neighbours.push((&None, submit(4, None)));
+    assert_eq!((old.held(), held.held()), (2, 2));
+    old.give(Notice::new(Cause::Swapped, Duration::ZERO, Instant::now()));
+    kept.give(Notice::new(Cause::Swapped, Duration::from_secs(600), Instant::now()));
+    bench.control.open();
+    for events in [&mut running, &mut waiting] {
+        assert_eq!(failure(&all(events)), Some(&Failure::AdapterSwapped { seconds: 0 }));
+    }
+    for (pin, mut events) in neighbours {
+        assert_eq!(ids(&all(&mut events)), expected(pin.as_ref(), &[1, 2, 3]));
+    }
+    assert_eq!((old.held(), held.held(), kept.held()), (0, 0, 1), "what they held is given back");
+    until(|| bench.handle.heartbeat().busy.is_none());
+    assert_eq!(bench.handle.metrics().used_blocks.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_notice_that_is_taken_back_ends_nobody() {
+    let bench = start(small());
+    let tenure = Arc::new(Tenure::default());
+    let (request, mut events) = request(0, &[1, 2, 3]);
+    let pin = pin_of("a", 10).under(&tenure);
+    tenure.give(Notice::new(Cause::Removed, Duration::ZERO, Instant::now()));
+    tenure.take_back();
+    bench.handle.submit(Request { adapter: Some(pin.clone()), ..request }).unwrap();
+    assert_eq!(ids(&all(&mut events)), expected(Some(&pin), &[1, 2, 3]));
 }
 
 #[test]

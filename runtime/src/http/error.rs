@@ -195,6 +195,13 @@ impl From<Problem> for ApiError {
             Problem::Engine(failure) => match failure {
                 Failure::QueueFull { .. } => error(S::TOO_MANY_REQUESTS, RATE, "queue_full").retry(1),
                 Failure::Draining => error(S::SERVICE_UNAVAILABLE, SERVER, "draining").retry(1),
+                // A new request gets the new content, or hears that there is no such model.
+                Failure::AdapterSwapped { .. } => error(S::SERVICE_UNAVAILABLE, SERVER, "adapter_swapped")
+                    .with_param("model".into())
+                    .retry(1),
+                Failure::AdapterRemoved { .. } => error(S::SERVICE_UNAVAILABLE, SERVER, "adapter_removed")
+                    .with_param("model".into())
+                    .retry(1),
                 Failure::EngineStopped => error(S::SERVICE_UNAVAILABLE, SERVER, "engine_stopped").retry(5),
                 Failure::DeadlineExceeded => error(S::GATEWAY_TIMEOUT, SERVER, "deadline_exceeded"),
                 Failure::NeverFits { .. } => error(S::BAD_REQUEST, INVALID, "context_length_exceeded"),
@@ -347,6 +354,8 @@ mod tests {
         let table = [
             (Failure::QueueFull { waiting: 9, limit: 9 }, 429, true),
             (Failure::Draining, 503, true),
+            (Failure::AdapterSwapped { seconds: 9 }, 503, true),
+            (Failure::AdapterRemoved { seconds: 9 }, 503, true),
             (Failure::EngineStopped, 503, true),
             (Failure::DeadlineExceeded, 504, false),
             (Failure::NeverFits { needed: 9, available: 8 }, 400, false),

@@ -2,25 +2,31 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use lorikeet_api::{DesiredAdapter, DesiredChange, DesiredSet, ErrorCode, Version};
 
+use super::tenures::Tenures;
 use super::{Entry, Ledger, Variant};
 use crate::adapters::failure::LoadFailure;
 use crate::adapters::name;
-use crate::adapters::pin::PinCount;
 use crate::adapters::wanted::Desire;
 use crate::source::Trust;
 
 impl Ledger {
     /// The command line names an adapter.
-    pub(crate) fn register(&mut self, name: &str, desire: Desire) -> Result<Arc<str>, LoadFailure> {
+    pub(crate) fn register(
+        &mut self,
+        name: &str,
+        desire: Desire,
+        now: Instant,
+    ) -> Result<Arc<str>, LoadFailure> {
         self.check_name(name)?;
         if self.names.contains_key(name) {
             return Err(conflict(format!("name: {name:?} is given twice")));
         }
         self.check_limit(1)?;
-        let name = self.set(name, desire.clone());
+        let name = self.set(name, desire.clone(), now);
         if let Some(entry) = self.names.get_mut(&name) {
             entry.command_line = Some(desire);
         }
@@ -28,13 +34,13 @@ impl Ledger {
     }
 
     /// The registry names an adapter: it is desired as if by a set that is older than any.
-    pub(crate) fn preset(&mut self, adapter: &DesiredAdapter) -> Result<Arc<str>, LoadFailure> {
+    pub(crate) fn preset(&mut self, adapter: &DesiredAdapter, now: Instant) -> Result<Arc<str>, LoadFailure> {
         self.check_name(&adapter.name)?;
         if self.names.contains_key(&*adapter.name) {
             return Err(conflict(format!("name: {:?} is given twice", adapter.name)));
         }
         self.check_limit(1)?;
-        Ok(self.desire(adapter))
+        Ok(self.desire(adapter, now))
     }
 
     /// Whether [`Self::set`] may take `name` from a caller that loads it by hand.
@@ -48,7 +54,7 @@ impl Ledger {
     }
 
     /// The whole desired set. The names whose loads may have to begin come back.
-    pub(crate) fn apply(&mut self, set: &DesiredSet) -> Result<Vec<Arc<str>>, LoadFailure> {
+    pub(crate) fn apply(&mut self, set: &DesiredSet, now: Instant) -> Result<Vec<Arc<str>>, LoadFailure> {
         // An equal version is accepted again: the writer did not hear the first answer. Its content is taken anew,
         // which changes nothing where it is the same.
         if let Some(held) = self.version.filter(|held| set.version < *held) {
@@ -64,14 +70,18 @@ impl Ledger {
             return Err(self.too_many(named.len() + others));
         }
         let gone: Vec<Arc<str>> = self.names().filter(|name| !named.contains(&***name)).cloned().collect();
-        let mut changed: Vec<Arc<str>> = gone.iter().filter_map(|name| self.undesire(name)).collect();
-        changed.extend(set.adapters.iter().map(|adapter| self.desire(adapter)));
+        let mut changed: Vec<Arc<str>> = gone.iter().filter_map(|name| self.undesire(name, now)).collect();
+        changed.extend(set.adapters.iter().map(|adapter| self.desire(adapter, now)));
         self.take_version(set.version);
         Ok(changed)
     }
 
     /// A change of the desired set. The names whose loads may have to begin come back.
-    pub(crate) fn change(&mut self, change: &DesiredChange) -> Result<Vec<Arc<str>>, LoadFailure> {
+    pub(crate) fn change(
+        &mut self,
+        change: &DesiredChange,
+        now: Instant,
+    ) -> Result<Vec<Arc<str>>, LoadFailure> {
         let held = self.version.unwrap_or_default();
         if change.version <= change.base {
             return Err(LoadFailure::new(
@@ -93,8 +103,8 @@ impl Ledger {
         let gone = change.remove.iter().filter(|name| self.knows(name)).count();
         self.check_limit(new.saturating_sub(gone))?;
         let mut changed: Vec<Arc<str>> =
-            change.remove.iter().filter_map(|name| self.undesire(name)).collect();
-        changed.extend(change.set.iter().map(|adapter| self.desire(adapter)));
+            change.remove.iter().filter_map(|name| self.undesire(name, now)).collect();
+        changed.extend(change.set.iter().map(|adapter| self.desire(adapter, now)));
         self.take_version(change.version);
         Ok(changed)
     }
@@ -104,8 +114,9 @@ impl Ledger {
         self.version
     }
 
-    /// Nobody may ask for `name` any more; it is forgotten with its last request. `false` when there is no such name.
-    pub(crate) fn remove(&mut self, name: &str) -> bool {
+    /// Nobody may ask for `name` any more; it is forgotten with its last request, which ends in time. `false` when there is
+    /// no such name.
+    pub(crate) fn remove(&mut self, name: &str, now: Instant) -> bool {
         let Some((name, _)) = self.names.get_key_value(name).filter(|(_, entry)| !entry.draining) else {
             return false;
         };
@@ -115,6 +126,7 @@ impl Ledger {
             entry.desired = false;
             entry.command_line = None;
             entry.next = None;
+            entry.give_notice(self.drain, now);
         }
         self.changes.drains(&name);
         self.touch(&name);
@@ -122,15 +134,16 @@ impl Ledger {
     }
 
     /// `name` means `desire` from now on; what it serves stays until that is in memory, unless it was removed before.
-    pub(crate) fn set(&mut self, name: &str, desire: Desire) -> Arc<str> {
+    pub(crate) fn set(&mut self, name: &str, desire: Desire, now: Instant) -> Arc<str> {
         self.forget_the_removed(name, &desire);
         let known = self.names.get_key_value(name).map(|(name, _)| Arc::clone(name));
         let name = known.unwrap_or_else(|| Arc::from(name));
-        let running = PinCount::ringing(&self.bell);
-        let fresh = || Entry::new(Variant::of(desire.clone()), running);
+        let tenures = Tenures::new(&self.bell);
+        let fresh = || Entry::new(Variant::of(desire.clone()), tenures);
         let is_new = !self.names.contains_key(&name);
         let entry = self.names.entry(Arc::clone(&name)).or_insert_with(fresh);
         let changed = entry.turn_to(desire) | std::mem::take(&mut entry.draining) | is_new;
+        entry.give_notice(self.drain, now);
         self.changes.drains_no_more(&name);
         if changed {
             self.touch(&name);
@@ -151,8 +164,8 @@ impl Ledger {
         }
     }
 
-    fn desire(&mut self, desired: &DesiredAdapter) -> Arc<str> {
-        let name = self.set(&desired.name, Desire::of(desired, Trust::Admin));
+    fn desire(&mut self, desired: &DesiredAdapter, now: Instant) -> Arc<str> {
+        let name = self.set(&desired.name, Desire::of(desired, Trust::Admin), now);
         if let Some(entry) = self.names.get_mut(&name) {
             entry.desired = true;
         }
@@ -160,13 +173,13 @@ impl Ledger {
     }
 
     /// The desired set names it no longer: back to what the command line says, or gone.
-    fn undesire(&mut self, name: &str) -> Option<Arc<str>> {
+    fn undesire(&mut self, name: &str, now: Instant) -> Option<Arc<str>> {
         let entry = self.names.get_mut(name)?;
         entry.desired = false;
         match entry.command_line.clone() {
-            Some(desire) => Some(self.set(name, desire)),
+            Some(desire) => Some(self.set(name, desire, now)),
             None => {
-                self.remove(name);
+                self.remove(name, now);
                 None
             }
         }

@@ -53,7 +53,7 @@ fn step(requests: usize) -> u32 {
 impl Entry {
     /// Requests that run or wait.
     fn requests(&self) -> usize {
-        self.running.held() + self.waiting.load(Ordering::Relaxed)
+        self.tenures.held() + self.waiting.load(Ordering::Relaxed)
     }
 }
 

@@ -5,9 +5,10 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use super::demand::Demand;
+use super::tenures::Tenures;
 use crate::adapters::failure::LoadFailure;
 use crate::adapters::host::HostTier;
-use crate::adapters::pin::{Generation, PinCount};
+use crate::adapters::pin::Generation;
 use crate::adapters::wanted::{Desire, Wanted};
 
 /// A name of the ledger.
@@ -20,14 +21,14 @@ pub(crate) struct Entry {
     pub(super) command_line: Option<Desire>,
     /// The desired set names it.
     pub(super) desired: bool,
-    /// No longer wanted: running requests finish, new ones are refused.
+    /// No longer wanted: running requests finish in time, new ones are refused.
     pub(crate) draining: bool,
     /// The report that its last change is in.
     pub(super) changed: u64,
     /// How many requests it is asked for at a time.
     pub(super) demand: Demand,
     /// Requests that hold any of its generations.
-    pub(crate) running: Arc<PinCount>,
+    pub(crate) tenures: Tenures,
     /// Requests that wait for a load.
     pub(crate) waiting: Arc<AtomicUsize>,
 }
@@ -71,6 +72,11 @@ impl Variant {
         self.facts.as_ref().map(|facts| facts.generation)
     }
 
+    /// What loads of it find, where that is known before.
+    pub(super) fn promised(&self) -> Option<Generation> {
+        self.desire.wanted.as_ref().ok()?.digest.map(Generation::of)
+    }
+
     pub(crate) fn is_held(&self, host: &HostTier) -> bool {
         self.generation().is_some_and(|generation| host.contains(generation))
     }
@@ -96,7 +102,7 @@ impl Variant {
 }
 
 impl Entry {
-    pub(super) fn new(serving: Variant, running: PinCount) -> Self {
+    pub(super) fn new(serving: Variant, tenures: Tenures) -> Self {
         Self {
             serving,
             next: None,
@@ -105,7 +111,7 @@ impl Entry {
             draining: false,
             changed: 0,
             demand: Demand::default(),
-            running: Arc::new(running),
+            tenures,
             waiting: Arc::default(),
         }
     }

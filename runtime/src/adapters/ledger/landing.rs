@@ -51,7 +51,13 @@ impl Ledger {
     }
 
     /// Weights of `wanted` have come.
-    pub(crate) fn lands(&mut self, wanted: &Wanted, who: &Interested, arrival: Arrival) -> Landing {
+    pub(crate) fn lands(
+        &mut self,
+        wanted: &Wanted,
+        who: &Interested,
+        arrival: Arrival,
+        now: Instant,
+    ) -> Landing {
         let (generation, bytes) = (arrival.weights.generation, arrival.weights.bytes);
         let leaving = match self.host.room(bytes) {
             _ if self.host.contains(generation) => Vec::new(),
@@ -70,9 +76,9 @@ impl Ledger {
             target_modules: arrival.weights.target_modules.clone().into(),
         });
         let pin = self.host.insert(arrival.weights, arrival.took.as_secs_f64() * 1e3);
-        let adopted = who.adopting.iter().map(|(name, desire)| self.set(name, desire.clone()));
+        let adopted = who.adopting.iter().map(|(name, desire)| self.set(name, desire.clone(), now));
         let adopted: Vec<Arc<str>> = adopted.collect();
-        who.names.iter().chain(&adopted).for_each(|name| self.turns_to(name, wanted, &facts));
+        who.names.iter().chain(&adopted).for_each(|name| self.turns_to(name, wanted, &facts, now));
         // Names of other sources with this very content have it back too.
         self.names_of(generation).iter().for_each(|name| self.place(name));
         self.touch_names_of(generation);
@@ -109,7 +115,7 @@ impl Ledger {
     }
 
     /// `name` serves what has come, or brings it up no longer.
-    fn turns_to(&mut self, name: &Arc<str>, wanted: &Wanted, facts: &Arc<Facts>) {
+    fn turns_to(&mut self, name: &Arc<str>, wanted: &Wanted, facts: &Arc<Facts>, now: Instant) {
         let Some(entry) = self.names.get_mut(name).filter(|entry| !entry.draining) else { return };
         let before = entry.serving.generation();
         if let Some(next) = entry.next.take_if(|next| next.wants(wanted)) {
@@ -120,6 +126,7 @@ impl Ledger {
         }
         entry.serving.facts = Some(Arc::clone(facts));
         entry.serving.load = Load::Idle;
+        entry.give_notice(self.drain, now);
         self.turn(name, before, Some(facts.generation));
     }
 

@@ -129,7 +129,7 @@ impl Ledger {
             rank: facts.map_or(0, |facts| facts.rank),
             bytes: facts.map_or(0, |facts| facts.bytes),
             target_modules: facts.map_or_else(Vec::new, |facts| facts.target_modules.to_vec()),
-            running: entry.running.held() as u32,
+            running: entry.tenures.held() as u32,
             waiting: entry.waiting.load(Ordering::Relaxed) as u32,
             demand: entry.demand.told(),
             error: refused

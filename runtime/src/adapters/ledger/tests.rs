@@ -9,10 +9,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::adapters::pin::Generation;
 use crate::adapters::scripted::{generation, weights};
+use crate::adapters::tenure::{Cause, Notice};
 use crate::adapters::wanted::Placement;
 use crate::source::Trust;
 
 const BUDGET: u64 = 100;
+/// Of the random lives' one second a step.
+const DRAIN: Duration = Duration::from_secs(10);
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
 #[derive(Clone, Debug)]
@@ -43,13 +46,14 @@ fn step() -> impl Strategy<Value = Step> {
 struct World {
     ledger: Ledger,
     loads: Vec<(String, Arc<Wanted>)>,
-    pins: Vec<Pin>,
+    /// Those that were asked for under a name, and those of loads.
+    pins: Vec<(Option<String>, Pin)>,
     told: BTreeMap<String, BTreeSet<u8>>,
     now: Instant,
 }
 
 fn ledger(budget: u64) -> Ledger {
-    Ledger::new("base".to_owned(), budget, 100, Arc::default())
+    Ledger::new("base".to_owned(), budget, 100, DRAIN, Arc::default())
 }
 
 fn desire(path: &str, placement: Placement) -> Desire {
@@ -82,11 +86,11 @@ impl World {
                 }
                 self.told.entry(name.to_owned()).or_default().insert(path);
                 let placement = Placement { resident, ..Placement::default() };
-                self.ledger.set(name, desire(&format!("/{path}"), placement));
+                self.ledger.set(name, desire(&format!("/{path}"), placement), self.now);
             }
             Step::Remove(name) => {
                 let was_known = self.ledger.knows(NAMES[name]);
-                assert_eq!(self.ledger.remove(NAMES[name]), was_known);
+                assert_eq!(self.ledger.remove(NAMES[name], self.now), was_known);
                 assert!(!self.ledger.knows(NAMES[name]));
             }
             Step::Ask(name) => self.ask(NAMES[name]),
@@ -113,7 +117,7 @@ impl World {
                 let told = &self.told[name];
                 let means = told.iter().any(|path| generation(&format!("/{path}")) == pin.generation());
                 assert!(means, "{name} gave what it was never told to mean");
-                self.pins.push(pin);
+                self.pins.push((Some(name.to_owned()), pin));
             }
             Ok(Asked::Cold(wanted)) => {
                 self.ledger.begins(name, &wanted);
@@ -129,8 +133,8 @@ impl World {
         let failure = LoadFailure::new(ErrorCode::InvalidWeights, "scripted");
         let failure = match fine {
             false => failure,
-            true => match self.ledger.lands(wanted, &who, arrival(&wanted.source.to_string())) {
-                Landing::Landed(pin, _) => return self.pins.push(pin),
+            true => match self.ledger.lands(wanted, &who, arrival(&wanted.source.to_string()), self.now) {
+                Landing::Landed(pin, _) => return self.pins.push((None, pin)),
                 Landing::Wait(_) => self.ledger.finds_no_room(0),
                 Landing::Refused(failure) => failure,
             },
@@ -142,8 +146,13 @@ impl World {
         let (used, budget) = self.ledger.host.bytes();
         assert!(used <= budget, "{used} of {budget} bytes");
         assert_eq!(used, self.ledger.host.sum_of_held(), "bytes are the sum of live generations");
-        for pin in &self.pins {
+        for (name, pin) in &self.pins {
             assert!(self.ledger.host.contains(pin.generation()), "{pin:?} was freed while it was held");
+            let entry = name.as_ref().map(|name| self.ledger.entry(name).expect("it has a request"));
+            let is_left =
+                |entry: &Entry| entry.draining || entry.serving.generation() != Some(pin.generation());
+            assert_eq!(pin.notice().is_some(), entry.is_some_and(is_left), "{pin:?} of {name:?}");
+            assert!(pin.notice().is_none_or(|notice| notice.until <= self.now + DRAIN));
         }
         assert_eq!(self.ledger.count(), self.ledger.names().count());
         let report = self.ledger.reported(None, &|_| false);
@@ -175,7 +184,7 @@ proptest! {
         }
         world.pins.clear();
         NAMES.iter().for_each(|name| {
-            world.ledger.remove(name);
+            world.ledger.remove(name, world.now);
         });
         drop(world.ledger.settle());
         prop_assert_eq!(world.ledger.host.bytes().0, 0, "all memory came back");
@@ -225,11 +234,11 @@ fn names(ledger: &Ledger) -> Vec<&str> {
 #[test]
 fn a_set_replaces_the_last_one_and_leaves_the_command_lines_names() {
     let mut ledger = ledger(BUDGET);
-    ledger.register("own", desire("/own", Placement::default())).unwrap();
-    ledger.apply(&set(1, 1, vec![named("a", "/a"), named("own", "/other")])).unwrap();
+    ledger.register("own", desire("/own", Placement::default()), Instant::now()).unwrap();
+    ledger.apply(&set(1, 1, vec![named("a", "/a"), named("own", "/other")]), Instant::now()).unwrap();
     assert_eq!(names(&ledger), ["a", "own"]);
     assert_eq!(ledger.entry("own").unwrap().serving.desire.source(), "/other");
-    ledger.apply(&set(1, 2, vec![named("b", "/b")])).unwrap();
+    ledger.apply(&set(1, 2, vec![named("b", "/b")]), Instant::now()).unwrap();
     assert_eq!(names(&ledger), ["b", "own"]);
     assert_eq!(ledger.entry("own").unwrap().serving.desire.source(), "/own");
 }
@@ -237,12 +246,12 @@ fn a_set_replaces_the_last_one_and_leaves_the_command_lines_names() {
 #[test]
 fn an_older_set_is_refused_and_an_equal_one_accepted_again() {
     let mut ledger = ledger(BUDGET);
-    ledger.apply(&set(2, 1, vec![named("a", "/a")])).unwrap();
+    ledger.apply(&set(2, 1, vec![named("a", "/a")]), Instant::now()).unwrap();
     let report = ledger.report_number();
-    ledger.apply(&set(2, 1, vec![named("a", "/a")])).unwrap();
+    ledger.apply(&set(2, 1, vec![named("a", "/a")]), Instant::now()).unwrap();
     assert_eq!(ledger.report_number(), report, "nothing changed");
     for (epoch, sequence) in [(1, 9), (2, 0)] {
-        let refused = ledger.apply(&set(epoch, sequence, Vec::new())).unwrap_err();
+        let refused = ledger.apply(&set(epoch, sequence, Vec::new()), Instant::now()).unwrap_err();
         assert_eq!(refused.code, ErrorCode::StaleVersion);
     }
     assert_eq!(names(&ledger), ["a"]);
@@ -251,7 +260,7 @@ fn an_older_set_is_refused_and_an_equal_one_accepted_again() {
 #[test]
 fn a_change_is_taken_against_its_base_alone() {
     let mut ledger = ledger(BUDGET);
-    ledger.apply(&set(1, 1, vec![named("a", "/a"), named("b", "/b")])).unwrap();
+    ledger.apply(&set(1, 1, vec![named("a", "/a"), named("b", "/b")]), Instant::now()).unwrap();
     let version = |sequence| Version { epoch: 1, sequence };
     let change = |base, to, remove: &[&str]| DesiredChange {
         base: version(base),
@@ -259,10 +268,16 @@ fn a_change_is_taken_against_its_base_alone() {
         set: vec![named("c", "/c")],
         remove: remove.iter().map(ToString::to_string).collect(),
     };
-    assert_eq!(ledger.change(&change(0, 2, &[])).unwrap_err().code, ErrorCode::StaleVersion);
-    assert_eq!(ledger.change(&change(1, 1, &[])).unwrap_err().code, ErrorCode::InvalidRequest);
-    assert_eq!(ledger.change(&change(1, 2, &["c"])).unwrap_err().code, ErrorCode::NameConflict);
-    ledger.change(&change(1, 2, &["a", "never_there"])).unwrap();
+    assert_eq!(ledger.change(&change(0, 2, &[]), Instant::now()).unwrap_err().code, ErrorCode::StaleVersion);
+    assert_eq!(
+        ledger.change(&change(1, 1, &[]), Instant::now()).unwrap_err().code,
+        ErrorCode::InvalidRequest
+    );
+    assert_eq!(
+        ledger.change(&change(1, 2, &["c"]), Instant::now()).unwrap_err().code,
+        ErrorCode::NameConflict
+    );
+    ledger.change(&change(1, 2, &["a", "never_there"]), Instant::now()).unwrap();
     assert_eq!((names(&ledger), ledger.version()), (vec!["b", "c"], Some(version(2))));
 }
 
@@ -270,13 +285,13 @@ fn a_change_is_taken_against_its_base_alone() {
 fn a_set_with_a_bad_name_is_refused_whole_and_one_with_a_bad_source_is_not() {
     let mut ledger = ledger(BUDGET);
     for name in ["", "base", "a b", "a\n", "../a", "a//b", "é", &"x".repeat(254)] {
-        let refused = ledger.apply(&set(1, 1, vec![named("good", "/a"), named(name, "/a")]));
+        let refused = ledger.apply(&set(1, 1, vec![named("good", "/a"), named(name, "/a")]), Instant::now());
         assert!(refused.is_err(), "{name:?}");
         assert!(names(&ledger).is_empty());
     }
-    let twice = ledger.apply(&set(1, 1, vec![named("a", "/a"), named("a", "/b")]));
+    let twice = ledger.apply(&set(1, 1, vec![named("a", "/a"), named("a", "/b")]), Instant::now());
     assert_eq!(twice.unwrap_err().code, ErrorCode::NameConflict);
-    ledger.apply(&set(1, 1, vec![named("good", "/a"), named("bad", "ftp://h/x")])).unwrap();
+    ledger.apply(&set(1, 1, vec![named("good", "/a"), named("bad", "ftp://h/x")]), Instant::now()).unwrap();
     let bad = ledger.describe("bad", ledger.entry("bad").unwrap(), &|_| false);
     assert_eq!((bad.state, bad.error.unwrap().code), (AdapterState::Failed, ErrorCode::SourceForbidden));
     assert!(matches!(ledger.ask("bad", Instant::now()), Err(NotServed::Failed(..))));
@@ -286,15 +301,17 @@ fn a_set_with_a_bad_name_is_refused_whole_and_one_with_a_bad_source_is_not() {
 #[test]
 fn a_name_that_drains_may_come_back_before_its_last_request_ends() {
     let mut ledger = ledger(BUDGET);
-    ledger.set("a", desire("/1", Placement::default()));
+    ledger.set("a", desire("/1", Placement::default()), Instant::now());
     let Ok(Asked::Cold(wanted)) = ledger.ask("a", Instant::now()) else { panic!() };
-    let Landing::Landed(held, _) = ledger.lands(&wanted, &who("a"), arrival("/1")) else { panic!() };
+    let Landing::Landed(held, _) = ledger.lands(&wanted, &who("a"), arrival("/1"), Instant::now()) else {
+        panic!()
+    };
     let Ok(Asked::Held(pin)) = ledger.ask("a", Instant::now()) else { panic!() };
     drop(held);
-    ledger.remove("a");
+    ledger.remove("a", Instant::now());
     drop(ledger.settle());
     assert!(ledger.entry("a").unwrap().draining && !ledger.knows("a"));
-    ledger.set("a", desire("/1", Placement::default()));
+    ledger.set("a", desire("/1", Placement::default()), Instant::now());
     drop(pin);
     drop(ledger.settle());
     assert!(matches!(ledger.ask("a", Instant::now()), Ok(Asked::Held(_))));
@@ -303,11 +320,13 @@ fn a_name_that_drains_may_come_back_before_its_last_request_ends() {
 #[test]
 fn a_removed_name_that_comes_back_with_another_meaning_never_serves_the_old_one() {
     let mut ledger = ledger(BUDGET);
-    ledger.set("a", desire("/1", Placement::default()));
+    ledger.set("a", desire("/1", Placement::default()), Instant::now());
     let Ok(Asked::Cold(wanted)) = ledger.ask("a", Instant::now()) else { panic!() };
-    let Landing::Landed(running, _) = ledger.lands(&wanted, &who("a"), arrival("/1")) else { panic!() };
-    ledger.remove("a");
-    ledger.set("a", desire("/2", Placement::default()));
+    let Landing::Landed(running, _) = ledger.lands(&wanted, &who("a"), arrival("/1"), Instant::now()) else {
+        panic!()
+    };
+    ledger.remove("a", Instant::now());
+    ledger.set("a", desire("/2", Placement::default()), Instant::now());
     let asked = ledger.ask("a", Instant::now());
     assert!(matches!(asked, Ok(Asked::Cold(wanted)) if wanted.source.to_string() == "/2"));
     drop(running);
@@ -319,7 +338,66 @@ fn a_removed_name_that_comes_back_with_another_meaning_never_serves_the_old_one(
 fn more_names_than_the_limit_are_refused() {
     let mut ledger = ledger(BUDGET);
     let many: Vec<DesiredAdapter> = (0..101).map(|n| named(&format!("n{n}"), "/a")).collect();
-    assert_eq!(ledger.apply(&set(1, 1, many.clone())).unwrap_err().code, ErrorCode::TooLarge);
-    ledger.apply(&set(1, 1, many[1..].to_vec())).unwrap();
+    assert_eq!(ledger.apply(&set(1, 1, many.clone()), Instant::now()).unwrap_err().code, ErrorCode::TooLarge);
+    ledger.apply(&set(1, 1, many[1..].to_vec()), Instant::now()).unwrap();
     assert_eq!(ledger.check_load("another", false).unwrap_err().code, ErrorCode::TooLarge);
+}
+
+/// Makes `name` serve what is at `path` from `now` on, and returns a request on it.
+fn serves(ledger: &mut Ledger, name: &str, desire: Desire, path: &str, now: Instant) -> Pin {
+    let wanted = desire.wanted.clone().unwrap();
+    ledger.set(name, desire, now);
+    let Landing::Landed(held, _) = ledger.lands(&wanted, &who(name), arrival(path), now) else { panic!() };
+    let Ok(Asked::Held(pin)) = ledger.ask(name, now) else { panic!() };
+    assert_eq!((pin.generation(), pin.notice()), (held.generation(), None));
+    pin
+}
+
+/// The content at `path`, by its digest.
+fn pinned_to(path: &str) -> Desire {
+    let digest = Some(generation(path).digest().to_string());
+    Desire::of(&DesiredAdapter { digest, ..named("", path) }, Trust::Admin)
+}
+
+#[test]
+fn requests_on_what_a_swap_left_have_the_drains_time_from_when_it_took_over() {
+    let (start, second) = (Instant::now(), Duration::from_secs(1));
+    let mut ledger = ledger(BUDGET);
+    let old = serves(&mut ledger, "a", pinned_to("/0"), "/0", start);
+    let other = serves(&mut ledger, "b", pinned_to("/0"), "/0", start);
+    ledger.set("a", pinned_to("/1"), start + second);
+    assert_eq!(old.notice(), None, "what comes is not there yet");
+    let new = serves(&mut ledger, "a", pinned_to("/1"), "/1", start + second * 2);
+    assert_eq!(old.notice(), Some(Notice::new(Cause::Swapped, DRAIN, start + second * 2)));
+    assert_eq!((new.notice(), other.notice()), (None, None), "another name serves the same content still");
+    ledger.remove("a", start + second * 3);
+    assert_eq!(old.notice().unwrap().until, start + second * 2 + DRAIN, "that time goes on");
+    assert_eq!(new.notice(), Some(Notice::new(Cause::Removed, DRAIN, start + second * 3)));
+    assert_eq!(ledger.describe("a", ledger.entry("a").unwrap(), &|_| false).running, 2);
+    drop((old, new));
+    drop(ledger.settle());
+    assert!(ledger.entry("a").is_none(), "it is forgotten with its last request");
+    assert_eq!(other.notice(), None);
+}
+
+#[test]
+fn what_is_desired_again_while_it_drains_is_kept_with_its_requests() {
+    let (start, second) = (Instant::now(), Duration::from_secs(1));
+    let mut ledger = ledger(BUDGET);
+    let first = serves(&mut ledger, "a", pinned_to("/0"), "/0", start);
+    let second_one = serves(&mut ledger, "a", pinned_to("/1"), "/1", start);
+    assert!(first.notice().is_some() && second_one.notice().is_none());
+    ledger.set("a", pinned_to("/0"), start + second);
+    assert_eq!(first.notice(), None, "it is desired by its digest, and comes back");
+    ledger.set("a", pinned_to("/1"), start + second * 2);
+    assert_eq!(first.notice(), Some(Notice::new(Cause::Swapped, DRAIN, start + second * 2)), "it does not");
+    let again = serves(&mut ledger, "a", pinned_to("/0"), "/0", start + second * 3);
+    assert_eq!((first.notice(), again.notice()), (None, None));
+    assert_eq!(second_one.notice(), Some(Notice::new(Cause::Swapped, DRAIN, start + second * 3)));
+
+    ledger.remove("a", start + second * 4);
+    assert_eq!(first.notice().map(|notice| notice.cause), Some(Cause::Removed));
+    ledger.set("a", pinned_to("/0"), start + second * 5);
+    assert_eq!(first.notice(), None, "the name is back as it was");
+    assert_eq!(second_one.notice().unwrap().until, start + second * 3 + DRAIN);
 }

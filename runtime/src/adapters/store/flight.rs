@@ -127,7 +127,7 @@ async fn land(shared: &Arc<Shared>, wanted: &Arc<Wanted>, loaded: Loaded, starte
         let landing = shared.with(|state| {
             let who =
                 state.flights.under_way.get(wanted).map(|flying| flying.who.clone()).unwrap_or_default();
-            let landing = state.ledger.lands(wanted, &who, arrival);
+            let landing = state.ledger.lands(wanted, &who, arrival, Instant::now());
             if let Landing::Landed(..) = &landing {
                 state.flights.under_way.remove(wanted);
             }

@@ -5,6 +5,7 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::adapters::scripted::{Scripted, base, generation};
+use crate::adapters::tenure::Cause;
 
 fn store(script: &Arc<Scripted>, host_budget: u64) -> AdapterStore {
     let config = StoreConfig { host_budget, room_wait: Duration::from_millis(20), ..StoreConfig::default() };
@@ -100,6 +101,8 @@ async fn a_swap_serves_the_old_generation_until_the_new_one_is_in_memory() {
     assert_eq!((report.host.used, report.adapters[0].source.as_str()), (30, "/new"));
     assert_eq!(store.pin("a").await.unwrap().generation(), generation("new"));
     assert_eq!(running.generation(), generation("old"));
+    let notice = running.notice().expect("its name has left the old one");
+    assert_eq!((notice.cause, notice.given), (Cause::Swapped, StoreConfig::default().drain));
     drop(running);
     while store.figures().host.used > 20 {
         tokio::task::yield_now().await;
@@ -135,6 +138,7 @@ async fn a_removed_name_drains_and_is_forgotten_with_its_last_request() {
     assert!(!store.knows("a") && store.names().is_empty());
     let report = until(&store, "a", is(AdapterState::Draining)).await;
     assert_eq!((report.adapters[0].running, report.host.used), (1, 10));
+    assert_eq!(pin.notice().map(|notice| notice.cause), Some(Cause::Removed));
     drop(pin);
     let report = until(&store, "a", |adapter| adapter.is_none()).await;
     assert_eq!(report.host.used, 0);
