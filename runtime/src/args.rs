@@ -52,8 +52,8 @@ pub struct InspectArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
-    /// Fetch nothing: print the text of an adapter's configuration and the size of its weights as one line of JSON. SRC may lead
-    /// where the admin API lets one: paths below --source-root, public hosts and those of --allow-source-host.
+    /// Fetch nothing: print the text of an adapter's configuration and the size of its weights, or code and message of a refusal, as
+    /// one line of JSON. SRC may lead where the admin API lets one: paths below --source-root, public hosts and those of --allow-source-host.
     #[arg(long, conflicts_with_all = ["model", "json"])]
     pub glimpse: bool,
     /// With --glimpse: the Secret of --credentials that opens SRC.

@@ -11,7 +11,7 @@ use lorikeet_runtime::{inspector, serve};
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(args) => serve::run(*args).map_err(|error| error.to_string()),
-        Command::Inspect(args) if args.glimpse => inspect::glimpse(&args).and_then(|line| say(&line)),
+        Command::Inspect(args) if args.glimpse => glimpsed(&args),
         Command::Inspect(args) => return inspected(&args),
         Command::Inspector(args) => inspector::run(&args).map_err(|error| error.to_string()),
     };
@@ -26,9 +26,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn say(line: &str) -> Result<(), String> {
+/// One line of JSON in either case, for programs; the refusal for people too.
+fn glimpsed(args: &InspectArgs) -> Result<(), String> {
     use std::io::Write as _;
-    writeln!(std::io::stdout(), "{line}").map_err(|error| error.to_string())
+    let (line, ended) = match inspect::glimpse(args) {
+        Ok(said) => (serde_json::to_string(&said), Ok(())),
+        Err(failure) => (serde_json::to_string(&failure), Err(failure.message)),
+    };
+    let line = line.map_err(|error| error.to_string())?;
+    writeln!(std::io::stdout(), "{line}").map_err(|error| error.to_string())?;
+    ended
 }
 
 /// 0: it would be served; 1: it would be refused.

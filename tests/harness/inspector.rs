@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use lorikeet_api::{INSPECT_PATH, InspectedSource, WeightsSize};
+use lorikeet_api::{Failure, INSPECT_PATH, InspectedSource, WeightsSize};
 use serde_json::Value;
 
 use crate::client::{Answer, Client};
@@ -54,10 +54,10 @@ impl Inspector {
 /// Asks once: `lorikeet inspect SRC --glimpse` with further `flags`. What it prints, or the refusal.
 ///
 /// # Errors
-/// What it says on its standard error, where it refuses.
+/// The message of its refusal.
 ///
 /// # Panics
-/// When it does not start, or says both.
+/// When it does not start, or does not say the same to programs and people.
 pub fn glimpse(source: &str, flags: &[&str]) -> Result<InspectedSource, String> {
     let mut command = Command::new(binary());
     let output = command.args(["inspect", source, "--glimpse"]).args(flags).output().expect("it starts");
@@ -65,7 +65,12 @@ pub fn glimpse(source: &str, flags: &[&str]) -> Result<InspectedSource, String> 
     let (said, refusal) = (text(output.stdout), text(output.stderr));
     match output.status.code() {
         Some(0) => Ok(serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))),
-        Some(1) if said.is_empty() => Err(refusal),
+        Some(1) => {
+            let failure: Failure =
+                serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+            assert_eq!(refusal.trim_end(), format!("lorikeet: {}", failure.message));
+            Err(failure.message)
+        }
         other => panic!("{other:?}: {said}{refusal}"),
     }
 }
