@@ -42,8 +42,8 @@ pub fn drain_timeout(adapter: &AdapterKey, drain_seconds: u32) -> Occurrence {
         reason: Reason::DrainTimeout,
         warning: true,
         message: format!(
-            "not drained within rollout.drainSeconds of its Deployment ({drain_seconds}): it is gone though requests may still \
-             run; raise drainSeconds where they take longer"
+            "not drained within rollout.drainSeconds of its Deployment ({drain_seconds}): it is gone, and requests that still run \
+             end with an error; raise drainSeconds where they take longer"
         ),
     }
 }
