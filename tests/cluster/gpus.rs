@@ -33,8 +33,8 @@ const GPU_NODES: [(&str, Labels); 6] = [
 ];
 const CPU_NODES: [&str; 3] = ["cpu-a", "cpu-b", "cpu-c"];
 
-async fn with_nodes(name: &str) -> Stage {
-    let mut stage = Stage::scheduled(name).await;
+async fn with_nodes(name: &str) -> Option<Stage> {
+    let mut stage = Stage::scheduled(name).await?;
     for (name, labels) in GPU_NODES {
         node(&stage, name, labels).await;
     }
@@ -42,7 +42,7 @@ async fn with_nodes(name: &str) -> Stage {
         node(&stage, name, &[]).await;
     }
     stage.start_operator().await;
-    stage
+    Some(stage)
 }
 
 fn names(nodes: &[&str]) -> BTreeSet<String> {
@@ -81,7 +81,7 @@ async fn surge(stage: &Stage, name: &str) -> Option<IntOrString> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_land_on_the_nodes_that_their_pool_names_and_rollouts_never_wait_for_their_own_gpus() {
-    let stage = with_nodes("gpus").await;
+    let Some(stage) = with_nodes("gpus").await else { return };
     let namespace = stage.namespace.clone();
     let great = on(&namespace, "great", 4, "nvidia-a100-80gb");
     let small = on(&namespace, "small", 1, "nvidia-a100-40gb");
@@ -111,7 +111,7 @@ async fn pods_land_on_the_nodes_that_their_pool_names_and_rollouts_never_wait_fo
 /// More replicas than GPUs: the status says what is waited for, and the rest serves.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_without_a_node_is_named_as_what_is_waited_for() {
-    let mut stage = Stage::scheduled("no-node").await;
+    let Some(mut stage) = Stage::scheduled("no-node").await else { return };
     node(&stage, "only", &[(GKE, "nvidia-a100-80gb")]).await;
     stage.start_operator().await;
     stage.kubectl.apply(&[on(&stage.namespace, "great", 2, "nvidia-a100-80gb")]);
