@@ -1,6 +1,6 @@
 //! A real control plane on loopback: etcd, kube-apiserver with RBAC and an audit log, kube-controller-manager with the
 //! controllers of Deployments, ReplicaSets, disruption budgets, garbage and namespaces, and for those who ask kube-scheduler.
-//! No node: see `kubelet`.
+//! No node: see `kubelet`. Or one that is given: see `given`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,8 +14,9 @@ use lorikeet_tests::process::free_address;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::audit::Audit;
+use crate::audit::{Audit, Passed};
 use crate::certificates::{Authority, Pair, token_keys};
+use crate::given::{self, skips};
 use crate::kubectl::Kubectl;
 use crate::tethered::Tethered;
 use crate::until::until;
@@ -41,26 +42,47 @@ const AUDIT_POLICY: &str = r#"{
   ]
 }"#;
 
-/// A control plane; it ends with its value.
+/// A control plane; one of ours ends with its value.
 pub(crate) struct ControlPlane {
     folder: PathBuf,
+    made: Made,
+}
+
+/// Who made it.
+enum Made {
+    /// We did.
+    Here(Programs),
+    /// It was given: what passed our proxies stands for its audit log, and names bear the `run`.
+    Elsewhere { run: String, passed: Passed },
+}
+
+/// What one of ours consists of.
+struct Programs {
     etcd: SocketAddr,
     address: SocketAddr,
-    server: String,
-    authority: String,
     // Ended in this order: who writes before who keeps.
     processes: Vec<Tethered>,
 }
 
 impl ControlPlane {
-    /// The one that most scenarios of this program share, each in namespaces of its own.
+    /// The one that most scenarios of this program share, each in namespaces of its own: that of `KUBECONFIG`, else one of ours.
     pub(crate) async fn shared() -> Arc<Self> {
-        static SHARED: OnceCell<Arc<ControlPlane>> = OnceCell::const_new();
-        Arc::clone(SHARED.get_or_init(async || Arc::new(Self::start().await)).await)
+        // That one was refused is kept too: the next scenario would find the same.
+        static SHARED: OnceCell<Result<Arc<ControlPlane>, String>> = OnceCell::const_new();
+        let of = async || match args::kubeconfig() {
+            Some(kubeconfig) => given::take(&kubeconfig).await.map(Arc::new),
+            None => Ok(Arc::new(Self::start().await)),
+        };
+        SHARED.get_or_init(of).await.clone().unwrap_or_else(|why| panic!("KUBECONFIG: {why}"))
+    }
+
+    /// One of ours for a scenario that may share none, as `why` says of it; nothing where one is given: the scenario is skipped.
+    pub(crate) async fn own(why: &str) -> Option<Self> {
+        if skips(why) { None } else { Some(Self::start().await) }
     }
 
     /// A new one, with our kinds applied.
-    pub(crate) async fn start() -> Self {
+    async fn start() -> Self {
         let folder = new_folder();
         let files = Files::write(&folder);
         let (etcd_address, server_address) = (free_address(), free_address());
@@ -85,14 +107,19 @@ impl ControlPlane {
         let flags = controllers(&folder);
         let manager =
             Tethered::start(&asset("kube-controller-manager"), &flags, &[], log("kube-controller-manager"));
-        let authority = files.authority.pem();
-        let (etcd_at, address) = (etcd_address, server_address);
-        Self { folder, etcd: etcd_at, address, server, authority, processes: vec![manager, apiserver, etcd] }
+        let processes = vec![manager, apiserver, etcd];
+        let made = Made::Here(Programs { etcd: etcd_address, address: server_address, processes });
+        Self { folder, made }
     }
 
-    /// As [`Self::start`], with a scheduler: pods go to nodes, where there are any.
-    pub(crate) async fn with_scheduler() -> Self {
-        let mut plane = Self::start().await;
+    /// The one that the kubeconfig `admin` in `folder` names.
+    pub(crate) fn elsewhere(folder: PathBuf, run: String) -> Self {
+        Self { folder, made: Made::Elsewhere { run, passed: Passed::default() } }
+    }
+
+    /// As [`Self::own`], with a scheduler: pods go to nodes, where there are any.
+    pub(crate) async fn with_scheduler() -> Option<Self> {
+        let mut plane = Self::own("kube-scheduler chooses among nodes that it makes").await?;
         let kubeconfig = plane.folder.join("controllers").display().to_string();
         let flags = [
             format!("--kubeconfig={kubeconfig}"),
@@ -100,15 +127,26 @@ impl ControlPlane {
             "--secure-port=0".to_owned(),
         ];
         let log = plane.folder.join("kube-scheduler.log");
-        plane.processes.insert(0, Tethered::start(&asset("kube-scheduler"), &flags, &[], log));
-        plane
+        let scheduler = Tethered::start(&asset("kube-scheduler"), &flags, &[], log);
+        plane.programs().processes.insert(0, scheduler);
+        Some(plane)
+    }
+
+    /// What it consists of: only one of ours is asked.
+    fn programs(&mut self) -> &mut Programs {
+        match &mut self.made {
+            Made::Here(programs) => programs,
+            Made::Elsewhere { .. } => panic!("a given control plane's programs are not ours"),
+        }
     }
 
     /// Compacts etcd: what was before the newest revision cannot be read any more. The API server is started anew, as its own
     /// memory of the last changes would hide that from whoever watches.
     pub(crate) async fn compact(&mut self) {
+        let (folder, kubectl) = (self.folder.clone(), self.kubectl());
+        let Programs { etcd, address, processes } = self.programs();
         let ask = async |path: &str, body: Value| -> Value {
-            let url = format!("http://{}/v3/kv/{path}", self.etcd);
+            let url = format!("http://{etcd}/v3/kv/{path}");
             let answer = reqwest::Client::new().post(url).json(&body).send().await.expect("etcd answers");
             let answer = answer.error_for_status().expect("etcd does as it is asked");
             answer.json().await.expect("JSON")
@@ -116,13 +154,12 @@ impl ControlPlane {
         // No key is asked for: the answer's head has the revision.
         let newest = ask("range", json!({"key": base64("none")})).await["header"]["revision"].clone();
         ask("compaction", json!({"revision": newest, "physical": true})).await;
-        let flags = apiserver(&self.folder, self.etcd, self.address);
-        let old = self.processes.iter_mut().find(|process| process.name() == "kube-apiserver");
+        let flags = apiserver(&folder, *etcd, *address);
+        let old = processes.iter_mut().find(|process| process.name() == "kube-apiserver");
         let old = old.expect("it runs");
         old.kill();
-        let log = self.folder.join("kube-apiserver.log");
+        let log = folder.join("kube-apiserver.log");
         *old = Tethered::start(&asset("kube-apiserver"), &flags, &[], log).shown();
-        let kubectl = self.kubectl();
         until("the API server is ready again", Duration::from_secs(120), async || {
             kubectl.try_run(&["get", "--raw", "/readyz"]).is_ok().then_some(())
         })
@@ -134,14 +171,20 @@ impl ControlPlane {
         &self.folder
     }
 
-    /// `https://HOST:PORT`.
-    pub(crate) fn server(&self) -> &str {
-        &self.server
+    /// What tells this run of the suite from others on the same control plane; nothing of one of ours, which has no other.
+    pub(crate) fn run(&self) -> Option<&str> {
+        match &self.made {
+            Made::Here(_) => None,
+            Made::Elsewhere { run, .. } => Some(run),
+        }
     }
 
-    /// The certificate of its authority, PEM.
-    pub(crate) fn authority(&self) -> &str {
-        &self.authority
+    /// Where what passes a proxy before it is kept, where it has no audit log that we could read.
+    pub(crate) fn passed(&self) -> Option<Passed> {
+        match &self.made {
+            Made::Here(_) => None,
+            Made::Elsewhere { passed, .. } => Some(passed.clone()),
+        }
     }
 
     /// The kubeconfig of one who may do everything.
@@ -159,23 +202,26 @@ impl ControlPlane {
         client(&self.admin()).await
     }
 
-    /// What its API server did for `user`, who must not be one of the tests' own.
-    pub(crate) fn audit(&self, user: String) -> Audit {
-        Audit::of(self.folder.join("audit.log"), user)
+    /// What its API server did for `user`, who must not be one of the tests' own and shows `token`.
+    pub(crate) fn audit(&self, user: String, token: &str) -> Audit {
+        match &self.made {
+            Made::Here(_) => Audit::of_log(self.folder.join("audit.log"), user),
+            Made::Elsewhere { passed, .. } => Audit::of_passed(passed.clone(), token.to_owned()),
+        }
     }
 
-    /// Writes a kubeconfig for `token` at `server` (this one, or a proxy before it), and returns its path.
+    /// Writes a kubeconfig for `token` at `server`, a proxy before this one, and returns its path.
     pub(crate) fn kubeconfig(&self, name: &str, server: &str, token: &str) -> PathBuf {
         let path = self.folder.join(name);
-        let authority = server.starts_with("https").then_some(self.authority.as_str());
-        write_kubeconfig(&path, server, authority, &json!({"token": token}));
+        write_kubeconfig(&path, server, None, &json!({"token": token}));
         path
     }
 }
 
-/// Applies our kinds, and waits until they are served.
+/// Applies our kinds, whoever did before, and waits until they are served.
 pub(crate) async fn apply_kinds(kubectl: &Kubectl) {
-    kubectl.run(&["apply", "--server-side", "-f", &args::root().join("crds/yaml").to_string_lossy()]);
+    let kinds = args::root().join("crds/yaml");
+    kubectl.run(&["apply", "--server-side", "--force-conflicts", "-f", &kinds.to_string_lossy()]);
     // Their condition Established comes before they can be found. What `explain` finds it keeps for hours: asked too early,
     // that is nothing.
     until("our kinds are served", Duration::from_secs(60), async || {
@@ -189,24 +235,29 @@ pub(crate) async fn apply_kinds(kubectl: &Kubectl) {
 }
 
 /// A client with the credentials of `kubeconfig`.
-pub(crate) async fn client(kubeconfig: &Path) -> kube::Client {
+async fn client(kubeconfig: &Path) -> kube::Client {
     // It may have been installed by another test of this program.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    kube::Client::try_from(configuration(kubeconfig).await).expect("a client")
+}
+
+/// How a client reaches the API server of `kubeconfig`.
+pub(crate) async fn configuration(kubeconfig: &Path) -> kube::Config {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    kube::Client::try_from(config.expect("a client's configuration")).expect("a client")
+    config.expect("a client's configuration")
 }
 
 /// A program of the control plane: all are of KUBEBUILDER_ASSETS, or all of `tests/setup.sh k8s`.
 fn asset(name: &str) -> PathBuf {
     match args::kubebuilder_assets() {
-        Some(folder) => given(&folder, name).unwrap_or_else(|why| panic!("{why}")),
+        Some(folder) => found(&folder, name).unwrap_or_else(|why| panic!("{why}")),
         None => args::provided(&format!(".cache/k8s/bin/{name}"), "k8s"),
     }
 }
 
 /// Of a folder that has all of them: one from elsewhere would be of another release.
-fn given(folder: &Path, name: &str) -> Result<PathBuf, String> {
+fn found(folder: &Path, name: &str) -> Result<PathBuf, String> {
     let lacks: Vec<&str> = PROGRAMS.into_iter().filter(|name| !folder.join(name).exists()).collect();
     if lacks.is_empty() {
         return Ok(folder.join(name));
@@ -221,7 +272,7 @@ fn given(folder: &Path, name: &str) -> Result<PathBuf, String> {
 }
 
 /// A folder that bears this process's id. Those of processes that are gone are removed.
-fn new_folder() -> PathBuf {
+pub(crate) fn new_folder() -> PathBuf {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let run = args::root().join(".cache/k8s/run");
     for entry in std::fs::read_dir(&run).into_iter().flatten().flatten() {
@@ -344,9 +395,9 @@ mod tests {
         for name in &PROGRAMS[..3] {
             std::fs::write(folder.path().join(name), "").expect("written");
         }
-        let why = given(folder.path(), "etcd").expect_err("the scheduler would be of another release");
+        let why = found(folder.path(), "etcd").expect_err("the scheduler would be of another release");
         assert!(why.contains("but kube-scheduler is not there"), "{why}");
         std::fs::write(folder.path().join(PROGRAMS[3]), "").expect("written");
-        assert_eq!(given(folder.path(), "etcd"), Ok(folder.path().join("etcd")));
+        assert_eq!(found(folder.path(), "etcd"), Ok(folder.path().join("etcd")));
     }
 }

@@ -116,7 +116,7 @@ async fn serving_on_nodes(stage: &mut Stage) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn drained_nodes_give_up_one_replica_at_a_time_and_every_adapter_is_served_all_the_while() {
-    let mut stage = Stage::scheduled("drain").await;
+    let Some(mut stage) = Stage::scheduled("drain").await else { return };
     let bearing = serving_on_nodes(&mut stage).await;
     // The node whose replica alone keeps an adapter.
     let fakes = stage.kubelet.fakes();
@@ -160,7 +160,7 @@ async fn drained_nodes_give_up_one_replica_at_a_time_and_every_adapter_is_served
 /// nobody.
 #[tokio::test(flavor = "multi_thread")]
 async fn neither_an_only_replica_nor_those_that_serve_nobody_hold_a_drain_up() {
-    let mut stage = Stage::scheduled("drain-one").await;
+    let Some(mut stage) = Stage::scheduled("drain-one").await else { return };
     node(&stage, "node-a", &[]).await;
     stage.kubelet.next(|script| script.farewell = true);
     stage.start_operator().await;

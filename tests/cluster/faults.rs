@@ -147,7 +147,7 @@ async fn watches_that_expire_are_listed_anew_and_nothing_is_lost() {
 /// etcd is compacted while the operator's watches are cut: the API server itself says that what they go on from is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_compaction_everything_is_listed_anew_and_nothing_is_lost() {
-    let mut stage = Stage::cluster_wide("compacted").await;
+    let Some(mut stage) = Stage::cluster_wide("compacted").await else { return };
     // It goes on through the API server's restart, however long that takes.
     stage.options().lease_seconds = 120;
     stage.start_operator().await;

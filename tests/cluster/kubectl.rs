@@ -79,6 +79,15 @@ impl Kubectl {
     }
 }
 
+/// What `KUBECONFIG` says, one file or several, as one that refers to no other: its current context alone, with secrets.
+pub(crate) fn flattened(kubeconfig: &Path) -> Result<String, String> {
+    let mut command = Command::new(program());
+    command.env("KUBECONFIG", kubeconfig).args(["config", "view", "--raw", "--flatten", "--minify"]);
+    let output = command.output().map_err(|error| format!("kubectl: {error}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
 /// That of KUBEBUILDER_ASSETS, where `tests/setup.sh` builds it for another release; else the one that it built because the
 /// machine has none; else the machine's.
 fn program() -> PathBuf {

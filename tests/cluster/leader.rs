@@ -65,6 +65,11 @@ async fn a_leader_that_stops_hands_over_before_its_lease_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewal_that_hangs_costs_no_term() {
     let mut stage = Stage::with_operator("renewing").await;
+    // Ready is who has seen the cluster, leader or not.
+    until("it leads", PATIENCE, async || {
+        stage.operator().process().log().contains(" leading ").then_some(())
+    })
+    .await;
     let renewals = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&renewals);
     stage.proxy.judge(move |call| {

@@ -1,7 +1,8 @@
 //! The judges of the operator, on a real control plane: kubectl and HTTP are their only hands.
 //!
 //! Scripted replicas stand for pods, a proxy between operator and API server makes the faults, the audit log says what
-//! was written. A scenario waits on conditions, never for a time; each has namespaces of its own.
+//! was written. A scenario waits on conditions, never for a time; each has namespaces of its own. The control plane is our own
+//! or, by `KUBECONFIG`, a given one: what needs one of its own is skipped there, and says so.
 
 mod account;
 mod audit;
@@ -11,6 +12,7 @@ mod control_plane;
 mod end_state;
 mod fake;
 mod given;
+mod ground;
 mod inspected;
 mod kubectl;
 mod kubelet;
@@ -27,6 +29,7 @@ mod until;
 
 mod admin_secret;
 mod at_rest;
+mod by_kubeconfig;
 mod clocks;
 mod crash_sweep;
 mod deletion;

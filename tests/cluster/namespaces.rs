@@ -33,7 +33,7 @@ fn allowed(base: &Value, allowed: Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_namespaces_adapter_is_served_only_where_it_is_allowed() {
-    let mut stage = Stage::cluster_wide("tenants").await;
+    let Some(mut stage) = Stage::cluster_wide("tenants").await else { return };
     stage.start_operator().await;
     let home = stage.namespace.clone();
     let team = |name: &str, label: &str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {"team": label}}});
@@ -76,7 +76,7 @@ async fn another_namespaces_adapter_is_served_only_where_it_is_allowed() {
 /// production-stack listed pods of all namespaces by one label, and loaded adapters into strangers' pods.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_adapter_goes_to_the_deployment_of_its_own_namespace_alone() {
-    let mut stage = Stage::cluster_wide("same-name").await;
+    let Some(mut stage) = Stage::cluster_wide("same-name").await else { return };
     stage.start_operator().await;
     let (home, away) = (stage.namespace.clone(), format!("{}-away", stage.namespace));
     stage.kubectl.apply(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": away}})]);
@@ -108,7 +108,7 @@ async fn a_namespace_that_an_operator_watches_alone_goes_at_once_though_its_repl
 /// The operator's own pods are in its own namespace: with it they go.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_its_own_namespace_the_operator_holds_nothing_and_takes_away_what_held() {
-    let mut stage = Stage::cluster_wide("own").await;
+    let Some(mut stage) = Stage::cluster_wide("own").await else { return };
     stage.start_operator().await;
     let (home, own) = (stage.namespace.clone(), stage.system.clone());
     let _own = crate::kubelet::Kubelet::start(stage.client.clone(), &own, Default::default());

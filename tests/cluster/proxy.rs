@@ -14,7 +14,8 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::control_plane::ControlPlane;
+use crate::audit::Passed;
+use crate::control_plane::{ControlPlane, configuration};
 
 /// A request of the operator.
 #[derive(Clone, Debug)]
@@ -29,7 +30,7 @@ pub(crate) struct Call {
 
 impl Call {
     /// Its path and query.
-    fn target(&self) -> String {
+    pub(crate) fn target(&self) -> String {
         if self.query.is_empty() { self.path.clone() } else { format!("{}?{}", self.path, self.query) }
     }
 
@@ -117,7 +118,10 @@ struct Shared {
     /// How many requests are on their way.
     held: watch::Sender<usize>,
     upstream: reqwest::Client,
+    /// Without a slash at its end.
     server: String,
+    /// Where what was passed on and answered is kept, if anywhere.
+    passed: Option<Passed>,
 }
 
 impl Shared {
@@ -138,13 +142,12 @@ impl Proxy {
     pub(crate) async fn start(plane: &ControlPlane) -> Self {
         // It may have been installed by another test of this program.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let authority = reqwest::Certificate::from_pem(plane.authority().as_bytes()).expect("a certificate");
-        let upstream = reqwest::Client::builder()
-            .tls_certs_only([authority])
-            .no_proxy()
-            .tcp_nodelay(true)
-            .build()
-            .expect("a client");
+        let config = configuration(&plane.admin()).await;
+        let mut upstream = reqwest::Client::builder().no_proxy().tcp_nodelay(true);
+        if let Some(authority) = &config.root_cert {
+            let certificates = authority.iter().map(|one| reqwest::Certificate::from_der(one));
+            upstream = upstream.tls_certs_only(certificates.map(|one| one.expect("a certificate")));
+        }
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 judge: None,
@@ -158,8 +161,9 @@ impl Proxy {
             severed: watch::channel(0).0,
             struck: watch::channel(None).0,
             held: watch::channel(0).0,
-            upstream,
-            server: plane.server().to_owned(),
+            upstream: upstream.build().expect("a client"),
+            server: config.cluster_url.to_string().trim_end_matches('/').to_owned(),
+            passed: plane.passed(),
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound address");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use lorikeet_tests::args;
 
 use crate::account::yaml;
-use crate::given::Given;
+use crate::control_plane::ControlPlane;
 use crate::stage::Stage;
 
 /// The YAML files below `folder`.
@@ -22,7 +22,7 @@ fn manifests(folder: &Path, into: &mut Vec<PathBuf>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_sample_is_taken_by_the_api_server() {
-    let kubectl = Given::or_own().await.kubectl();
+    let kubectl = ControlPlane::shared().await.kubectl();
     let mut files = Vec::new();
     manifests(&args::root().join("deploy"), &mut files);
     files.sort();
@@ -69,7 +69,7 @@ async fn loraland_is_applied_by_kustomize_and_all_of_it_becomes_ready() {
 /// kubectl checks fields strictly: a field that does not exist is an error, not silence.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_misspelt_field_is_refused() {
-    let kubectl = Given::or_own().await.kubectl();
+    let kubectl = ControlPlane::shared().await.kubectl();
     let misspelt = crate::manifests::with(
         crate::manifests::adapter("default", "typo", "base"),
         "/spec/placment",

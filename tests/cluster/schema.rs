@@ -7,9 +7,11 @@ use kube::{Api, Client};
 use lorikeet_crds::{Adapter, Deployment};
 use serde_json::{Value, json};
 
-use crate::given::Given;
+use crate::control_plane::ControlPlane;
+use crate::ground::Ground;
 use crate::manifests::{adapter, deployment, digest, with};
 
+/// For what is not kept: a dry run needs a namespace that is there.
 const NAMESPACE: &str = "default";
 
 /// `(where, what, part of the refusal)`; an empty part: it is taken.
@@ -175,7 +177,8 @@ fn api(client: &Client, object: &Value) -> Api<DynamicObject> {
     } else {
         ApiResource::erase::<Deployment>(&())
     };
-    Api::namespaced_with(client.clone(), NAMESPACE, &resource)
+    let namespace = object["metadata"]["namespace"].as_str().expect("it has one");
+    Api::namespaced_with(client.clone(), namespace, &resource)
 }
 
 /// What the API server says of `object`; nothing when it would take it.
@@ -196,7 +199,7 @@ fn judge(findings: &mut Vec<String>, case: &str, refusal: Option<String>, expect
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_rule_refuses_what_it_should_and_nothing_else() {
-    let client = Given::or_own().await.client().await;
+    let client = ControlPlane::shared().await.client().await;
     let mut findings = Vec::new();
     let mut cases: Vec<(Value, String, Value, &str)> = Vec::new();
     for (at, value, expected) in adapter_cases() {
@@ -222,12 +225,14 @@ async fn every_rule_refuses_what_it_should_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_identifies_an_object_cannot_be_changed() {
-    let plane = Given::or_own().await;
-    let client = plane.client().await;
-    let named = with(deployment(NAMESPACE, "frozen-named", 1), "/spec/model/servedName", json!("a"));
-    let adapter_named = with(adapter(NAMESPACE, "frozen-named", "base"), "/spec/servedName", json!("a"));
-    let (plain, plain_adapter) = (deployment(NAMESPACE, "frozen", 1), adapter(NAMESPACE, "frozen", "base"));
-    plane.kubectl().apply(&[named.clone(), adapter_named.clone(), plain.clone(), plain_adapter.clone()]);
+    let plane = ControlPlane::shared().await;
+    let (client, ground) = (plane.client().await, Ground::new(&plane, "identity"));
+    let namespace = ground.namespace.as_str();
+    let named = with(deployment(namespace, "frozen-named", 1), "/spec/model/servedName", json!("a"));
+    let adapter_named = with(adapter(namespace, "frozen-named", "base"), "/spec/servedName", json!("a"));
+    let (plain, plain_adapter) = (deployment(namespace, "frozen", 1), adapter(namespace, "frozen", "base"));
+    let made = [named.clone(), adapter_named.clone(), plain.clone(), plain_adapter.clone()];
+    plane.kubectl().apply(&ground.documents(&made));
     let served = "servedName: cannot be changed";
     let model = |name: Value| json!({"spec": {"model": {"servedName": name}}});
     let cases: Vec<(&Value, Value, &str)> = vec![
@@ -261,14 +266,11 @@ async fn what_identifies_an_object_cannot_be_changed() {
         judge(&mut findings, &case, changed.err().map(|error| error.to_string()), expected);
     }
     assert!(findings.is_empty(), "{}", findings.join("\n"));
-    let made = ["ldep/frozen", "ldep/frozen-named", "lora/frozen", "lora/frozen-named"];
-    let namespace = ["--namespace", NAMESPACE, "--wait=false"];
-    plane.kubectl().run(&[&["delete"], &made[..], &namespace].concat());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_defaults_are_written_where_a_user_left_a_field_out() {
-    let client = Given::or_own().await.client().await;
+    let client = ControlPlane::shared().await.client().await;
     let params = PostParams { dry_run: true, ..PostParams::default() };
     let mut defaulted = BTreeMap::new();
     for object in [adapter(NAMESPACE, "x", "base"), deployment(NAMESPACE, "x", 1)] {
@@ -300,7 +302,7 @@ async fn the_defaults_are_written_where_a_user_left_a_field_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kubectl_knows_the_kinds_by_their_short_names_and_explains_them() {
-    let kubectl = Given::or_own().await.kubectl();
+    let kubectl = ControlPlane::shared().await.kubectl();
     let names = kubectl.run(&["api-resources", "--api-group=lorikeet.dev", "--no-headers", "--output=wide"]);
     for (short, kind) in [("ldep", "Deployment"), ("lora", "Adapter")] {
         let line = names.lines().find(|line| line.contains(kind)).unwrap_or_default();

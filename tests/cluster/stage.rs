@@ -5,7 +5,6 @@ mod waits;
 use std::fmt::Debug;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use k8s_openapi::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
@@ -20,8 +19,10 @@ use crate::account::{self, Scope};
 use crate::audit::{Audit, Event};
 use crate::control_plane::ControlPlane;
 use crate::fake::Script;
+use crate::ground::Ground;
 use crate::kubectl::Kubectl;
 use crate::kubelet::{Binder, Kubelet};
+use crate::nodes::Upheld;
 use crate::operator::{Operator, Options};
 use crate::proxy::Proxy;
 use crate::until::{PATIENCE, until};
@@ -47,10 +48,14 @@ pub(crate) struct Stage {
     /// What the operator asked of the API server.
     pub(crate) audit: Audit,
     pub(crate) plane: Arc<ControlPlane>,
+    /// The node of its pods, where somebody else minds that there is one.
+    _node: Option<Upheld>,
+    // Last: nobody is left who would put something there.
+    _ground: Ground,
 }
 
 impl Stage {
-    /// On the shared control plane; the operator watches one namespace, by a Role.
+    /// On the control plane that scenarios share; the operator watches one namespace, by a Role.
     pub(crate) async fn new(name: &str) -> Self {
         Self::on(ControlPlane::shared().await, name, Scope::Namespaced).await
     }
@@ -63,29 +68,27 @@ impl Stage {
         stage
     }
 
-    /// On a control plane of its own; the operator watches all namespaces.
-    pub(crate) async fn cluster_wide(name: &str) -> Self {
-        Self::on(Arc::new(ControlPlane::start().await), name, Scope::Cluster).await
+    /// On a control plane of its own; the operator watches all namespaces. Nothing where one is given: see [`ControlPlane::own`].
+    pub(crate) async fn cluster_wide(name: &str) -> Option<Self> {
+        let plane = ControlPlane::own("its operator watches all namespaces").await?;
+        Some(Self::on(Arc::new(plane), name, Scope::Cluster).await)
     }
 
     /// As [`Self::cluster_wide`], with a scheduler, which sees the nodes that the scenario makes.
-    pub(crate) async fn scheduled(name: &str) -> Self {
-        let plane = Arc::new(ControlPlane::with_scheduler().await);
+    pub(crate) async fn scheduled(name: &str) -> Option<Self> {
+        let plane = Arc::new(ControlPlane::with_scheduler().await?);
         let mut stage = Self::on(plane, name, Scope::Cluster).await;
         stage.kubelet =
             Kubelet::binding(stage.client.clone(), &stage.namespace, Script::default(), Binder::Scheduler);
-        stage
+        Some(stage)
     }
 
     async fn on(plane: Arc<ControlPlane>, name: &str, scope: Scope) -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let namespace = format!("{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let system = format!("{namespace}-system");
+        let ground = Ground::new(&plane, name);
+        let (namespace, system) = (ground.namespace.clone(), ground.system.clone());
         let kubectl = plane.kubectl();
-        let mut objects = [&namespace, &system].map(|name| new_namespace(name)).to_vec();
         let account = account::documents(scope, &system, &namespace);
-        objects.extend(account.iter().cloned());
-        kubectl.apply(&objects);
+        kubectl.apply(&ground.documents(&account));
         let token = kubectl.run(&["create", "token", ACCOUNT, "--namespace", &system, "--duration=8h"]);
         let token = token.trim().to_owned();
         let proxy = Proxy::start(&plane).await;
@@ -104,7 +107,8 @@ impl Stage {
             ahead: 0,
             log: plane.folder().join(format!("{namespace}-operator.log")),
         };
-        let audit = plane.audit(user);
+        let node = plane.run().map(|_| Upheld::new(client.clone(), kubectl.clone()));
+        let audit = plane.audit(user, &token);
         Self {
             operator: None,
             proxy,
@@ -117,6 +121,8 @@ impl Stage {
             options,
             audit,
             plane,
+            _node: node,
+            _ground: ground,
         }
     }
 
@@ -164,7 +170,7 @@ impl Stage {
         self.operator.as_mut().expect("an operator was started")
     }
 
-    /// What the operator wrote so far, from the audit log; renewals of its Lease left out.
+    /// What the operator wrote so far, as the audit log has it; renewals of its Lease left out.
     pub(crate) fn writes(&self) -> Vec<Event> {
         self.audit.writes()
     }
@@ -238,12 +244,4 @@ impl Drop for Stage {
         say(&grep
             .map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).into_owned()));
     }
-}
-
-/// A namespace that takes no pod which Pod Security `restricted` would not.
-fn new_namespace(name: &str) -> serde_json::Value {
-    json!({
-        "apiVersion": "v1", "kind": "Namespace",
-        "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
-    })
 }

@@ -97,7 +97,7 @@ async fn what_cannot_be_carried_out_is_said_once_whoever_meets_it() {
 /// It is one Adapter's: its Deployment, which others share, is Ready.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_finalizer_that_may_not_be_written_is_said_of_its_adapter() {
-    let mut stage = Stage::cluster_wide("unheld").await;
+    let Some(mut stage) = Stage::cluster_wide("unheld").await else { return };
     stage.start_operator().await;
     let namespace = stage.namespace.clone();
     stage.proxy.judge(|call| match call.method == "PATCH" && call.path.ends_with("/adapters/sql") {

@@ -64,7 +64,7 @@ fn replica_of(stage: &Stage, base: &str) -> std::sync::Arc<Fake> {
 /// Many: an object that cannot be read stopped the watch of its kind, and with it everything.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_status_that_cannot_be_read_stops_nobody_and_is_written_anew() {
-    let mut stage = Stage::cluster_wide("malformed").await;
+    let Some(mut stage) = Stage::cluster_wide("malformed").await else { return };
     stage.start_operator().await;
     let namespace = stage.namespace.clone();
     stage.kubectl.apply(&[
@@ -107,7 +107,7 @@ async fn a_status_that_cannot_be_read_stops_nobody_and_is_written_anew() {
 /// What such an object asks for nobody knows; what it stands for is known, and replicas say what that is.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_spec_that_cannot_be_read_stands_for_is_served_on_after_a_restart() {
-    let mut stage = Stage::cluster_wide("unread").await;
+    let Some(mut stage) = Stage::cluster_wide("unread").await else { return };
     stage.start_operator().await;
     let namespace = stage.namespace.clone();
     let odd = with(adapter(&namespace, "odd", "base"), "/spec/servedName", json!("odd-model"));
@@ -140,7 +140,7 @@ async fn what_a_spec_that_cannot_be_read_stands_for_is_served_on_after_a_restart
     until_said(&stage, "lora/odd", "its former content is served").await;
     until_said(&stage, "ldep/other", "the object cannot be read: spec.rollout.strategy: ").await;
     // Who asks why is told the same.
-    let person = person(&stage);
+    let (person, _) = person(&stage);
     for (name, message) in [("odd", unread), ("theirs", "the object cannot be read: spec.rollout.strategy: ")]
     {
         let (done, said) = why(&person, &[name, "--namespace", &namespace]);

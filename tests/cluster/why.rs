@@ -11,8 +11,8 @@ use crate::manifests::{adapter, deployment, digest, with};
 use crate::stage::Stage;
 use lorikeet_tests::operator::binary;
 
-/// Somebody who may look at the objects of the scenario's namespace, and at nothing else: the kubeconfig.
-pub(crate) fn person(stage: &Stage) -> PathBuf {
+/// Somebody who may look at the objects of the scenario's namespace, and at nothing else: the kubeconfig, and its token.
+pub(crate) fn person(stage: &Stage) -> (PathBuf, String) {
     let namespace = &stage.namespace;
     let metadata = json!({"name": "person", "namespace": namespace});
     let rules = json!([
@@ -30,7 +30,8 @@ pub(crate) fn person(stage: &Stage) -> PathBuf {
         }),
     ]);
     let token = stage.kubectl.run(&["create", "token", "person", "--namespace", namespace]);
-    stage.plane.kubeconfig(&format!("{namespace}-person"), &stage.proxy.url(), token.trim())
+    let token = token.trim().to_owned();
+    (stage.plane.kubeconfig(&format!("{namespace}-person"), &stage.proxy.url(), &token), token)
 }
 
 /// Whether it answered, and what it said.
@@ -53,7 +54,7 @@ async fn why_tells_of_each_pod_what_the_operator_saw() {
     let placed = with(adapter(&namespace, "placed", "base"), "/spec/placement/replicas", json!(1));
     let sql = with(adapter(&namespace, "sql", "base"), "/spec/servedName", json!("acme/sql"));
     stage.kubectl.apply(&[deployment(&namespace, "base", 2), sql.clone(), placed]);
-    let person = person(&stage);
+    let (person, token) = person(&stage);
     let of = |name: &str| why(&person, &[name, "--namespace", &namespace]);
     assert!(of("sql").1.contains("The operator has not looked at"), "{:?}", of("sql"));
     stage.start_operator().await;
@@ -71,7 +72,7 @@ async fn why_tells_of_each_pod_what_the_operator_saw() {
     assert_eq!(said.matches("it is placed on 1 of the replicas").count(), 1, "{said}");
     // All Adapters of the cluster are asked for first; that is refused, and the namespace's own are enough.
     let user = format!("system:serviceaccount:{namespace}:person");
-    let asked = stage.plane.audit(user).requests();
+    let asked = stage.plane.audit(user, &token).requests();
     let of_all = asked.iter().filter(|one| one.uri.starts_with("/apis/lorikeet.dev/v1alpha1/adapters"));
     let answers: Vec<u16> = of_all.map(crate::audit::Event::code).collect();
     assert!(!answers.is_empty() && answers.iter().all(|code| *code == 403), "{answers:?}");

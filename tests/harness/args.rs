@@ -27,11 +27,10 @@ pub fn kubebuilder_assets() -> Option<PathBuf> {
     std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from)
 }
 
-/// A cluster for the scenarios of `tests/cluster` that need an API server alone: `LORIKEET_TEST_KUBECONFIG`. Named for this,
-/// as our kinds are applied there: a user's own `KUBECONFIG` is never taken.
+/// The control plane for `tests/cluster` in the place of its own: `KUBECONFIG`, one file or several, as kubectl takes it.
 #[must_use]
 pub fn kubeconfig() -> Option<PathBuf> {
-    std::env::var_os("LORIKEET_TEST_KUBECONFIG").map(PathBuf::from)
+    std::env::var_os("KUBECONFIG").filter(|files| !files.is_empty()).map(PathBuf::from)
 }
 
 /// How many random steps the lifecycle suite takes: `LORIKEET_STEPS`, else `usual`.

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::Pod;
-
 use super::{GKE, INSTANCE_TYPE, Labels, PRODUCT, on};
-use crate::nodes::{node, node_of, nodes_of, pods};
+use crate::nodes::{is_unschedulable, node, node_of, nodes_of, pods};
 use crate::stage::Stage;
 use crate::until::{PATIENCE, until};
 
@@ -53,16 +51,10 @@ const fn auto_mode(name: &'static str, mebibytes: &'static str) -> [(&'static st
     [("eks.amazonaws.com/instance-gpu-name", name), ("eks.amazonaws.com/instance-gpu-memory", mebibytes)]
 }
 
-/// Whether the scheduler looked for a node, and found none.
-fn is_unschedulable(pod: &Pod) -> bool {
-    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.any(|one| one.reason.as_deref() == Some("Unschedulable"))
-}
-
 /// One replica more than there are nodes for: it waits rather than take another's.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_size_of_a100_is_found_at_every_provider_and_nothing_else_is_taken_for_it() {
-    let mut stage = Stage::scheduled("providers").await;
+    let Some(mut stage) = Stage::scheduled("providers").await else { return };
     for (name, labels) in OF_40GB.iter().chain(&OF_80GB).chain(&OF_OTHERS) {
         node(&stage, name, labels).await;
     }

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response};
+use hyper::{HeaderMap, Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
@@ -147,8 +147,12 @@ async fn forward(
     let mut headers = parts.headers;
     headers.remove(hyper::header::HOST);
     headers.remove(hyper::header::CONTENT_LENGTH);
+    let token = bearer(&headers);
     let sent = shared.upstream.request(parts.method, url).headers(headers).body(body).send().await;
     let answer = sent.map_err(|_| Cut)?;
+    if let Some((passed, token)) = shared.passed.as_ref().zip(token) {
+        passed.push(&token, call, answer.status().as_u16());
+    }
     let (status, headers) = (answer.status(), answer.headers().clone());
     let body = if call.is_watch() && status.is_success() {
         watches::events(Arc::clone(shared), call.clone(), answer)
@@ -163,6 +167,12 @@ async fn forward(
         }
     }
     Ok(response)
+}
+
+/// The token that a request shows.
+fn bearer(headers: &HeaderMap) -> Option<String> {
+    let shown = headers.get(hyper::header::AUTHORIZATION)?.to_str().ok()?;
+    shown.strip_prefix("Bearer ").map(str::to_owned)
 }
 
 fn whole(bytes: Bytes) -> Body {
