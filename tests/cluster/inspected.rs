@@ -63,7 +63,7 @@ async fn what_a_secret_opens_or_a_pod_alone_reaches_is_refused_before_a_replica_
             Reason::RankExceeded,
         ),
         (
-            "base",
+            "other-base",
             "hf://acme/other",
             Some("hf"),
             "hf://acme/other",
@@ -118,7 +118,7 @@ async fn what_a_secret_opens_or_a_pod_alone_reaches_is_refused_before_a_replica_
         accepted.message.starts_with("the source refuses the Secret s3; it is tried again"),
         "{accepted:?}"
     );
-    assert_unheard(&stage, &["rank", "base", "huge", "none", "closed"]);
+    assert_unheard(&stage, &["rank", "other-base", "huge", "none", "closed"]);
     // Who asks names the Secret and never has what is in it.
     let asked: Vec<_> = stage.kubelet.fakes().iter().flat_map(|fake| fake.inspected()).collect();
     let of =
@@ -174,7 +174,9 @@ async fn a_source_that_stays_unread_is_told_once_though_the_operator_restarts() 
     shelf.lacks(source, ErrorCode::SourceUnauthorized, "the source refuses the Secret s3");
     stage.kubectl.apply(&[at(&stage, "closed", source, Some("s3"))]);
     stage.until_adapter_says("closed", Reason::SourceUnauthorized).await;
-    stage.until_whole("base").await;
+    // Its Secret was new to the pods: they were replaced.
+    stage.kubelet.until_running(1).await;
+    stage.until_deployment_ready("base").await;
     stage.until_quiet(Duration::from_secs(2)).await;
     let (before, said) = (stage.writes().len(), warnings(&stage).await);
     assert_eq!(said.len(), 1, "{said:?}");

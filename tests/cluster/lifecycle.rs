@@ -129,7 +129,7 @@ async fn every_child_is_made_owned_and_labelled() {
     assert_drains_and_spreads(&workload.and_then(|spec| spec.template.spec).expect("it was listed"));
 }
 
-/// Requests come in from anywhere, and to the admin face the operator alone; nothing goes out to a node's credentials.
+/// Requests come in from anywhere, and to the admin face and the inspector the operator alone; nothing goes out to a node's credentials.
 fn assert_walled(stage: &Stage, network: &NetworkPolicySpec) {
     assert_eq!(network.policy_types, Some(vec!["Ingress".to_owned(), "Egress".to_owned()]));
     let peers = network.egress.iter().flatten().flat_map(|rule| rule.to.iter().flatten());
@@ -140,8 +140,8 @@ fn assert_walled(stage: &Stage, network: &NetworkPolicySpec) {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": stage.system}},
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": "lorikeet-operator"}},
     });
-    let of = |port: u16| json!([{"port": port, "protocol": "TCP"}]);
-    let ingress = json!([{"ports": of(8080)}, {"ports": of(8081), "from": [operator]}]);
+    let of = |port: u16| json!({"port": port, "protocol": "TCP"});
+    let ingress = json!([{"ports": [of(8080)]}, {"ports": [of(8081), of(8082)], "from": [operator]}]);
     assert_eq!(serde_json::to_value(&network.ingress).expect("JSON"), ingress);
     assert_eq!(serde_json::to_value(&network.pod_selector).expect("JSON"), selector);
 }
