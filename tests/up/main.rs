@@ -136,10 +136,9 @@ async fn edit_break_and_mend(
     let failing = |object: &serde_yaml::Value| {
         object["status"]["observedGeneration"].as_u64() == Some(3)
             && condition(object, "Ready").0 == "False"
-            && object["status"]["placements"][0]["error"].is_string()
-            && condition(object, "Ready")
-                .1
-                .contains("nowhere: no such folder; until it is mended its former content")
+            && condition(object, "Ready").1.contains(
+                "nowhere: no such folder; it is tried again until it can be read; until it is accepted its former content",
+            )
     };
     cluster.until("Adapter", "glue-sst2", "says why", failing).await;
     traffic.go_on(60).await;

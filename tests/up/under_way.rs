@@ -1,10 +1,10 @@
 //! What is under way when something changes: a stream goes to its end when Ctrl-C is pressed and when the file of its adapter
 //! is deleted; a digest that is edited swaps what is asked later, and what streams goes on with the former content.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use lorikeet_tests::args::root;
-use lorikeet_tests::golden::Suite;
 use lorikeet_tests::until::until;
 
 use crate::cluster_of_one::{ClusterOfOne, copy};
@@ -12,19 +12,25 @@ use crate::stream::Stream;
 use crate::traffic::ask;
 use crate::{adapter, deployment};
 
-/// Tokens of each choice of a stream: as long as the model can make it.
-const TINY: usize = 220;
-const MINIATURE: usize = 480;
+/// Tokens of each choice of a stream: as long as the model can make it. It takes seconds on any machine, which is what it takes
+/// to see that a file is gone, and to let a process go.
+const TOKENS: usize = 480;
+/// Streams at a time.
+const STREAMS: usize = 2;
+
+/// The miniature: a base model, and adapters by name.
+fn miniature() -> PathBuf {
+    root().join("deploy/loraland")
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ctrl_c_lets_streams_finish() {
-    let suite = Suite::load();
     let mut cluster = ClusterOfOne::new();
-    cluster.write("a.yaml", &deployment("a", &suite.model("llama_gqa").folder, ""));
+    cluster.write("a.yaml", &deployment("a", &miniature().join("base"), ""));
     until("streams were under way as it was told to end", async || {
         cluster.start();
         cluster.until_ready("Deployment", "a", 1).await;
-        let streams = Stream::several(&cluster.client(0), "a", TINY, 4).await;
+        let streams = Stream::several(&cluster.client(0), "a", TOKENS, STREAMS).await;
         cluster.process().interrupt();
         for stream in streams {
             stream.ended().await;
@@ -41,8 +47,7 @@ async fn ctrl_c_lets_streams_finish() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_deleted_lets_streams_of_its_adapter_finish() {
-    // Large enough that its streams take seconds, which is what it takes to see that a file is gone.
-    let miniature = root().join("deploy/loraland");
+    let miniature = miniature();
     let mut cluster = ClusterOfOne::new();
     cluster.write("a.yaml", &deployment("a", &miniature.join("base"), ""));
     cluster.start();
@@ -51,7 +56,7 @@ async fn a_file_that_is_deleted_lets_streams_of_its_adapter_finish() {
         cluster.write("qv.yaml", &manifest);
         cluster.until_ready("Adapter", "qv", 1).await;
         let client = cluster.client(0);
-        let streams = Stream::several(&client, "qv", MINIATURE, 2).await;
+        let streams = Stream::several(&client, "qv", TOKENS, STREAMS).await;
         cluster.remove("qv.yaml");
         until("it is not known any more", async || match ask(&client, "qv").await {
             Err((404, _)) => Ok(()),
@@ -71,15 +76,14 @@ async fn a_file_that_is_deleted_lets_streams_of_its_adapter_finish() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_digest_that_is_edited_swaps_to_the_content_that_it_names() {
-    let suite = Suite::load();
-    let model = &suite.model("llama_gqa").folder;
+    let model = miniature();
     let mut cluster = ClusterOfOne::new();
-    cluster.write("a.yaml", &deployment("a", model, ""));
+    cluster.write("a.yaml", &deployment("a", &model.join("base"), ""));
     let folder = cluster.path("claims/one");
-    copy(&model.join("adapters/qv_r8"), &folder);
+    copy(&model.join("adapters/viggo"), &folder);
     let plain = adapter("one", "a", &folder);
     cluster.write("one.yaml", &plain);
-    cluster.write("other.yaml", &adapter("other", "a", &model.join("adapters/attn_r64")));
+    cluster.write("other.yaml", &adapter("other", "a", &model.join("adapters/wikisql")));
     cluster.start();
     let digest = |object: &serde_yaml::Value| object["status"]["digest"].as_str().map(str::to_owned);
     let old = digest(&cluster.until_ready("Adapter", "one", 1).await).expect("a digest");
@@ -90,7 +94,7 @@ async fn a_digest_that_is_edited_swaps_to_the_content_that_it_names() {
     let client = cluster.client(0);
     let (before, other) = (ask(&client, "one").await, ask(&client, "other").await);
     assert!(before.is_ok() && before != other, "two that answer alike tell nothing: {before:?}");
-    let whole = async |name: &str| Stream::under_way(&client, name, TINY).await.answer().await.0;
+    let whole = async |name: &str| Stream::under_way(&client, name, TOKENS).await.answer().await.0;
     let texts = [whole("one").await, whole("other").await];
     assert!(texts[0] != texts[1], "two that answer alike tell nothing");
 
@@ -99,9 +103,9 @@ async fn a_digest_that_is_edited_swaps_to_the_content_that_it_names() {
         std::fs::remove_dir_all(&folder).expect("removed");
         copy(&model.join("adapters").join(content), &folder);
     };
-    put("attn_r64");
+    put("wikisql");
     assert_eq!(ask(&client, "one").await, before);
-    let contents = [("qv_r8", old, before), ("attn_r64", new, other)];
+    let contents = [("viggo", old, before), ("wikisql", new, other)];
     let (mut generation, mut now) = (2, 0);
     until("streams outlived a swap", async || {
         // To and fro.
@@ -110,7 +114,7 @@ async fn a_digest_that_is_edited_swaps_to_the_content_that_it_names() {
         let (content, pin, answer) = &contents[now];
         generation += 1;
         put(content);
-        let streams = Stream::several(&client, "one", TINY, 4).await;
+        let streams = Stream::several(&client, "one", TOKENS, STREAMS).await;
         cluster.write("one.yaml", &pinned(pin));
         let swapped = cluster.until_ready("Adapter", "one", generation).await;
         let ready = Instant::now();
