@@ -118,10 +118,7 @@ fn arguments(container: &Container, folder: &Path, ip: IpAddr) -> Vec<String> {
             .replace("/etc/lorikeet/credentials", &place("credentials"))
             .replace("/etc/lorikeet/registry", &place("registry"))
             .replace("--cache-dir=/cache", &format!("--cache-dir={}", place("cache")))
-            .replace(
-                "--source-root=/models",
-                &format!("--source-root={}", args::root().join("deploy").display()),
-            )
+            .replace("--source-root=/models", &format!("--source-root={}", args::root().display()))
     };
     container.args.iter().flatten().map(moved).collect()
 }

@@ -6,9 +6,11 @@ use std::time::Duration;
 use lorikeet_api::ErrorCode;
 use lorikeet_crds::condition::find;
 use lorikeet_crds::{ConditionType, Reason};
+use lorikeet_tests::golden::Suite;
 use serde_json::{Value, json};
 
 use crate::fake::Shelf;
+use crate::kubelet::Kubelet;
 use crate::manifests::{adapter, deployment, with};
 use crate::stage::Stage;
 use crate::told::warnings;
@@ -193,4 +195,35 @@ async fn a_source_that_stays_unread_is_told_once_though_the_operator_restarts() 
     assert!(written.is_empty(), "{written:?}");
     assert_eq!(warnings(&stage).await, said);
     assert_unheard(&stage, &["closed"]);
+}
+
+/// The real inspector reads for the operator, and the real replica never heard of what is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_inspector_reads_what_a_real_replica_never_hears_of() {
+    let mut stage = Stage::new("inspected-real").await;
+    let namespace = stage.namespace.clone();
+    stage.kubelet = Kubelet::real(stage.client.clone(), &namespace);
+    stage.options().flags = vec!["--probe-seconds=30".to_owned()];
+    stage.start_operator().await;
+    let suite = Suite::load();
+    let model = suite.model("llama_gqa").folder.canonicalize().expect("a model");
+    let source = |path: &str| format!("file://{}", model.join(path).display());
+    let base = with(deployment(&namespace, "base", 1), "/spec/model/source", json!(source("")));
+    let base = with(base, "/spec/adapters/maxRank", json!(16));
+    let any =
+        |name: &str, path: &str| with(at(&stage, name, &source(path), None), "/spec/baseModel", json!("Any"));
+    stage.kubectl.apply(&[
+        base,
+        any("good", "adapters/qv_r8"),
+        any("great", "adapters/attn_r64"),
+        any("nowhere", "adapters/nowhere"),
+    ]);
+    stage.until_adapter_ready("good").await;
+    stage.until_adapter_says("great", Reason::RankExceeded).await;
+    stage.until_adapter_says("nowhere", Reason::SourceUnavailable).await;
+    let face = stage.kubelet.faces().remove(0);
+    let known = face.get("/v1/models").await.ok();
+    let known: Vec<&str> =
+        known["data"].as_array().into_iter().flatten().filter_map(|one| one["id"].as_str()).collect();
+    assert_eq!(known, ["base", "good"], "it knows what it was told of, and nothing else");
 }

@@ -17,16 +17,18 @@ use crate::deployment;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// A hub of one folder under every name, for who brings the word.
+/// A hub of one folder under every name, but for the name `great`, for who brings the word.
 struct Hub {
     folder: PathBuf,
+    great: PathBuf,
     word: Mutex<String>,
 }
 
 impl Hub {
     /// Starts it; its address.
-    async fn start(folder: &Path, word: &str) -> (Arc<Self>, String) {
-        let hub = Arc::new(Self { folder: folder.to_owned(), word: Mutex::new(word.to_owned()) });
+    async fn start(folder: &Path, great: &Path, word: &str) -> (Arc<Self>, String) {
+        let word = Mutex::new(word.to_owned());
+        let hub = Arc::new(Self { folder: folder.to_owned(), great: great.to_owned(), word });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("it is bound"));
         let app = axum::Router::new().fallback(answer).with_state(Arc::clone(&hub));
@@ -51,7 +53,8 @@ async fn answer(State(hub): State<Arc<Hub>>, request: Request) -> Response {
             ["adapter_config.json", "adapter_model.safetensors"].map(|name| json!({"rfilename": name}));
         return axum::Json(json!({"sha": COMMIT, "siblings": files})).into_response();
     }
-    match std::fs::read(hub.folder.join(path.rsplit('/').next().unwrap_or_default())) {
+    let folder = if path.starts_with("/acme/great/") { &hub.great } else { &hub.folder };
+    match std::fs::read(folder.join(path.rsplit('/').next().unwrap_or_default())) {
         Ok(bytes) => bytes.into_response(),
         Err(_) => StatusCode::NOT_FOUND.into_response(),
     }
@@ -102,9 +105,10 @@ fn assert_hidden(cluster: &mut ClusterOfOne, token: &str) {
 async fn a_secret_opens_sources_and_is_seen_by_nobody() {
     let suite = Suite::load();
     let model = &suite.model("llama_gqa").folder;
-    let (hub, url) = Hub::start(&model.join("adapters/qv_r8"), "canary-first").await;
+    let adapters = model.join("adapters");
+    let (hub, url) = Hub::start(&adapters.join("qv_r8"), &adapters.join("attn_r64"), "canary-first").await;
     let mut cluster = ClusterOfOne::new();
-    cluster.write("a.yaml", &deployment("a", model, ""));
+    cluster.write("a.yaml", &deployment("a", model, "  adapters: {maxRank: 16}\n"));
     cluster.write("one.yaml", &closed("one", "hf"));
     cluster.start_with(&[("HF_ENDPOINT", &url)]);
     let lacks = |object: &serde_yaml::Value| condition(object, "Ready").1.contains("no Secret hf");
@@ -119,6 +123,14 @@ async fn a_secret_opens_sources_and_is_seen_by_nobody() {
     cluster.until_ready("Adapter", "one", 1).await;
     cluster.until_ready("Deployment", "a", 1).await;
     assert_hidden(&mut cluster, "canary-first");
+
+    // What it opens is read before a replica hears of it.
+    cluster.write("great.yaml", &closed("great", "hf"));
+    let refused =
+        |object: &serde_yaml::Value| condition(object, "Ready").1.contains("expected at most 16, got 64");
+    cluster.until("Adapter", "great", "is refused", refused).await;
+    let known = cluster.client(0).get("/v1/models").await.ok().to_string();
+    assert!(known.contains("\"one\"") && !known.contains("great"), "{known}");
 
     // Rotated: what is fetched from now on is opened by the new one, in the same processes.
     let running = cluster.children();
