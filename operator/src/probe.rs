@@ -7,44 +7,36 @@ pub mod address;
 pub mod beside;
 pub mod config;
 mod files;
+mod memory;
+mod reading;
 mod wanted;
 mod web;
 mod weights;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lorikeet_api::Failure;
 use reqwest::Url;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::sync::mpsc;
 
 use crate::args::ProbeArgs;
 use crate::build::arguments::Reach;
 use crate::fleet::{AdapterKey, Fleet, FleetKey, Probe};
 use crate::probe::address::HostPolicy;
-use crate::probe::beside::{Reader, Readers};
-use crate::probe::wanted::{Place, Readable, Wanted, wanted};
-use crate::probe::web::{Web, WebError};
-
-/// Sources that are remembered at a time; further ones wait.
-const REMEMBERED: usize = 65_536;
-/// What nobody asked about for so long is forgotten.
-const FORGOTTEN: Duration = Duration::from_secs(900);
-/// Between two rounds of forgetting.
-const ROUND: Duration = Duration::from_secs(60);
-/// A host that did not answer is not asked again before.
-const AVOIDED: Duration = Duration::from_secs(30);
-/// What could not be read is tried again after so long, and twice as long each time: somebody may be putting it there.
-const TRIED_AGAIN: Duration = Duration::from_secs(5);
+use crate::probe::beside::Readers;
+use crate::probe::memory::{Memory, Outcome};
+use crate::probe::reading::Reading;
+use crate::probe::wanted::{Readable, Wanted, wanted};
+use crate::probe::web::Web;
 
 /// How sources are read.
 #[derive(Clone, Debug)]
 pub struct ProbeConfig {
-    /// The longest that reading a source may take. None is read when it is zero.
+    /// The longest that one try to read a source may take. None is read when it is zero.
     pub limit: Duration,
-    /// Sources that are read at once.
+    /// Sources that are read at once, and as many of each fleet beside its replicas.
     pub concurrent: usize,
     /// What was read is read again after so long, while the Adapter is not accepted.
     pub fresh: Duration,
@@ -89,32 +81,18 @@ pub struct Probes {
 struct Inner {
     config: ProbeConfig,
     readable: Readable,
-    web: Option<Web>,
-    slots: Semaphore,
-    /// Of those that others read.
-    beside: Semaphore,
+    reading: Reading,
     memory: Mutex<Memory>,
     changed: mpsc::UnboundedSender<FleetKey>,
 }
 
-/// What was read, and which hosts are avoided until when.
-#[derive(Default)]
-struct Memory {
-    known: HashMap<Wanted, Known>,
-    avoided: HashMap<String, Instant>,
-    round: Option<Instant>,
-}
-
-struct Known {
-    probe: Probe,
-    /// Since when it is so.
-    since: Instant,
-    /// When it was last asked about.
-    asked: Instant,
-    /// Somebody reads it.
-    running: bool,
-    /// So many times in a row it could not be read.
-    refusals: u32,
+/// What is known of a fleet's sources.
+#[derive(Debug, Default)]
+pub struct Probed {
+    /// By Adapter.
+    pub probes: BTreeMap<AdapterKey, Probe>,
+    /// After so long they are to be asked about again, to be tried again.
+    pub again: Option<Duration>,
 }
 
 impl Probes {
@@ -124,72 +102,40 @@ impl Probes {
         let hub: Option<Url> = config.hub.parse().ok().filter(Url::has_host);
         let web = Web::new(config.hosts.clone(), hub.as_ref());
         if let Err(error) = &web {
-            tracing::warn!(%error, "sources on the web are not read before replicas hear of them");
+            tracing::warn!(%error, "this process reads no sources on the web");
         }
         let inner = Inner {
             readable: Readable { hub, paths: config.paths },
-            web: web.ok(),
-            slots: Semaphore::new(config.concurrent.max(1)),
-            beside: Semaphore::new(config.concurrent.max(1)),
-            memory: Mutex::default(),
+            reading: Reading::new(config.limit, config.concurrent, web.ok()),
+            memory: Mutex::new(Memory::new(config.fresh, Instant::now())),
             changed,
             config,
         };
         Self { inner: Arc::new(inner) }
     }
 
-    /// What is known of the sources of `fleet`, for its `probes`. Returns at once; what is not known is begun to be read, by
-    /// `readers` where it takes them. Called within an async runtime.
+    /// What is known of the sources of `fleet`. Returns at once; what is not known is begun to be read, by `readers` where it takes
+    /// them. Called within an async runtime.
     #[must_use]
-    pub fn of(&self, fleet: &Fleet, readers: &Readers) -> BTreeMap<AdapterKey, Probe> {
-        if self.inner.config.limit.is_zero() {
-            return BTreeMap::new();
+    pub fn of(&self, fleet: &Fleet, readers: &Readers) -> Probed {
+        let inner = &self.inner;
+        let mut probed = Probed::default();
+        if inner.config.limit.is_zero() {
+            return probed;
         }
-        let wanted = wanted(fleet, &self.inner.readable);
-        wanted.into_iter().map(|(key, wanted)| (key, self.ask(wanted, readers))).collect()
-    }
-
-    fn ask(&self, wanted: Wanted, readers: &Readers) -> Probe {
-        let reader = readers.of(&wanted);
-        let now = Instant::now();
-        let mut memory = self.inner.memory();
-        if !memory.known.contains_key(&wanted) {
-            memory.forget(now);
-            if memory.known.len() >= REMEMBERED {
-                return Probe::Awaited(format!("room for it: {REMEMBERED} sources are being read"));
+        let wanted = wanted(fleet, &inner.readable);
+        inner.reading.meet(&fleet.key, (!wanted.is_empty()).then_some(readers));
+        for (key, wanted) in wanted {
+            // What the operator may try itself waits for nobody.
+            let lacked = if wanted.at.is_some() { None } else { readers.lacked(&wanted) };
+            let asked = inner.memory().ask(&wanted, lacked, Instant::now());
+            if let Some(failures) = asked.read {
+                tokio::spawn(Arc::clone(inner).keep(wanted, failures));
             }
+            probed.again = [probed.again, asked.again].into_iter().flatten().min();
+            probed.probes.insert(key, asked.probe);
         }
-        let new = || Known { probe: Probe::Pending, since: now, asked: now, running: false, refusals: 0 };
-        let known = memory.known.entry(wanted.clone()).or_insert_with(new);
-        known.asked = now;
-        let is_old = known.since.elapsed() >= self.inner.stands(known);
-        if !known.running && is_old {
-            match reader {
-                Err(lacked) if wanted.at.is_none() => {
-                    return if known.probe == Probe::Pending {
-                        Probe::Awaited(lacked)
-                    } else {
-                        known.probe.clone()
-                    };
-                }
-                reader => {
-                    known.running = true;
-                    tokio::spawn(Arc::clone(&self.inner).keep(wanted, reader.ok()));
-                }
-            }
-        }
-        known.probe.clone()
-    }
-}
-
-impl Memory {
-    fn forget(&mut self, now: Instant) {
-        if self.round.is_some_and(|round| now.duration_since(round) < ROUND) {
-            return;
-        }
-        self.round = Some(now);
-        self.known.retain(|_, known| known.running || now.duration_since(known.asked) < FORGOTTEN);
-        self.avoided.retain(|_, until| *until > now);
+        probed
     }
 }
 
@@ -198,129 +144,22 @@ impl Inner {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long `known` stands before it is read again.
-    fn stands(&self, known: &Known) -> Duration {
-        match known.probe {
-            Probe::Pending | Probe::Awaited(_) => Duration::ZERO,
-            Probe::Refused(_) => {
-                let doubled = TRIED_AGAIN.saturating_mul(1 << known.refusals.clamp(1, 5) - 1);
-                doubled.min(self.config.fresh)
-            }
-            Probe::Facts(_) | Probe::Faulty(_) | Probe::Unjudged(_) => self.config.fresh,
-        }
-    }
-
-    /// Reads `wanted`, remembers it, and tells who waits for it where it is new, or is to be tried again.
-    async fn keep(self: Arc<Self>, wanted: Wanted, reader: Option<Reader>) {
+    /// Reads `wanted`, remembers it, and tells its fleet where it is news.
+    async fn keep(self: Arc<Self>, wanted: Wanted, failures: u32) {
         let reading = tokio::spawn({
             let (inner, wanted) = (Arc::clone(&self), wanted.clone());
-            async move { inner.read(&wanted, reader).await }
+            async move { inner.reading.read(&wanted, failures).await }
         });
-        let broken = |_| Probe::Refused(beside::unavailable("its reader broke".to_owned()));
-        let probe = reading.await.unwrap_or_else(broken);
-        if let Probe::Refused(Failure { message: why, .. }) = &probe {
+        let outcome = reading.await.unwrap_or_else(|_| Outcome::Untried("its reader broke".to_owned()));
+        if let Outcome::Said(Probe::Refused(Failure { message: why, .. })) | Outcome::Untried(why) = &outcome
+        {
             tracing::debug!(source = wanted.source.split('?').next(), why, "a source was not read");
         }
-        if let Some(again) = self.remember(&wanted, probe) {
-            tokio::time::sleep(again).await;
-            self.tell(wanted.fleet);
+        if self.memory().learn(&wanted, outcome, Instant::now()) {
+            // Nobody listens any more only while the operator stops.
+            let _ = self.changed.send(wanted.fleet);
         }
     }
-
-    /// Takes `probe` over, and tells whoever waits for it where it is new. After how long it is to be tried again by itself.
-    fn remember(&self, wanted: &Wanted, probe: Probe) -> Option<Duration> {
-        let mut memory = self.memory();
-        let known = memory.known.get_mut(wanted)?;
-        (known.since, known.running) = (Instant::now(), false);
-        let is_refused = matches!(probe, Probe::Refused(_));
-        known.refusals = if is_refused { known.refusals.saturating_add(1) } else { 0 };
-        // What was read stays true while it cannot be read again.
-        let is_read = matches!(known.probe, Probe::Facts(_) | Probe::Faulty(_) | Probe::Unjudged(_));
-        let is_new = known.probe != probe && !(is_read && is_refused);
-        if is_new {
-            known.probe = probe;
-        }
-        let again = matches!(known.probe, Probe::Refused(_)).then(|| self.stands(known));
-        drop(memory);
-        if is_new {
-            self.tell(wanted.fleet.clone());
-        }
-        again
-    }
-
-    fn tell(&self, fleet: FleetKey) {
-        // Nobody listens any more only while the operator stops.
-        let _ = self.changed.send(fleet);
-    }
-
-    /// Waits for its turn and reads, each within the limit: itself where it may, and else, or where that fails, by `reader`.
-    async fn read(&self, wanted: &Wanted, reader: Option<Reader>) -> Probe {
-        let limit = self.config.limit;
-        let own = match &wanted.at {
-            Some(at) => {
-                // Nobody closes it.
-                let _turn = self.slots.acquire().await;
-                match self.read_at(at).await {
-                    Ok(probe) => return probe,
-                    Err(why) => Some(why),
-                }
-            }
-            None => None,
-        };
-        let Some(reader) = reader else {
-            return Probe::Refused(beside::unavailable(own.unwrap_or_else(|| "nobody reads it".to_owned())));
-        };
-        let _turn = self.beside.acquire().await;
-        let late = |_| Probe::Refused(beside::unavailable(late(limit)));
-        timeout(limit, reader.read(wanted)).await.unwrap_or_else(late)
-    }
-
-    /// Reads a source itself; why it cannot.
-    async fn read_at(&self, at: &Place) -> Result<Probe, String> {
-        let limit = self.config.limit;
-        match at {
-            Place::Folder(folder) => {
-                let folder = folder.clone();
-                let reading = tokio::task::spawn_blocking(move || files::read(&folder));
-                let read = timeout(limit, reading).await.map_err(|_| late(limit))?;
-                read.map_err(|error| error.to_string())?
-            }
-            Place::Web { config, weights } => {
-                self.browse(config, weights).await.map_err(|why| why.unwrap_or_else(|| late(limit)))
-            }
-        }
-    }
-
-    /// Reads over HTTP, unless the host failed a short while ago: of thousands of sources on a host that does not answer
-    /// the first few wait, not all.
-    async fn browse(&self, config: &Url, weights: &Url) -> Result<Probe, Option<String>> {
-        let web = self.web.as_ref().ok_or_else(|| "there is no HTTP client".to_owned())?;
-        let host = config.host_str().unwrap_or_default();
-        let began = Instant::now();
-        if self.memory().avoided.get(host).is_some_and(|until| *until > began) {
-            return Err(Some(format!("{host} did not answer a short while ago")));
-        }
-        let avoid = || {
-            self.memory().avoided.insert(host.to_owned(), Instant::now() + AVOIDED);
-        };
-        match timeout(self.config.limit, web.read(config, weights)).await {
-            Ok(Ok(probe)) => Ok(probe),
-            Ok(Err(error)) => {
-                if matches!(error, WebError::Unavailable(_)) {
-                    avoid();
-                }
-                Err(Some(error.to_string()))
-            }
-            Err(_) => {
-                avoid();
-                Err(None)
-            }
-        }
-    }
-}
-
-fn late(limit: Duration) -> String {
-    format!("it was not read within {limit:?}")
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ use crate::kubelet::{Shared, access, bind, report};
 use crate::registry;
 use crate::tethered::Tethered;
 
+/// The port that the operator's pods say for the inspector.
+const INSPECT_PORT: u16 = 8082;
 /// Between two probes.
 const PROBE: Duration = Duration::from_millis(100);
 
@@ -36,7 +38,11 @@ pub(crate) async fn run(shared: Arc<Shared>, pod: Pod) {
         let log = folder.path().join(format!("{}.log", container.name));
         Tethered::start(&binary(), &arguments(container, folder.path(), ip), &[], log).shown()
     });
-    let beside = beside.collect();
+    let beside: Vec<Tethered> = beside.collect();
+    // A replica is not started before the inspector answers.
+    while tokio::net::TcpStream::connect((ip, INSPECT_PORT)).await.is_err() {
+        tokio::time::sleep(PROBE).await;
+    }
     let process =
         Tethered::start(&binary(), &arguments(&spec.containers[0], folder.path(), ip), &[], log).shown();
     let face = Client::of(format!("http://{ip}:8080"));

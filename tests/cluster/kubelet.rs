@@ -412,6 +412,11 @@ pub(crate) async fn report(
             .collect();
     let status = json!({"status": {
         "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "startTime": time, "conditions": conditions,
+        "initContainerStatuses": [{
+            "name": "inspector", "image": "runtime", "imageID": "", "ready": true, "started": true,
+            "restartCount": 0, "containerID": format!("test://{name}/inspector"),
+            "state": {"running": {"startedAt": time}},
+        }],
         "containerStatuses": [{
             "name": "runtime", "image": "runtime", "imageID": "", "ready": ready, "started": true,
             "restartCount": restarts, "containerID": format!("test://{name}/{restarts}"),

@@ -22,6 +22,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Whether it has loaded its model, which may take an hour: it may be fetched first.
 pub const START: Probing =
     Probing { path: "/health", period: Duration::from_secs(10), failures: 360, timeout: TIMEOUT };
+/// Whether an inspector has begun: it loads nothing.
+pub const BEGUN: Probing =
+    Probing { path: "/health", period: Duration::from_secs(1), failures: 60, timeout: TIMEOUT };
 /// Whether requests may go to it.
 pub const READY: Probing =
     Probing { path: "/ready", period: Duration::from_secs(2), failures: 2, timeout: TIMEOUT };

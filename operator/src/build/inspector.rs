@@ -11,9 +11,11 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::build::INSPECT_PORT;
 use crate::build::arguments::{self, Places};
-use crate::build::health::LIVE;
+use crate::build::health::{BEGUN, LIVE, Probing};
 use crate::build::workload::{port, seconds};
 
+/// The name of its container.
+pub const NAME: &str = "inspector";
 /// The name of its port.
 pub const PORT: &str = "inspect";
 /// What it takes, asked for and not more: a pod whose replica is guaranteed what it has stays so.
@@ -29,27 +31,33 @@ pub fn inspector(
     security: SecurityContext,
 ) -> Container {
     Container {
-        name: "inspector".to_owned(),
+        name: NAME.to_owned(),
         image: Some(image),
         args: Some(arguments::inspector(places, &format!("[::]:{INSPECT_PORT}"))),
         restart_policy: Some("Always".to_owned()),
         ports: Some(vec![port(PORT, INSPECT_PORT)]),
-        liveness_probe: Some(Probe {
-            http_get: Some(HTTPGetAction {
-                path: Some(LIVE.path.to_owned()),
-                port: IntOrString::String(PORT.to_owned()),
-                scheme: Some("HTTPS".to_owned()),
-                ..HTTPGetAction::default()
-            }),
-            period_seconds: Some(seconds(LIVE.period)),
-            timeout_seconds: Some(seconds(LIVE.timeout)),
-            failure_threshold: Some(LIVE.failures as i32),
-            ..Probe::default()
-        }),
+        // It is asked from then on, and the replica starts.
+        startup_probe: Some(probe(BEGUN)),
+        liveness_probe: Some(probe(LIVE)),
         resources: Some(resources()),
         volume_mounts: Some(mounts),
         security_context: Some(security),
         ..Container::default()
+    }
+}
+
+fn probe(probing: Probing) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(probing.path.to_owned()),
+            port: IntOrString::String(PORT.to_owned()),
+            scheme: Some("HTTPS".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(seconds(probing.period)),
+        timeout_seconds: Some(seconds(probing.timeout)),
+        failure_threshold: Some(probing.failures as i32),
+        ..Probe::default()
     }
 }
 

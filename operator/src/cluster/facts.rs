@@ -26,7 +26,7 @@ pub struct PodFacts {
     pub finished: bool,
     /// Where its admin face is: the pod's address and the port that its spec names `admin`.
     pub address: Option<SocketAddr>,
-    /// Where the inspector beside the replica is.
+    /// Where the inspector beside the replica is, once it runs.
     pub inspector: Option<SocketAddr>,
     /// What of users it has mounted.
     pub mounts: Arc<Mounts>,
@@ -57,7 +57,7 @@ impl PodFacts {
             leaving: pod.metadata.deletion_timestamp.is_some(),
             finished: matches!(phase, Some("Succeeded" | "Failed")),
             address: address(pod, "admin"),
-            inspector: address(pod, inspector::PORT),
+            inspector: address(pod, inspector::PORT).filter(|_| is_started(pod, inspector::NAME)),
             mounts: Arc::new(mounts(pod)),
             hindrance: status.and_then(|status| unschedulable(status).or_else(|| failing(status))),
             unmounted: status.and_then(|status| unmounted(pod.spec.as_ref()?, status)),
@@ -201,6 +201,12 @@ fn address(pod: &Pod, name: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, u16::try_from(found.container_port).ok()?))
 }
 
+/// Whether the container of initialization of that name, which stays, has answered.
+fn is_started(pod: &Pod, name: &str) -> bool {
+    let statuses = pod.status.iter().filter_map(|status| status.init_container_statuses.as_ref()).flatten();
+    statuses.into_iter().any(|container| container.name == name && container.started == Some(true))
+}
+
 /// The Secrets and claims that are mounted.
 fn mounts(pod: &Pod) -> Mounts {
     let volumes = || pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
@@ -263,6 +269,9 @@ mod tests {
         ]);
         spec.init_containers = serde_json::from_value(container).unwrap();
         spec.volumes = serde_json::from_value(volumes).unwrap();
+        assert_eq!(PodFacts::of(&pod).inspector, None, "its image is being pulled");
+        let started = json!([{"name": "inspector", "started": true, "restartCount": 0, "image": "", "imageID": "", "ready": true}]);
+        pod.status.as_mut().unwrap().init_container_statuses = serde_json::from_value(started).unwrap();
         let facts = PodFacts::of(&pod);
         assert_eq!(facts.inspector, "127.0.0.9:8082".parse().ok());
         assert_eq!(facts.address, "127.0.0.9:8081".parse().ok());

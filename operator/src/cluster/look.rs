@@ -325,7 +325,9 @@ impl Look<'_> {
             url: served.then(|| format!("http://{of}.{namespace}.svc:{PUBLIC_PORT}")),
             workload: self.workload().map(|workload| workload_facts(workload, self.pods_that_stay(), now)),
         };
-        fleet.probes = self.looker.probes.of(&fleet, readers);
+        let probed = self.looker.probes.of(&fleet, readers);
+        self.soon(probed.again);
+        fleet.probes = probed.probes;
         fleet
     }
 

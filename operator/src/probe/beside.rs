@@ -1,30 +1,35 @@
 //! Reads a source beside a replica: by the inspector in a replica's pod, or on one machine by the runtime's own program.
 //! They mount what opens the source, which the operator never reads. Must not judge what they say.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lorikeet_api::{ErrorCode, Failure, InspectRequest, InspectedSource};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use crate::build::arguments::Reach;
 use crate::decide::mounts::Mounts;
 use crate::fleet::Probe;
-use crate::probe::config;
 use crate::probe::wanted::Wanted;
-use crate::probe::weights;
+use crate::probe::{config, weights};
 use crate::replicas::client::{Client, ClientError, Endpoint};
 
 /// The longest answer of the program that is read: the longest configuration, escaped.
 const MAX_OUTPUT: u64 = 8 << 20;
+/// Inspectors that are asked about one source, one after the other.
+const ASKED: usize = 3;
 
 /// Who reads for a fleet what the operator may not.
 #[derive(Clone, Debug)]
 pub enum Readers {
     /// The inspectors of its replicas' pods.
-    Inspectors(Vec<Inspector>),
+    Inspectors(Arc<[Inspector]>),
     /// This machine.
     Program(Program),
 }
@@ -51,38 +56,29 @@ pub struct Program {
     pub reach: Reach,
 }
 
-/// Those of [`Readers`] that have what one source takes.
-#[derive(Clone, Debug)]
-pub(super) enum Reader {
-    /// Any of these, the first that answers.
-    Inspectors(Vec<Endpoint>),
-    /// This machine.
-    Program(Program),
+impl Readers {
+    /// What there would have to be for `wanted` to be read; nothing where there is.
+    pub(super) fn lacked(&self, wanted: &Wanted) -> Option<String> {
+        match self {
+            Self::Program(_) => None,
+            Self::Inspectors(all) if all.iter().any(|one| one.has(wanted)) => None,
+            Self::Inspectors(_) => Some(whom(wanted)),
+        }
+    }
 }
 
-impl Readers {
-    /// Those that have mounted what `wanted` takes.
-    ///
-    /// # Errors
-    /// There is none: what would be one.
-    pub(super) fn of(&self, wanted: &Wanted) -> Result<Reader, String> {
-        let inspectors = match self {
-            Self::Program(program) => return Ok(Reader::Program(program.clone())),
-            Self::Inspectors(all) => all,
+impl Inspector {
+    /// Whether its pod has mounted what `wanted` takes.
+    pub(super) fn has(&self, wanted: &Wanted) -> bool {
+        let is_in = |all: &BTreeSet<String>, name: &Option<String>| {
+            name.as_ref().is_none_or(|name| all.contains(name))
         };
-        let has = |one: &&Inspector| {
-            let is_in = |all: &std::collections::BTreeSet<String>, name: &Option<String>| {
-                name.as_ref().is_none_or(|name| all.contains(name))
-            };
-            is_in(&one.mounts.secrets, &wanted.secret) && is_in(&one.mounts.claims, &wanted.claim)
-        };
-        let able: Vec<Endpoint> = inspectors.iter().filter(has).map(|one| one.endpoint.clone()).collect();
-        if able.is_empty() { Err(lacked(wanted)) } else { Ok(Reader::Inspectors(able)) }
+        is_in(&self.mounts.secrets, &wanted.secret) && is_in(&self.mounts.claims, &wanted.claim)
     }
 }
 
 /// What there would have to be.
-fn lacked(wanted: &Wanted) -> String {
+fn whom(wanted: &Wanted) -> String {
     match (&wanted.secret, &wanted.claim) {
         (None, None) => "a replica's pod that runs".to_owned(),
         (Some(secret), _) => format!("a replica's pod that has Secret {secret} mounted"),
@@ -90,78 +86,84 @@ fn lacked(wanted: &Wanted) -> String {
     }
 }
 
-impl Reader {
-    /// What `wanted` says of itself.
-    pub(super) async fn read(&self, wanted: &Wanted) -> Probe {
-        let request = InspectRequest {
-            source: wanted.source.clone(),
-            revision: None,
-            credentials: wanted.secret.clone(),
-        };
-        let inspected = match self {
-            Self::Inspectors(endpoints) => ask(endpoints, &request).await,
-            Self::Program(program) => program.run(&request).await,
-        };
-        match inspected {
-            Ok(inspected) => said(&inspected),
-            Err(failure) => Probe::Refused(failure),
-        }
-    }
+/// What came of asking who reads.
+#[derive(Debug)]
+pub(super) enum Asking {
+    /// What the source says, or why it cannot be read.
+    Said(Probe),
+    /// The source took too long.
+    Late,
+    /// Nobody tried, and why.
+    Unanswered(String),
 }
 
-/// Asks one after the other until one answers; thousands of sources begin at different ones.
-async fn ask(endpoints: &[Endpoint], request: &InspectRequest) -> Result<InspectedSource, Failure> {
-    let first = request.source.bytes().fold(0, |sum: usize, byte| sum.wrapping_mul(31) + usize::from(byte));
-    let mut why = String::new();
-    for at in 0..endpoints.len() {
-        let endpoint = &endpoints[(first.wrapping_add(at)) % endpoints.len()];
-        let asked = async { Client::new(endpoint)?.inspect(request).await };
-        let asked: Result<_, ClientError> = asked.await;
-        match asked {
-            Ok(inspected) => return inspected,
-            Err(error) => why = format!("the inspector at {} did not read it: {error}", endpoint.address),
-        }
+/// What is asked about `wanted`.
+pub(super) fn request(wanted: &Wanted) -> InspectRequest {
+    InspectRequest { source: wanted.source.clone(), revision: None, credentials: wanted.secret.clone() }
+}
+
+/// The few of those that are `able` to that are asked about `source`, one after the other: other ones for other sources, and at the next try.
+pub(super) fn first<'a>(
+    able: &[&'a Endpoint],
+    source: &str,
+    failures: u32,
+) -> impl Iterator<Item = &'a Endpoint> {
+    let hash = source.bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    let start = hash.wrapping_add(failures as usize) % able.len().max(1);
+    able.iter().copied().cycle().skip(start).take(able.len().min(ASKED))
+}
+
+/// Asks one inspector, for as long as `limit`.
+pub(super) async fn ask(client: &Client, request: &InspectRequest, limit: Duration) -> Asking {
+    match timeout(limit, client.inspect(request)).await {
+        Ok(Ok(Ok(inspected))) => Asking::Said(said(&inspected)),
+        Ok(Ok(Err(failure))) => Asking::Said(Probe::Refused(failure)),
+        Ok(Err(ClientError::Late | ClientError::Refused { status: 504, .. })) | Err(_) => Asking::Late,
+        Ok(Err(error)) => Asking::Unanswered(error.to_string()),
     }
-    Err(unavailable(why))
 }
 
 impl Program {
-    async fn run(&self, request: &InspectRequest) -> Result<InspectedSource, Failure> {
-        let mut command = Command::new(&self.path);
-        command.args(self.arguments(request)).stdin(Stdio::null()).stderr(Stdio::null());
-        let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().map_err(broken)?;
-        let mut output = Vec::new();
-        if let Some(stdout) = child.stdout.take() {
-            stdout.take(MAX_OUTPUT).read_to_end(&mut output).await.map_err(broken)?;
+    /// Reads one source.
+    pub(super) async fn run(&self, request: &InspectRequest) -> Asking {
+        match self.output(request).await {
+            Ok(probe) => Asking::Said(probe),
+            Err(error) => Asking::Unanswered(format!("{}: {error}", self.path.display())),
         }
-        let status = child.wait().await.map_err(broken)?;
-        let strange =
-            |error: serde_json::Error| unavailable(format!("its reader ended with {status}: {error}"));
-        if status.success() {
-            return serde_json::from_slice(&output).map_err(strange);
-        }
-        Err(serde_json::from_slice(&output).unwrap_or_else(strange))
     }
 
-    fn arguments(&self, request: &InspectRequest) -> Vec<String> {
-        let mut all = vec!["inspect".to_owned(), "--glimpse".to_owned()];
+    /// What the source may hold, a signature say, is for no command line: it is told by the standard input.
+    async fn output(&self, request: &InspectRequest) -> io::Result<Probe> {
+        let mut command = Command::new(&self.path);
+        command.args(self.arguments()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        // Ctrl-C at the terminal is for this process.
+        let mut child = command.process_group(0).kill_on_drop(true).spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(&serde_json::to_vec(request)?).await?;
+        }
+        let mut output = Vec::new();
+        if let Some(stdout) = child.stdout.take() {
+            stdout.take(MAX_OUTPUT).read_to_end(&mut output).await?;
+        }
+        let status = child.wait().await?;
+        if status.success() {
+            return Ok(said(&serde_json::from_slice(&output)?));
+        }
+        let failure = serde_json::from_slice(&output);
+        failure.map(Probe::Refused).map_err(|_| io::Error::other(format!("it ended with {status}")))
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let mut all = ["inspect", "-", "--glimpse"].map(str::to_owned).to_vec();
         all.push(format!("--hf-endpoint={}", self.reach.hub));
         all.extend(self.reach.hosts.iter().map(|host| format!("--allow-source-host={host}")));
         all.extend(self.roots.iter().map(|root| format!("--source-root={root}")));
-        if let Some(secret) = &request.credentials {
-            all.push(format!("--credentials={}", self.credentials.display()));
-            all.push(format!("--secret={secret}"));
-        }
-        all.push("--".to_owned());
-        all.push(request.source.clone());
+        all.push(format!("--credentials={}", self.credentials.display()));
         all
     }
 }
 
-fn broken(error: std::io::Error) -> Failure {
-    unavailable(format!("its reader broke: {error}"))
-}
-
+/// A source that cannot be read, and why.
 pub(super) fn unavailable(message: String) -> Failure {
     Failure { code: ErrorCode::SourceUnavailable, message }
 }

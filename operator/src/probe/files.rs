@@ -10,7 +10,7 @@ use crate::probe::{config, weights};
 /// What the adapter in `folder` says of itself.
 ///
 /// # Errors
-/// Its configuration cannot be read.
+/// Its configuration, or its weights, cannot be read.
 pub(super) fn read(folder: &Path) -> Result<Probe, String> {
     let read = opened(&folder.join("adapter_config.json")).and_then(|(file, _)| {
         let mut json = Vec::new();
@@ -19,8 +19,8 @@ pub(super) fn read(folder: &Path) -> Result<Probe, String> {
     let json = read.map_err(|error| format!("adapter_config.json: {error}"))?;
     Ok(match config::read(&json) {
         Probe::Facts(mut facts) => {
-            // Weights that are not there, or not readable, are for the replicas to judge.
-            facts.bytes = size(&folder.join("adapter_model.safetensors")).unwrap_or_default();
+            let size = size(&folder.join("adapter_model.safetensors"));
+            facts.bytes = size.map_err(|error| format!("adapter_model.safetensors: {error}"))?;
             Probe::Facts(facts)
         }
         other => other,

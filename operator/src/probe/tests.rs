@@ -114,7 +114,7 @@ impl Scene {
             url: None,
             workload: None,
         };
-        let readers = Readers::Inspectors(Vec::new());
+        let readers = Readers::Inspectors([].into());
         Self { probes: Probes::new(config, tell), readers, fleet, changed }
     }
 
@@ -129,21 +129,24 @@ impl Scene {
     }
 
     fn is_reading(&self) -> bool {
-        self.probes.inner.memory().known.values().any(|known| known.running)
+        self.probes.inner.memory().is_reading()
     }
 
     fn ask(&self) -> BTreeMap<AdapterKey, Probe> {
-        self.probes.of(&self.fleet, &self.readers)
+        self.probes.of(&self.fleet, &self.readers).probes
     }
 
-    /// Asks until nothing is pending.
+    /// Asks until nothing is pending: when there is news, and when it is time.
     async fn read(&mut self) -> Vec<Probe> {
         loop {
-            let probes = self.ask();
+            let Probed { probes, again } = self.probes.of(&self.fleet, &self.readers);
             if !probes.values().any(|probe| *probe == Probe::Pending) {
                 return probes.into_values().collect();
             }
-            assert_eq!(self.changed.recv().await.as_ref(), Some(&self.fleet.key));
+            tokio::select! {
+                told = self.changed.recv() => assert_eq!(told.as_ref(), Some(&self.fleet.key)),
+                () = tokio::time::sleep(again.expect("it is to be asked about again")) => {}
+            }
         }
     }
 }
@@ -192,12 +195,12 @@ async fn each_form_of_a_source_is_read() {
 }
 
 #[tokio::test]
-async fn weights_that_cannot_be_read_leave_their_size_open() {
+async fn weights_that_cannot_be_read_are_no_reason_to_accept() {
     let server = Server::default();
     let url = server.start().await;
     let mut scene = Scene::new(&url, |_| {});
     scene.adapter(&format!("{url}/light"));
-    assert_eq!(scene.read().await, [facts(None)]);
+    assert!(why(&scene.read().await[0]).contains("404"));
 }
 
 #[tokio::test]
@@ -259,7 +262,7 @@ async fn a_source_that_hangs_holds_nobody_up_for_longer_than_the_limit() {
     let url = server.start().await;
     let mut scene = Scene::new(&url, |config| {
         config.limit = Duration::from_millis(50);
-        config.concurrent = 1;
+        (config.concurrent, config.fresh) = (1, Duration::from_millis(50));
     });
     for index in 0..20 {
         scene.adapter(&format!("{url}/hangs/{index}"));
@@ -272,7 +275,8 @@ async fn a_source_that_hangs_holds_nobody_up_for_longer_than_the_limit() {
 async fn a_host_that_fails_is_left_in_peace_for_a_while() {
     let server = Server::default();
     let url = server.start().await;
-    let mut scene = Scene::new(&url, |config| config.concurrent = 1);
+    let mut scene =
+        Scene::new(&url, |config| (config.concurrent, config.fresh) = (1, Duration::from_millis(50)));
     for _ in 0..20 {
         scene.adapter(&format!("{url}/broken"));
     }
@@ -362,6 +366,8 @@ async fn on_one_machine_folders_are_read_too() {
     }
     std::fs::write(at("good/claim/adapter_config.json"), CONFIG).unwrap();
     std::fs::write(at("good/claim/adapter_model.safetensors"), weights()).unwrap();
+    std::fs::create_dir(at("light")).unwrap();
+    std::fs::write(at("light/adapter_config.json"), CONFIG).unwrap();
     // A folder stands for what is no file: opening it must not wait or succeed.
     std::fs::create_dir(at("pipe/adapter_config.json")).unwrap();
     let mut scene = Scene::new("https://hub.invalid", |config| config.paths = true);
@@ -370,8 +376,10 @@ async fn on_one_machine_folders_are_read_too() {
     scene.adapter("pvc://claim");
     scene.adapter(&format!("file://{}", at("pipe").display()));
     scene.adapter("file:///nowhere/at/all");
+    scene.adapter(&format!("file://{}", at("light").display()));
     let probes = scene.read().await;
     assert_eq!(probes[..2], [facts(Some(900)), facts(Some(900))]);
     assert!(why(&probes[2]).contains("not a file"));
     assert!(why(&probes[3]).contains("adapter_config.json"));
+    assert!(why(&probes[4]).contains("adapter_model.safetensors"));
 }

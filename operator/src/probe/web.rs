@@ -61,12 +61,12 @@ impl Web {
     /// What the adapter with these files says of itself.
     ///
     /// # Errors
-    /// Its configuration was not read. Weights that are not read are for the replicas to judge.
+    /// Its configuration, or the size of its weights, was not read.
     pub(super) async fn read(&self, config: &Url, weights: &Url) -> Result<Probe, WebError> {
         let json = self.text(config).await?;
         match config::read(&json) {
             Probe::Facts(mut facts) => {
-                facts.bytes = self.size(weights).await.unwrap_or_default();
+                facts.bytes = self.size(weights).await?;
                 Ok(Probe::Facts(facts))
             }
             fault => Ok(fault),
@@ -85,7 +85,7 @@ impl Web {
         Ok(text)
     }
 
-    /// The bytes of the weights, by the file's length and its first bytes. Asked for with GET, as signed addresses are
+    /// The bytes of the weights, by the file's length and its first bytes; nothing where nobody says how long it is. Asked for with GET, as signed addresses are
     /// often good for nothing else; of a server that sends the whole file no more is taken.
     async fn size(&self, url: &Url) -> Result<Option<u64>, WebError> {
         let range = format!("bytes=0-{}", weights::START - 1);

@@ -280,7 +280,9 @@ impl Carrier {
             credentials: self.machine.secrets_folder().join(&key.namespace),
             reach: self.machine.reach.clone(),
         });
-        fleet.probes = self.probes.of(&fleet, &readers);
+        let probed = self.probes.of(&fleet, &readers);
+        self.soon(probed.again);
+        fleet.probes = probed.probes;
         fleet
     }
 
@@ -356,8 +358,12 @@ impl Carrier {
                 tracing::debug!(reason = one.reason, "{}", one.text);
             }
         }
-        if let Some(again) = decision.again {
-            self.due = self.due.min(Instant::now() + again);
+        self.soon(decision.again);
+    }
+
+    fn soon(&mut self, after: Option<Duration>) {
+        if let Some(after) = after {
+            self.due = self.due.min(Instant::now() + after);
         }
     }
 

@@ -1,0 +1,285 @@
+//! What was read of sources, and when each is to be read again. Pure: it is told the time.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use lorikeet_api::{ErrorCode, Failure};
+
+use crate::fleet::Probe;
+use crate::probe::wanted::Wanted;
+
+/// Sources that are remembered at a time; further ones wait.
+const REMEMBERED: usize = 65_536;
+/// What nobody asked about for so long is forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(900);
+/// Between two rounds of forgetting.
+const ROUND: Duration = Duration::from_secs(60);
+/// What could not be read is tried again after so long, and twice as long each time: somebody may be putting it there. Such
+/// times of many sources fall together: each brings a look at all of a fleet.
+const TRIED_AGAIN: Duration = Duration::from_secs(5);
+/// After so many tries that reached nobody who reads, that is told.
+const UNTRIED: u32 = 2;
+
+/// What is remembered.
+pub(super) struct Memory {
+    /// What was read is read again after so long.
+    fresh: Duration,
+    start: Instant,
+    known: HashMap<Wanted, Known>,
+    round: Instant,
+}
+
+struct Known {
+    probe: Probe,
+    /// Since when it is so.
+    since: Instant,
+    /// When it was last asked about.
+    asked: Instant,
+    /// Somebody reads it.
+    running: bool,
+    /// So many times in a row it could not be read.
+    failures: u32,
+}
+
+/// What came of trying to read a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// This is what it says, or why it cannot be read.
+    Said(Probe),
+    /// Nobody tried it just now, and why: nothing new is known of it.
+    Untried(String),
+}
+
+/// What is known of a source that was asked about.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// What it says.
+    pub probe: Probe,
+    /// It is to be read now, and so many tries have failed; whoever asked does that.
+    pub read: Option<u32>,
+    /// After so long it is to be asked about again.
+    pub again: Option<Duration>,
+}
+
+impl Memory {
+    /// Of nothing, at `now`.
+    pub(super) fn new(fresh: Duration, now: Instant) -> Self {
+        Self { fresh, start: now, known: HashMap::new(), round: now }
+    }
+
+    /// What is known of `wanted` at `now`; `lacked` is what there would have to be for anybody to read it.
+    pub(super) fn ask(&mut self, wanted: &Wanted, lacked: Option<String>, now: Instant) -> Asked {
+        if !self.known.contains_key(wanted) {
+            self.forget(now);
+            if self.known.len() >= REMEMBERED {
+                let probe = Probe::Awaited(format!("room for it: {REMEMBERED} sources are being read"));
+                return Asked { probe, read: None, again: Some(ROUND) };
+            }
+        }
+        let (fresh, passed) = (self.fresh, now.duration_since(self.start));
+        let beat = TRIED_AGAIN.min(fresh);
+        let new = || Known { probe: Probe::Pending, since: now, asked: now, running: false, failures: 0 };
+        let known = self.known.entry(wanted.clone()).or_insert_with(new);
+        known.asked = now;
+        let waits = known.waits(fresh, now);
+        let mut asked = Asked { probe: known.probe.clone(), read: None, again: None };
+        if known.running {
+            // It tells when there is news. When there is none, it is to be tried again.
+            asked.again = Some(together(beat, beat, passed));
+            return asked;
+        }
+        match (waits, lacked) {
+            (Some(Duration::ZERO), None) => {
+                known.running = true;
+                asked.read = Some(known.failures);
+                asked.again = Some(together(beat, beat, passed));
+            }
+            (Some(Duration::ZERO), Some(lacked)) if known.probe == Probe::Pending => {
+                asked.probe = Probe::Awaited(lacked);
+            }
+            (Some(waits), _) if known.failures > 0 && !waits.is_zero() => {
+                asked.again = Some(together(waits, beat, passed));
+            }
+            _ => {}
+        }
+        asked
+    }
+
+    /// Takes over what came of reading `wanted`. Whether that is news.
+    pub(super) fn learn(&mut self, wanted: &Wanted, outcome: Outcome, now: Instant) -> bool {
+        let Some(known) = self.known.get_mut(wanted) else { return false };
+        (known.since, known.running) = (now, false);
+        let is_told = !matches!(&outcome, Outcome::Untried(_) | Outcome::Said(Probe::Refused(_)));
+        known.failures = if is_told { 0 } else { known.failures.saturating_add(1) };
+        let probe = match outcome {
+            Outcome::Said(probe) => probe,
+            Outcome::Untried(message) if known.probe == Probe::Pending && known.failures > UNTRIED => {
+                Probe::Refused(Failure { code: ErrorCode::SourceUnavailable, message })
+            }
+            Outcome::Untried(_) => return false,
+        };
+        // What was read stays true while it cannot be read again.
+        let is_read = matches!(known.probe, Probe::Facts(_) | Probe::Faulty(_) | Probe::Unjudged(_));
+        if known.probe == probe || is_read && !is_told {
+            return false;
+        }
+        known.probe = probe;
+        true
+    }
+
+    /// Whether somebody reads anything.
+    #[cfg(test)]
+    pub(super) fn is_reading(&self) -> bool {
+        self.known.values().any(|known| known.running)
+    }
+
+    fn forget(&mut self, now: Instant) {
+        if now.duration_since(self.round) >= ROUND {
+            self.round = now;
+            self.known.retain(|_, known| known.running || now.duration_since(known.asked) < FORGOTTEN);
+        }
+    }
+}
+
+impl Known {
+    /// How long it stands from `now` on before it is read again; for ever where only another source would help.
+    fn waits(&self, fresh: Duration, now: Instant) -> Option<Duration> {
+        let doubled = TRIED_AGAIN.saturating_mul(1 << (self.failures.clamp(1, 5) - 1)).min(fresh);
+        let stands = match &self.probe {
+            Probe::Refused(failure) if failure.code == ErrorCode::InvalidRequest => return None,
+            Probe::Pending | Probe::Awaited(_) if self.failures == 0 => Duration::ZERO,
+            Probe::Pending | Probe::Awaited(_) | Probe::Refused(_) => doubled,
+            Probe::Facts(_) | Probe::Faulty(_) | Probe::Unjudged(_) => fresh,
+        };
+        Some(stands.saturating_sub(now.duration_since(self.since)))
+    }
+}
+
+/// `waits`, and longer up to the next multiple of `beat` since a start that was `passed` ago.
+fn together(waits: Duration, beat: Duration, passed: Duration) -> Duration {
+    let over = (passed + waits).as_nanos() % beat.as_nanos().max(1);
+    let rest = if over == 0 { 0 } else { beat.as_nanos() - over };
+    waits + Duration::from_nanos(rest as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::{AdapterFacts, FleetKey};
+
+    fn wanted(source: usize) -> Wanted {
+        let (fleet, source) = (FleetKey::default(), source.to_string());
+        Wanted { fleet, source, digest: None, at: None, secret: None, claim: None }
+    }
+
+    fn refused(code: ErrorCode, message: &str) -> Outcome {
+        Outcome::Said(Probe::Refused(Failure { code, message: message.to_owned() }))
+    }
+
+    fn untried() -> Outcome {
+        Outcome::Untried("nobody".to_owned())
+    }
+
+    struct Scene {
+        memory: Memory,
+        now: Instant,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let now = Instant::now();
+            Self { memory: Memory::new(Duration::from_secs(60), now), now }
+        }
+
+        fn ask(&mut self) -> Asked {
+            self.memory.ask(&wanted(0), None, self.now)
+        }
+
+        /// Passes the time until it is to be read again, and says so of it; how long that was.
+        fn fails(&mut self, outcome: Outcome) -> u64 {
+            let mut waited = 0;
+            while self.ask().read.is_none() {
+                self.now += Duration::from_secs(1);
+                waited += 1;
+            }
+            self.memory.learn(&wanted(0), outcome, self.now);
+            waited
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_tried_again_ever_later_and_the_same_is_no_news() {
+        let mut scene = Scene::new();
+        let no = || refused(ErrorCode::SourceUnavailable, "no");
+        let waits: Vec<u64> = (0..7).map(|_| scene.fails(no())).collect();
+        assert_eq!(waits, [0, 5, 10, 20, 40, 60, 60]);
+        assert!(scene.ask().again.is_some());
+        assert!(!scene.memory.learn(&wanted(0), no(), scene.now));
+        assert!(scene.memory.learn(&wanted(0), refused(ErrorCode::SourceUnavailable, "other"), scene.now));
+        // Only another source would help.
+        scene.memory.learn(&wanted(0), refused(ErrorCode::InvalidRequest, "odd"), scene.now);
+        scene.now += Duration::from_secs(100_000);
+        let asked = scene.ask();
+        assert_eq!((asked.read, asked.again), (None, None));
+    }
+
+    #[test]
+    fn that_nobody_tries_is_told_when_it_lasts_and_takes_no_words_away() {
+        let mut scene = Scene::new();
+        for _ in 0..UNTRIED {
+            scene.fails(untried());
+            assert_eq!(scene.ask().probe, Probe::Pending);
+        }
+        scene.fails(untried());
+        let Probe::Refused(failure) = scene.ask().probe else { panic!("it is told") };
+        assert_eq!(failure.message, "nobody");
+        scene.fails(refused(ErrorCode::SourceUnauthorized, "closed"));
+        scene.fails(untried());
+        let Probe::Refused(failure) = scene.ask().probe else { panic!("it stands") };
+        assert_eq!(failure.message, "closed");
+    }
+
+    #[test]
+    fn what_was_read_stands_while_it_cannot_be_read_again() {
+        let mut scene = Scene::new();
+        let facts = Probe::Facts(AdapterFacts::default());
+        scene.fails(Outcome::Said(facts.clone()));
+        assert_eq!(scene.fails(refused(ErrorCode::SourceUnavailable, "no")), 60);
+        assert_eq!(scene.ask().probe, facts);
+    }
+
+    #[test]
+    fn without_a_reader_it_waits_for_one_and_nothing_is_begun() {
+        let mut scene = Scene::new();
+        let asked = scene.memory.ask(&wanted(0), Some("a pod".to_owned()), scene.now);
+        assert_eq!(asked, Asked { probe: Probe::Awaited("a pod".to_owned()), read: None, again: None });
+        assert_eq!(scene.ask().read, Some(0));
+        assert_eq!(scene.ask().read, None, "once");
+    }
+
+    #[test]
+    fn times_of_many_fall_together_and_memory_has_an_end() {
+        let mut scene = Scene::new();
+        let mut times = std::collections::BTreeSet::new();
+        for source in 0..100 {
+            scene.now += Duration::from_millis(30);
+            let wanted = wanted(source);
+            assert!(scene.memory.ask(&wanted, None, scene.now).read.is_some());
+            scene.memory.learn(&wanted, refused(ErrorCode::SourceUnavailable, "no"), scene.now);
+            let again = scene.memory.ask(&wanted, None, scene.now).again.unwrap();
+            times.insert(scene.now + again);
+        }
+        assert!(times.len() <= 2, "{times:?}");
+        for source in 100..REMEMBERED {
+            scene.memory.ask(&wanted(source), None, scene.now);
+        }
+        let full = scene.memory.ask(&wanted(REMEMBERED), None, scene.now);
+        assert!(matches!(full.probe, Probe::Awaited(_)) && full.again.is_some());
+        // Those that nobody reads nor asks about make room.
+        for source in 100..REMEMBERED {
+            scene.memory.learn(&wanted(source), untried(), scene.now);
+        }
+        scene.now += FORGOTTEN;
+        assert!(scene.memory.ask(&wanted(REMEMBERED), None, scene.now).read.is_some());
+    }
+}
