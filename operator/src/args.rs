@@ -53,11 +53,11 @@ pub enum LogFormat {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sources")]
 pub struct ProbeArgs {
-    /// The longest that reading a source may take, here and beside a replica. It is tried again until it can be read. 0: none is
-    /// read, and the replicas judge.
+    /// The longest that one try to read a source may take, here and at each of three inspectors. It is tried again until it can be
+    /// read: after 5 seconds, and twice as long each time up to a minute. 0: none is read, and the replicas judge.
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=60))]
     pub probe_seconds: u32,
-    /// Sources that are read at once.
+    /// Sources that are read at once, and as many of each Deployment beside its replicas.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrent_probes: u16,
     /// The Hugging Face hub, for replicas as well.
