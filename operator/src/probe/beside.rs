@@ -24,6 +24,8 @@ use crate::replicas::client::{Client, ClientError, Endpoint};
 const MAX_OUTPUT: u64 = 8 << 20;
 /// Inspectors that are asked about one source, one after the other.
 const ASKED: usize = 3;
+/// Programs that run at once for one fleet.
+const PROGRAMS: usize = 4;
 
 /// Who reads for a fleet what the operator may not.
 #[derive(Clone, Debug)]
@@ -57,6 +59,14 @@ pub struct Program {
 }
 
 impl Readers {
+    /// Sources that are read at once, where `concurrent` may be.
+    pub(super) fn turns(&self, concurrent: usize) -> usize {
+        match self {
+            Self::Program(_) => concurrent.min(PROGRAMS),
+            Self::Inspectors(_) => concurrent,
+        }
+    }
+
     /// What there would have to be for `wanted` to be read; nothing where there is.
     pub(super) fn lacked(&self, wanted: &Wanted) -> Option<String> {
         match self {
@@ -102,7 +112,8 @@ pub(super) fn request(wanted: &Wanted) -> InspectRequest {
     InspectRequest { source: wanted.source.clone(), revision: None, credentials: wanted.secret.clone() }
 }
 
-/// The few of those that are `able` to that are asked about `source`, one after the other: other ones for other sources, and at the next try.
+/// The few of those that are `able` that are asked about `source`, one after the other. They are others for another source, and
+/// begin with the next one when `failures` went before.
 pub(super) fn first<'a>(
     able: &[&'a Endpoint],
     source: &str,
@@ -176,5 +187,32 @@ fn said(inspected: &InspectedSource) -> Probe {
             Probe::Facts(facts)
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replicas::client::{Access, Pass};
+
+    #[test]
+    fn the_next_try_begins_with_another_inspector() {
+        let newest = Pass { authority: String::new(), token: String::new() };
+        let access = Arc::new(Access { newest, former: None });
+        let endpoint = |port: u16| Endpoint {
+            host: String::new(),
+            address: ([127, 0, 0, 1], port).into(),
+            incarnation: String::new(),
+            access: Arc::clone(&access),
+        };
+        let all: Vec<Endpoint> = (0..5).map(endpoint).collect();
+        let able: Vec<&Endpoint> = all.iter().collect();
+        let asked = |count: usize, failures: u32| -> Vec<u16> {
+            first(&able[..count], "s3://bucket/x", failures).map(|one| one.address.port()).collect()
+        };
+        let begins: BTreeSet<u16> = (0..5).map(|failures| asked(5, failures)[0]).collect();
+        assert_eq!(begins.len(), 5);
+        assert_eq!(asked(5, 0).iter().collect::<BTreeSet<_>>().len(), ASKED);
+        assert_eq!((asked(1, 7), asked(0, 0)), (vec![0], vec![]));
     }
 }

@@ -68,10 +68,9 @@ impl Reading {
         match readers {
             None => drop(fleets.remove(fleet)),
             Some(readers) => {
-                let turns = || Arc::new(Semaphore::new(self.of_fleet));
-                let known = fleets
-                    .entry(fleet.clone())
-                    .or_insert_with(|| Fleet { readers: readers.clone(), turns: turns() });
+                let turns = || Arc::new(Semaphore::new(readers.turns(self.of_fleet)));
+                let new = || Fleet { readers: readers.clone(), turns: turns() };
+                let known = fleets.entry(fleet.clone()).or_insert_with(new);
                 known.readers = readers.clone();
             }
         }
