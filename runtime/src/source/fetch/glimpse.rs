@@ -28,7 +28,7 @@ const LENGTH: usize = size_of::<u64>();
 pub struct Glimpse {
     /// The bytes of `adapter_config.json`, cut one byte after the longest that is taken.
     pub config: Vec<u8>,
-    /// The size of the weights, where it could be read.
+    /// The size of the weights; `None` of a file that was read, whose length nobody says or that is too short to say one.
     pub weights: Option<WeightsSize>,
 }
 
@@ -45,8 +45,7 @@ impl Fetcher {
     /// all. Every answer is waited for as long as the configuration says; whoever calls bounds the whole.
     ///
     /// # Errors
-    /// As [`Fetcher::adapter`], where the files cannot be found or the configuration cannot be read. Weights that cannot be
-    /// read are none: whoever loads them says why.
+    /// As [`Fetcher::adapter`], where a file cannot be found, or what is asked of it cannot be read.
     pub async fn glimpse(
         &self,
         source: &Source,
@@ -73,26 +72,26 @@ impl Inner {
         let planned = |name: &str| plan.items.iter().find(|item| item.name == name);
         let config = planned(ADAPTER[0]).ok_or_else(|| FetchError::NoFile(ADAPTER[0].to_owned()))?;
         let (config, _) = self.begins(order, &pass, config, CONFIG, Wish::default()).await?;
-        let weights = match planned(ADAPTER[1]) {
-            Some(weights) => self.size_of(order, &pass, weights).await,
-            None => None,
-        };
-        Ok(Glimpse { config, weights })
-    }
-
-    async fn size_of(&self, order: &Order, pass: &Pass, weights: &Item) -> Option<WeightsSize> {
+        let weights = planned(ADAPTER[1]).ok_or_else(|| FetchError::NoFile(ADAPTER[1].to_owned()))?;
         let wish = Wish { first: Some(LENGTH as u64), ..Wish::default() };
-        match self.begins(order, pass, weights, LENGTH, wish).await {
-            Ok((begin, length)) => size(&begin, length?),
-            Err(error) => {
-                tracing::debug!(source = %order.source, "the weights' size is not read: {error}");
-                None
-            }
-        }
+        let (begin, length) = self.begins(order, &pass, weights, LENGTH, wish).await?;
+        let weights = length.map(|length| size(&begin, length)).transpose()?.flatten();
+        Ok(Glimpse { config, weights })
     }
 
     /// The first `most` bytes of a file, or all that it has, and its whole length where that is said.
     async fn begins(
+        &self,
+        order: &Order,
+        pass: &Pass,
+        item: &Item,
+        most: usize,
+        wish: Wish<'_>,
+    ) -> Result<(Vec<u8>, Option<u64>), FetchError> {
+        self.read(order, pass, item, most, wish).await.map_err(|error| error.of_file(&item.name))
+    }
+
+    async fn read(
         &self,
         order: &Order,
         pass: &Pass,
@@ -116,8 +115,8 @@ impl Inner {
 
 fn in_folder(folder: &Folder) -> Result<Glimpse, FetchError> {
     let (config, _) = begins(folder, ADAPTER[0], CONFIG)?;
-    let weights = begins(folder, ADAPTER[1], LENGTH).ok().and_then(|(begin, length)| size(&begin, length));
-    Ok(Glimpse { config, weights })
+    let (begin, length) = begins(folder, ADAPTER[1], LENGTH)?;
+    Ok(Glimpse { config, weights: size(&begin, length)? })
 }
 
 /// The first `most` bytes of a file, or all that it has, and its whole length.
@@ -130,8 +129,14 @@ fn begins(folder: &Folder, name: &str, most: usize) -> Result<(Vec<u8>, u64), Fe
     Ok((begin, length))
 }
 
-/// The size that a file of `length` bytes says with its first ones; none of a file that is too short for that.
-fn size(begin: &[u8], length: u64) -> Option<WeightsSize> {
-    let header = u64::from_le_bytes(begin.try_into().ok()?);
-    Some(WeightsSize { length, header })
+/// The size that a weights file of `length` bytes says with its first ones; none of one that is too short for that.
+fn size(begin: &[u8], length: u64) -> Result<Option<WeightsSize>, FetchError> {
+    match begin.try_into() {
+        Ok(begin) => Ok(Some(WeightsSize { length, header: u64::from_le_bytes(begin) })),
+        Err(_) if length < LENGTH as u64 => Ok(None),
+        Err(_) => {
+            let got = begin.len();
+            Err(FetchError::Unavailable(format!("{}: {got} bytes came, of {length}", ADAPTER[1])))
+        }
+    }
 }

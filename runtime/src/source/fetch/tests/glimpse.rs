@@ -66,13 +66,21 @@ async fn of_a_server_that_knows_no_ranges_no_more_is_read() {
 }
 
 #[tokio::test]
-async fn weights_that_cannot_be_read_are_none_and_a_configuration_that_cannot_is_an_error() {
+async fn what_cannot_be_read_is_an_error_that_names_its_file_and_weights_that_are_too_short_are_none() {
     let server = Server::start(|asked| match asked.path.split('/').collect::<Vec<_>>()[..] {
+        ["", "empty", "adapter_model.safetensors"] => Answer::text(""),
         ["", "short", "adapter_model.safetensors"] => Answer::file(asked, b"1234567", "s"),
         ["", "stalls", "adapter_model.safetensors"] => {
             Answer { claims: Some(9), stalls: true, ..Answer::text("") }
         }
         ["", "busy", "adapter_model.safetensors"] if asked.method == "GET" => Answer::status(503),
+        ["", "closed", "adapter_model.safetensors"] => Answer::status(403),
+        ["", "away", "adapter_model.safetensors"] => Answer::to("http://127.0.0.1:1/"),
+        ["", "few", "adapter_model.safetensors"] if asked.method == "GET" => {
+            let few = Answer { status: 206, ..Answer::text("123") };
+            few.with("Content-Range", "bytes 0-2/5000")
+        }
+        ["", "gone", "adapter_model.safetensors"] => Answer::status(404),
         ["", "late", "adapter_config.json"] => Answer { claims: Some(9), stalls: true, ..Answer::text("{") },
         ["", "cut", "adapter_config.json"] => Answer::text(CONFIG).cut(3),
         ["", "none", "adapter_config.json"] => Answer::status(404),
@@ -81,13 +89,21 @@ async fn weights_that_cannot_be_read_are_none_and_a_configuration_that_cannot_is
     })
     .await;
     let here = allowed();
-    for kind in ["short", "stalls", "busy"] {
+    for kind in ["short", "empty"] {
         let found = look(&here, &server.url(&format!("/{kind}/"))).await.unwrap();
         assert_eq!(found, Glimpse { weights: None, ..whole() }, "{kind}");
     }
-    for (kind, why) in
-        [("late", "no byte"), ("cut", "adapter_config.json"), ("none", "adapter_config.json: not found")]
-    {
+    for (kind, why) in [
+        ("stalls", "adapter_model.safetensors: no byte"),
+        ("busy", "adapter_model.safetensors: 127.0.0.1 answers 503"),
+        ("closed", "adapter_model.safetensors: 127.0.0.1 asks for other credentials"),
+        ("away", "127.0.0.1"),
+        ("few", "adapter_model.safetensors: 3 bytes came, of 5000"),
+        ("gone", "adapter_model.safetensors: not found"),
+        ("late", "adapter_config.json: no byte"),
+        ("cut", "adapter_config.json"),
+        ("none", "adapter_config.json: not found"),
+    ] {
         let error = look(&here, &server.url(&format!("/{kind}/"))).await.unwrap_err().to_string();
         assert!(error.contains(why), "{kind}: {error}");
     }
@@ -164,7 +180,11 @@ async fn a_folder_of_this_machine_is_looked_into_below_a_root_alone() {
     let [a, out, file_out, half, gone] = paths;
     assert_eq!(look(&here, &a).await.unwrap(), whole());
     assert_eq!(look(&here, "a").await.unwrap(), whole());
-    assert_eq!(look(&here, &half).await.unwrap(), Glimpse { weights: None, ..whole() });
+    let error = look(&here, &half).await.unwrap_err();
+    assert!(
+        matches!(&error, FetchError::NoFile(name) if name == "adapter_model.safetensors"),
+        "the copy has not ended: {error}"
+    );
     for text in [out, file_out, outside.display().to_string()] {
         let error = look(&here, &text).await.unwrap_err();
         assert!(matches!(error, FetchError::Forbidden(_)), "{text}: {error}");
