@@ -54,9 +54,7 @@ impl Fetcher {
     ) -> Result<Glimpse, FetchError> {
         if let Source::Path(path) = source {
             let (inner, path) = (Arc::clone(&self.inner), path.clone());
-            // A mounted folder may be slow, or never answer.
-            let looked = tokio::task::spawn_blocking(move || in_folder(&inner.folder(&path, trust)?)).await;
-            return looked.map_err(|error| FetchError::io("source", std::io::Error::other(error)))?;
+            return self.inner.mounts.read(move || in_folder(&inner.folder(&path, trust)?)).await;
         }
         let (source, credentials) = (source.clone(), credentials.cloned());
         self.inner

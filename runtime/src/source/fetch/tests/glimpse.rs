@@ -192,6 +192,40 @@ async fn a_folder_of_this_machine_is_looked_into_below_a_root_alone() {
     assert!(matches!(look(&here, &gone).await, Err(FetchError::NoFolder(_))));
 }
 
+#[tokio::test]
+async fn folders_that_hang_are_refused_by_themselves_and_their_places_come_back() {
+    let server = Server::start(good).await;
+    let mut here = allowed();
+    let root = here.dir.path().join("root");
+    std::fs::create_dir_all(root.join("a")).unwrap();
+    std::fs::write(root.join("a/adapter_config.json"), CONFIG).unwrap();
+    std::fs::write(root.join("a/adapter_model.safetensors"), weights()).unwrap();
+    (here.config.source_roots, here.config.folders) = (vec![root], 3);
+    let fetcher = here.fetcher();
+    let folder = async || fetcher.glimpse(&source("a"), Trust::Admin, None).await;
+    let mut hang = Vec::new();
+    for _ in 0..3 {
+        assert_eq!(folder().await.unwrap(), whole());
+        let (ends, waits) = std::sync::mpsc::channel::<()>();
+        let read =
+            fetcher.inner.mounts.read(move || waits.recv().map_err(|_| FetchError::NotAFile("x".into())));
+        // Whoever asked has gone; the read has not.
+        assert!(tokio::time::timeout(Duration::from_millis(20), read).await.is_err());
+        hang.push(ends);
+    }
+    let error = folder().await.unwrap_err();
+    assert!(matches!(&error, FetchError::Unavailable(why) if why.contains("3 reads")), "{error}");
+    assert_eq!(fetcher.glimpse(&source(&server.url("/a/")), Trust::Admin, None).await.unwrap(), whole());
+    hang.pop();
+    for _ in 0..1000 {
+        if folder().await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the place of a read that ended is not free");
+}
+
 /// A bucket `loras` with an adapter in `acme/sql`, which knows ranges or does not.
 fn bucket(asked: &Asked, ranges: bool) -> Answer {
     let object = |name: &str, size: usize| {
