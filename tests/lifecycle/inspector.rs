@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lorikeet_api::{INSPECT_PATH, InspectedSource};
 use lorikeet_tests::golden::Suite;
-use lorikeet_tests::inspector::{Inspector, glimpse, said_by};
+use lorikeet_tests::inspector::{Inspector, glimpse, glimpse_quietly, said_by};
 use lorikeet_tests::process::{Process, free_address};
 use lorikeet_tests::replica::binary;
 use lorikeet_tests::until::{until, within};
@@ -102,4 +102,29 @@ fn asked_once_it_prints_a_line_or_refuses() {
         let refusal = glimpse(text(&source), flags).expect_err("it is refused");
         assert!(refusal.contains(why), "{refusal}");
     }
+}
+
+#[test]
+fn asked_once_by_its_standard_input_it_says_the_same_and_refuses_what_is_no_request() {
+    let (root, name) = adapters();
+    let source = root.join(&name);
+    let flags = ["--source-root", text(&root)];
+    let request = json!({"source": source}).to_string();
+    assert_eq!(glimpse_quietly(&request, &flags), Ok(said_by(&source)));
+    let long = json!({"source": "a".repeat(64 << 10)}).to_string();
+    let there = json!({"source": source, "credentials": "team"}).to_string();
+    for (request, further, why) in [
+        ("", &[][..], "standard input: expected a request"),
+        ("{\"source\": \"a\", \"secret\": \"x\"}", &[], "unknown field `secret`"),
+        (&long, &[], "standard input: expected at most 65536 bytes"),
+        ("{\"source\": \"ftp://x\"}", &[], "source: the scheme \"ftp\""),
+        ("{\"source\": \"a\", \"credentials\": \"..\"}", &[], "credentials: expected the name of a Secret"),
+        ("{\"source\": \"a\"}", &["--revision", "v1"], "--revision: expected it in the request"),
+        ("{\"source\": \"gone\"}", &[], "gone: no such folder"),
+    ] {
+        let refusal = glimpse_quietly(request, &[&flags[..], further].concat()).expect_err("it is refused");
+        assert!(refusal.contains(why), "{refusal}");
+    }
+    // A folder of this machine needs no Secret.
+    assert_eq!(glimpse_quietly(&there, &flags), Ok(said_by(&source)));
 }

@@ -15,9 +15,9 @@ use tokio::time::timeout;
 use super::admin::{AdminFailure, typed};
 use super::limits::Limits;
 use crate::engine::request::Failure;
-use crate::source::credentials::{InvalidSecretName, SecretName};
+use crate::source::Trust;
+use crate::source::asked::Asked;
 use crate::source::fetch::Fetcher;
-use crate::source::{InvalidSource, Source, Trust};
 
 /// Requests that wait for one source that is read to end.
 const WAITING: usize = 8;
@@ -45,17 +45,13 @@ impl Inspector {
         Self { limits, fetcher, time, reads, places, waiting }
     }
 
-    async fn read(
-        &self,
-        source: &Source,
-        credentials: Option<&SecretName>,
-    ) -> Result<InspectedSource, AdminFailure> {
+    async fn read(&self, asked: &Asked) -> Result<InspectedSource, AdminFailure> {
         let full = Failure::QueueFull { waiting: self.waiting, limit: self.waiting };
         let full = || AdminFailure::Http(full.clone().into());
         let _place = self.places.try_acquire().map_err(|_| full())?;
         let turn = timeout(self.time, self.reads.acquire()).await;
         let _read = turn.ok().and_then(Result::ok).ok_or_else(full)?;
-        let glimpse = self.fetcher.glimpse(source, Trust::Admin, credentials);
+        let glimpse = self.fetcher.glimpse(&asked.source, Trust::Admin, asked.credentials.as_ref());
         let glimpse = timeout(self.time, glimpse).await.map_err(|_| AdminFailure::Late(self.time))?;
         Ok(glimpse.map_err(AdminFailure::Source)?.into())
     }
@@ -72,13 +68,8 @@ pub async fn handle(
     body: Body,
 ) -> Result<Json<InspectedSource>, AdminFailure> {
     let request: InspectRequest = typed(&inspector.limits, &headers, body).await?;
-    let source = Source::parse(&request.source, request.revision.as_deref()).map_err(|error| {
-        let of_revision = matches!(error, InvalidSource::Revision(_) | InvalidSource::NoRevisions);
-        AdminFailure::Field(if of_revision { "revision" } else { "source" }, error.to_string())
-    })?;
-    let odd = |error: InvalidSecretName| AdminFailure::Field("credentials", error.to_string());
-    let credentials = request.credentials.as_deref().map(str::parse).transpose().map_err(odd)?;
-    inspector.read(&source, credentials.as_ref()).await.map(Json)
+    let asked = Asked::parse(&request).map_err(|odd| AdminFailure::Field(odd.field, odd.message))?;
+    inspector.read(&asked).await.map(Json)
 }
 
 /// `GET /health`: it answers, so it lives.

@@ -68,6 +68,8 @@ async fn what_cannot_be_asked_is_400_by_its_field_and_what_cannot_be_read_is_422
         let (status, code, param, message) = asked(body).await;
         assert_eq!((status, code, param.as_deref()), (400, ErrorCode::InvalidRequest, field), "{message}");
         assert!(message.contains(words), "{message}");
+        // A status repeats the message alone.
+        assert!(message.starts_with(&format!("{}: ", field.unwrap_or("body"))), "{message}");
     }
     let gone = asked(json!({"source": "gone"})).await;
     assert_eq!(gone, (422, ErrorCode::SourceNotFound, Some("source".into()), "gone: no such folder".into()));
