@@ -67,7 +67,9 @@ async fn answer(config: InspectorConfig) -> Result<(), InspectorError> {
     let address = config.face.listen;
     let listener = listen::bind(address).await.map_err(|source| InspectorError::Bind { address, source })?;
     let signal = shutdown::asked(config.until_stdin_closes)?;
-    let limits = Limits { body_bytes: BODY, connections: CONNECTIONS, ..Limits::default() };
+    // Whoever does not read the answer keeps others from theirs.
+    let write_time = config.time;
+    let limits = Limits { body_bytes: BODY, connections: CONNECTIONS, write_time, ..Limits::default() };
     let fetcher = Fetcher::new(config.sources)?;
     let inspector = Inspector::new(fetcher, config.concurrent, config.time, limits.clone());
     let router = inspector_router(Arc::new(inspector), &config.face.keys);

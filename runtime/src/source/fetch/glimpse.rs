@@ -14,7 +14,8 @@ use crate::source::credentials::SecretName;
 use crate::source::error::FetchError;
 use crate::source::folder::Folder;
 use crate::source::http::Wish;
-use crate::source::plan::{ADAPTER, Item, Kind};
+use crate::source::plan::{ADAPTER, Item, Kind, PICKLES, Plan};
+use crate::source::s3::Bucket;
 use crate::source::{Source, Trust};
 
 /// One more than a configuration may have, so that one that is too long can be told.
@@ -66,15 +67,40 @@ impl Fetcher {
 impl Inner {
     async fn glimpse(&self, order: &Order) -> Result<Glimpse, FetchError> {
         let pass = self.pass(order)?;
-        let plan = self.plan(order, &pass).await?;
+        let plan = self.named(order, &pass).await?;
         let planned = |name: &str| plan.items.iter().find(|item| item.name == name);
         let config = planned(ADAPTER[0]).ok_or_else(|| FetchError::NoFile(ADAPTER[0].to_owned()))?;
         let (config, _) = self.begins(order, &pass, config, CONFIG, Wish::default()).await?;
         let weights = planned(ADAPTER[1]).ok_or_else(|| FetchError::NoFile(ADAPTER[1].to_owned()))?;
         let wish = Wish { first: Some(LENGTH as u64), ..Wish::default() };
-        let (begin, length) = self.begins(order, &pass, weights, LENGTH, wish).await?;
+        let (begin, length) = match self.begins(order, &pass, weights, LENGTH, wish).await {
+            Err(error @ FetchError::NotFound(_)) => {
+                return Err(self.pickle(order, &pass, &plan).await.unwrap_or(error));
+            }
+            read => read?,
+        };
         let weights = length.map(|length| size(&begin, length)).transpose()?.flatten();
         Ok(Glimpse { config, weights })
+    }
+
+    /// Where the files are, as they are called: no listing is read, which has no bound.
+    async fn named(&self, order: &Order, pass: &Pass) -> Result<Plan, FetchError> {
+        match &order.source {
+            Source::Hub(hub) => self.http.name_hub(hub, order.kind),
+            Source::S3(place) => Ok(Bucket::name(place, order.kind)),
+            Source::Http(_) | Source::Path(_) => self.plan(order, pass).await,
+        }
+    }
+
+    /// What is there in the place of weights that are not.
+    async fn pickle(&self, order: &Order, pass: &Pass, plan: &Plan) -> Option<FetchError> {
+        let wish = Wish { first: Some(1), ..Wish::default() };
+        for item in plan.items.iter().filter(|item| PICKLES.contains(&item.name.as_str())) {
+            if self.begins(order, pass, item, 0, wish).await.is_ok() {
+                return Some(FetchError::Pickle(item.name.clone()));
+            }
+        }
+        None
     }
 
     /// The first `most` bytes of a file, or all that it has, and its whole length where that is said.

@@ -125,18 +125,14 @@ async fn a_configuration_that_is_too_long_is_cut_where_that_can_be_told() {
 
 #[tokio::test]
 async fn a_repository_is_looked_into_at_its_revision_and_folder_and_the_token_stays_at_the_hub() {
-    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
     let elsewhere = Server::start(good).await;
     let away = elsewhere.url("/a/adapter_model.safetensors");
     let hub =
-        Server::start(move |asked| match asked.path.strip_prefix(&format!("/acme/sql/resolve/{COMMIT}")) {
-            Some("/v2/adapter_config.json") => Answer::text(CONFIG),
-            Some("/v2/adapter_model.safetensors") => Answer::to(&away),
-            None if asked.path == "/api/models/acme/sql/revision/old" => {
-                let files = ["adapter_config.json", "v2/adapter_config.json", "v2/adapter_model.safetensors"];
-                let siblings = files.map(|file| serde_json::json!({"rfilename": file}));
-                Answer::text(serde_json::json!({"sha": COMMIT, "siblings": siblings}).to_string())
-            }
+        Server::start(move |asked| match asked.path.strip_prefix("/acme/sql/resolve/").unwrap_or_default() {
+            "old/v2/adapter_config.json" => Answer::text(CONFIG),
+            "old/v2/adapter_model.safetensors" => Answer::to(&away),
+            "old/adapter_config.json" | "pickled/adapter_config.json" => Answer::text(CONFIG),
+            "pickled/adapter_model.bin" => Answer::text("pickled"),
             _ => Answer::status(404),
         })
         .await;
@@ -149,11 +145,13 @@ async fn a_repository_is_looked_into_at_its_revision_and_folder_and_the_token_st
     for (text, why) in [
         ("hf://acme/sql@old", "adapter_model.safetensors: not found"),
         ("hf://acme/sql@old/v2/adapter_model.safetensors", "adapter_config.json: not found"),
-        ("hf://acme/sql", "acme/sql: not found"),
+        ("hf://acme/sql@pickled", "adapter_model.bin is a pickle"),
+        ("hf://acme/sql", "adapter_config.json: not found"),
     ] {
         let error = look(&here, text).await.unwrap_err().to_string();
         assert!(error.contains(why), "{text}: {error}");
     }
+    assert!(hub.got().iter().all(|path| path.contains("/resolve/")), "no list is asked for");
 }
 
 #[tokio::test]
@@ -228,22 +226,17 @@ async fn folders_that_hang_are_refused_by_themselves_and_their_places_come_back(
 
 /// A bucket `loras` with an adapter in `acme/sql`, which knows ranges or does not.
 fn bucket(asked: &Asked, ranges: bool) -> Answer {
-    let object = |name: &str, size: usize| {
-        format!(
-            "<Contents><Key>acme/sql/{name}</Key><LastModified>2024-01-01T00:00:00.000Z</LastModified>\
-             <ETag>&quot;{size}&quot;</ETag><Size>{size}</Size></Contents>"
-        )
-    };
-    let path = asked.path.split('?').next().unwrap();
-    match path.rsplit('/').next().unwrap() {
-        "adapter_config.json" => Answer::file(asked, CONFIG, "c"),
-        "adapter_model.safetensors" if ranges => Answer::file(asked, &weights(), "w"),
-        "adapter_model.safetensors" => Answer::text(weights()).with("ETag", "\"w\""),
-        _ => Answer::text(format!(
-            "<ListBucketResult><Name>loras</Name><IsTruncated>false</IsTruncated>{}{}</ListBucketResult>",
-            object("adapter_config.json", CONFIG.len()),
-            object("adapter_model.safetensors", 5000),
-        )),
+    match asked.path.strip_prefix("/loras/acme/").unwrap_or_default() {
+        "sql/adapter_config.json" => Answer::file(asked, CONFIG, "c"),
+        "sql/adapter_model.safetensors" if ranges => Answer::file(asked, &weights(), "w"),
+        "sql/adapter_model.safetensors" => Answer::text(weights()).with("ETag", "\"w\""),
+        "old/adapter_config.json" => Answer::file(asked, CONFIG, "c"),
+        "old/adapter_model.pt" => Answer::file(asked, b"pickled", "p"),
+        // A list has no end, and neither have words to an error.
+        _ if asked.path.contains("list-type") => {
+            Answer { endless: true, ..Answer::text("<ListBucketResult>") }
+        }
+        _ => Answer { endless: true, body: vec![b'x'; 1000], ..Answer::status(404) },
     }
     .with("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
 }
@@ -265,8 +258,16 @@ async fn a_bucket_is_looked_into_with_a_secret_and_without() {
         assert_eq!(look(&here, "s3://loras/acme/sql").await.unwrap(), whole());
         let unsigned = server.asked().split_off(signed.len());
         assert!(unsigned.iter().all(|asked| !asked.headers.contains_key("authorization")));
+        for (text, why) in [
+            ("s3://loras/acme/gone", "adapter_config.json: not found"),
+            ("s3://loras/acme/old", "adapter_model.pt is a pickle"),
+        ] {
+            let error = look(&here, text).await.unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
         let part = |asked: &Asked| asked.headers.get("range").is_some_and(|range| range == "bytes=0-7");
-        assert_eq!(server.asked().iter().filter(|asked| part(asked)).count(), 3);
+        assert_eq!(server.asked().iter().filter(|asked| part(asked)).count(), 4);
+        assert!(server.sent() < ON_ITS_WAY, "{}", server.sent());
     }
 }
 
