@@ -38,6 +38,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     /// A model or an adapter: a directory, a .gguf file, hf://OWNER/NAME, s3://BUCKET/KEY or https://…
+    /// With --glimpse, - reads {"source": …, "revision": …, "credentials": …} from standard input, which other users do not see.
     #[arg(value_name = "SRC")]
     pub source: String,
     /// The base model that an adapter is checked against.

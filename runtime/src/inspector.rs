@@ -24,7 +24,7 @@ const BODY: usize = 64 << 10;
 /// Connections at a time: whoever asks is one program, and a few probes.
 const CONNECTIONS: usize = 128;
 
-/// Threads for what blocks: mounted folders and the resolving of names. A mount that hangs keeps its thread.
+/// Threads for what blocks, beyond those of folders: the resolving of names. A mount that hangs keeps its thread.
 const BLOCKING: usize = 64;
 
 /// From the stop: requests under way may still take so long. Whoever asked asks another time.
@@ -54,8 +54,9 @@ pub fn run(args: &InspectorArgs) -> Result<(), InspectorError> {
     telemetry::start(&args.log)?;
     let config = InspectorConfig::check(args)?;
     // One thread: it waits for others nearly all of its time, and lives beside them in little memory.
+    let threads = BLOCKING + config.sources.folders;
     let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING).build()?;
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(threads).build()?;
     let answered = runtime.block_on(answer(config));
     // A mount that hangs is not waited for.
     runtime.shutdown_background();
@@ -66,7 +67,9 @@ async fn answer(config: InspectorConfig) -> Result<(), InspectorError> {
     let address = config.face.listen;
     let listener = listen::bind(address).await.map_err(|source| InspectorError::Bind { address, source })?;
     let signal = shutdown::asked(config.until_stdin_closes)?;
-    let limits = Limits { body_bytes: BODY, connections: CONNECTIONS, ..Limits::default() };
+    // Whoever does not read the answer keeps others from theirs.
+    let write_time = config.time;
+    let limits = Limits { body_bytes: BODY, connections: CONNECTIONS, write_time, ..Limits::default() };
     let fetcher = Fetcher::new(config.sources)?;
     let inspector = Inspector::new(fetcher, config.concurrent, config.time, limits.clone());
     let router = inspector_router(Arc::new(inspector), &config.face.keys);

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 /// One line of JSON in either case, for programs; the refusal for people too.
 fn glimpsed(args: &InspectArgs) -> Result<(), String> {
     use std::io::Write as _;
-    let (line, ended) = match inspect::glimpse(args) {
+    let (line, ended) = match inspect::glimpse(args, &mut std::io::stdin().lock()) {
         Ok(said) => (serde_json::to_string(&said), Ok(())),
         Err(failure) => (serde_json::to_string(&failure), Err(failure.message)),
     };

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use reqwest::Url;
 
 pub mod address;
+pub mod asked;
 mod cache;
 pub mod config;
 pub mod credentials;

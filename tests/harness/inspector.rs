@@ -1,7 +1,8 @@
 //! `lorikeet inspector`, started for a test on a free port, and the same asked once without one.
 
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 
 use lorikeet_api::{Failure, INSPECT_PATH, InspectedSource, WeightsSize};
 use serde_json::Value;
@@ -61,6 +62,10 @@ impl Inspector {
 pub fn glimpse(source: &str, flags: &[&str]) -> Result<InspectedSource, String> {
     let mut command = Command::new(binary());
     let output = command.args(["inspect", source, "--glimpse"]).args(flags).output().expect("it starts");
+    answered(output)
+}
+
+fn answered(output: Output) -> Result<InspectedSource, String> {
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     let (said, refusal) = (text(output.stdout), text(output.stderr));
     match output.status.code() {
@@ -73,6 +78,25 @@ pub fn glimpse(source: &str, flags: &[&str]) -> Result<InspectedSource, String> 
         }
         other => panic!("{other:?}: {said}{refusal}"),
     }
+}
+
+/// Asks once as [`glimpse`] does, by a request on standard input: other users of the machine see none of it. What it prints,
+/// or the refusal.
+///
+/// # Errors
+/// The message of its refusal.
+///
+/// # Panics
+/// When it does not start, or does not say the same to programs and people.
+pub fn glimpse_quietly(request: &str, flags: &[&str]) -> Result<InspectedSource, String> {
+    let mut command = Command::new(binary());
+    command.args(["inspect", "-", "--glimpse"]).args(flags).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut input = child.stdin.take().expect("its standard input");
+    // It may have refused before it has read all.
+    let _ = input.write_all(request.as_bytes());
+    drop(input);
+    answered(child.wait_with_output().expect("it ends"))
 }
 
 /// What the adapter in `folder` says of itself, read here.

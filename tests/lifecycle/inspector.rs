@@ -1,12 +1,15 @@
 //! The inspector as a program beside others: TLS and a token, little memory, a prompt end; and the same asked once.
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use lorikeet_api::{INSPECT_PATH, InspectedSource};
+use axum::body::Body;
+use axum::response::Response;
+use lorikeet_api::{INSPECT_PATH, InspectedSource, MAX_CONFIG_BYTES};
 use lorikeet_tests::golden::Suite;
-use lorikeet_tests::inspector::{Inspector, glimpse, said_by};
+use lorikeet_tests::inspector::{Inspector, glimpse, glimpse_quietly, said_by};
 use lorikeet_tests::process::{Process, free_address};
 use lorikeet_tests::replica::binary;
 use lorikeet_tests::until::{until, within};
@@ -102,4 +105,92 @@ fn asked_once_it_prints_a_line_or_refuses() {
         let refusal = glimpse(text(&source), flags).expect_err("it is refused");
         assert!(refusal.contains(why), "{refusal}");
     }
+}
+
+#[test]
+fn asked_once_by_its_standard_input_it_says_the_same_and_refuses_what_is_no_request() {
+    let (root, name) = adapters();
+    let source = root.join(&name);
+    let flags = ["--source-root", text(&root)];
+    let request = json!({"source": source}).to_string();
+    assert_eq!(glimpse_quietly(&request, &flags), Ok(said_by(&source)));
+    let long = json!({"source": "a".repeat(64 << 10)}).to_string();
+    let there = json!({"source": source, "credentials": "team"}).to_string();
+    for (request, further, why) in [
+        ("", &[][..], "standard input: expected a request"),
+        ("{\"source\": \"a\", \"secret\": \"x\"}", &[], "unknown field `secret`"),
+        (&long, &[], "standard input: expected at most 65536 bytes"),
+        ("{\"source\": \"ftp://x\"}", &[], "source: the scheme \"ftp\""),
+        ("{\"source\": \"a\", \"credentials\": \"..\"}", &[], "credentials: expected the name of a Secret"),
+        ("{\"source\": \"a\"}", &["--revision", "v1"], "--revision: expected it in the request"),
+        ("{\"source\": \"gone\"}", &[], "gone: no such folder"),
+    ] {
+        let refusal = glimpse_quietly(request, &[&flags[..], further].concat()).expect_err("it is refused");
+        assert!(refusal.contains(why), "{refusal}");
+    }
+    // A folder of this machine needs no Secret.
+    assert_eq!(glimpse_quietly(&there, &flags), Ok(said_by(&source)));
+}
+
+/// The greatest resident memory that process `id` ever had, in bytes.
+fn peak(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a running process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") * 1024
+}
+
+/// A server of the worst that sources may say: configurations of `letter`s, and listings and errors without an end.
+async fn worst() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    let answer = async |uri: axum::http::Uri| {
+        let config = |letter: u8| Body::from(vec![letter; MAX_CONFIG_BYTES + 1]);
+        let endless = || {
+            let piece = bytes::Bytes::from(vec![b'x'; 1 << 16]);
+            Body::from_stream(futures::stream::repeat_with(move || Ok::<_, Infallible>(piece.clone())))
+        };
+        let (status, body) = match uri.path() {
+            path if path.ends_with("/adapter_model.safetensors") => (200, Body::from(vec![0; 5000])),
+            path if path.ends_with("/escapes/adapter_config.json") => (200, config(1)),
+            path if path.ends_with("/replaced/adapter_config.json") => (200, config(0xff)),
+            path if path.ends_with("/adapter_config.json") => (404, endless()),
+            _ => (200, endless()),
+        };
+        let answer =
+            Response::builder().status(status).header("last-modified", "Mon, 01 Jan 2024 00:00:00 GMT");
+        answer.body(body).expect("an answer")
+    };
+    let served = axum::serve(listener, axum::Router::new().fallback(answer));
+    tokio::spawn(async move { served.await });
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn whatever_sources_say_to_many_at_once_it_stays_in_its_memory() {
+    let server = worst().await;
+    let flags = ["--allow-source-host", "127.0.0.1", "--hf-endpoint", &server, "--s3-endpoint", &server];
+    let mut inspector = Inspector::start(&flags).await;
+    for (source, status) in [
+        (format!("{server}/escapes"), 200),
+        (format!("{server}/replaced"), 200),
+        ("hf://acme/sql/escapes".to_owned(), 200),
+        ("s3://loras/escapes".to_owned(), 200),
+        (format!("{server}/gone"), 422),
+        ("hf://acme/sql".to_owned(), 422),
+        ("s3://loras/gone".to_owned(), 422),
+    ] {
+        let body = json!({"source": source});
+        let answers = futures::future::join_all((0..16).map(|_| inspector.ask(&body))).await;
+        for answer in answers {
+            let shown = &answer.text[..answer.text.len().min(200)];
+            assert_eq!(answer.status, status, "{source}: {shown}");
+            if status == 200 {
+                let said: InspectedSource = serde_json::from_value(answer.json()).expect("its answer");
+                assert_eq!(said.config.chars().count(), MAX_CONFIG_BYTES + 1, "{source}");
+            }
+        }
+        let peak = peak(inspector.process().id());
+        assert!(peak < MEMORY, "{source}: {peak} bytes");
+    }
+    ends_well(inspector.process()).await;
 }

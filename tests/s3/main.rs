@@ -8,7 +8,7 @@ use std::process::Command;
 use lorikeet_api::InspectedSource;
 use lorikeet_tests::args::provided;
 use lorikeet_tests::client::Client;
-use lorikeet_tests::inspector::{Inspector, glimpse, said_by};
+use lorikeet_tests::inspector::{Inspector, glimpse, glimpse_quietly, said_by};
 use lorikeet_tests::loraland;
 use lorikeet_tests::process::{Process, free_address};
 use lorikeet_tests::replica::Replica;
@@ -130,7 +130,14 @@ async fn what_an_adapter_says_of_itself_is_read_with_a_secrets_keys() {
         assert!(!answer.text.contains("another"), "the secret is not told");
     }
     let once = |secret: &str| glimpse(source, &[&flags[..], &["--secret", secret]].concat());
-    assert_eq!(once("right"), Ok(expected));
+    assert_eq!(once("right").as_ref(), Ok(&expected));
+    let quietly =
+        |secret: &str| glimpse_quietly(&json!({"source": source, "credentials": secret}).to_string(), &flags);
+    assert_eq!(quietly("right"), Ok(expected));
+    for secret in ["wrong", "absent"] {
+        let refusal = quietly(secret).expect_err("it is refused");
+        assert_eq!(refusal, ask(secret).await.message());
+    }
     assert!(once("absent").expect_err("it is refused").contains("no Secret absent"));
 }
 

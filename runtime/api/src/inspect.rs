@@ -26,7 +26,8 @@ pub struct InspectedSource {
     /// The text of `adapter_config.json`; what is no UTF-8 in it is replaced. Cut a byte after [`MAX_CONFIG_BYTES`], so that
     /// one that is too long can be told.
     pub config: String,
-    /// The weights' size; absent where it could not be read: whoever loads them says why.
+    /// The weights' size. Weights that cannot be read are an error of the whole answer: it is absent where they were read, and
+    /// nobody says how long they are or they are shorter than the eight bytes that say [`WeightsSize::header`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<WeightsSize>,
 }

@@ -6,6 +6,9 @@ use super::{AdminFace, ConfigError, admin, range, sources};
 use crate::args::InspectorArgs;
 use crate::source::config::{FetchConfig, Patience};
 
+/// Places for reads of folders, for one source that is read at a time: as many may hang before folders are refused.
+const FOLDERS: usize = 2;
+
 /// What an inspector answers, where, within which bounds.
 pub struct InspectorConfig {
     /// Its one face.
@@ -29,11 +32,12 @@ impl InspectorConfig {
         let seconds = usize::try_from(args.inspect_seconds).unwrap_or(usize::MAX);
         let time = Duration::from_secs(range("--inspect-seconds", seconds, 1, 60)? as u64);
         let sources = sources(&args.sources, None)?;
+        let concurrent = range("--concurrent", args.concurrent, 1, 64)?;
         Ok(Self {
             face: admin::face(args.admin_listen, &args.admin)?,
             // Whoever asks asks again: a source that does not answer is not waited for twice.
-            sources: FetchConfig { patience: Patience::once(time), ..sources },
-            concurrent: range("--concurrent", args.concurrent, 1, 64)?,
+            sources: FetchConfig { patience: Patience::once(time), folders: FOLDERS * concurrent, ..sources },
+            concurrent,
             time,
             until_stdin_closes: args.until_stdin_closes,
         })

@@ -29,6 +29,8 @@ pub struct FetchConfig {
     pub patience: Patience,
     /// Downloads at a time.
     pub downloads: usize,
+    /// Folders of this machine that are looked into at a time, those included that hang.
+    pub folders: usize,
     /// The longest file of a model.
     pub model_file_bytes: u64,
     /// Told of every download, often.
@@ -167,6 +169,7 @@ impl Default for FetchConfig {
             s3: S3Config::default(),
             patience: Patience::default(),
             downloads: 4,
+            folders: 8,
             model_file_bytes: 1 << 40,
             progress: None,
         }

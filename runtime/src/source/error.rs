@@ -56,6 +56,21 @@ impl FetchError {
         }
     }
 
+    /// The error of a request for the file `name`, which it names then.
+    pub(crate) fn of_file(self, name: &str) -> Self {
+        if self.to_string().contains(name) {
+            return self;
+        }
+        let named = |why: String| format!("{name}: {why}");
+        match self {
+            Self::Forbidden(why) => Self::Forbidden(named(why)),
+            Self::Unauthorized(who) => Self::Unauthorized(named(who)),
+            Self::Unavailable(why) => Self::Unavailable(named(why)),
+            Self::Protocol(why) => Self::Protocol(named(why)),
+            other => other,
+        }
+    }
+
     /// Another try at once may bring the rest: the connection broke, or the server was busy.
     pub(crate) const fn is_worth_a_retry(&self) -> bool {
         matches!(self, Self::Unavailable(_))

@@ -24,6 +24,9 @@ use crate::source::web::{hub_identity, key};
 use crate::source::{Source, Trust, is_commit};
 
 mod glimpse;
+mod mounts;
+
+use self::mounts::Mounts;
 
 pub use self::glimpse::Glimpse;
 
@@ -39,6 +42,7 @@ struct Inner {
     s3: S3,
     cache: OnceLock<Arc<Cache>>,
     downloads: Semaphore,
+    mounts: Mounts,
     flights: Mutex<HashMap<Order, Flight>>,
 }
 
@@ -139,6 +143,7 @@ impl Fetcher {
             http,
             cache: OnceLock::new(),
             downloads: Semaphore::new(config.downloads.max(1)),
+            mounts: Mounts::new(config.folders),
             flights: Mutex::default(),
             config,
         };

@@ -55,6 +55,9 @@ const CONFIG_BYTES: u64 = lorikeet_api::MAX_CONFIG_BYTES as u64;
 /// The files of an adapter.
 pub(super) const ADAPTER: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 
+/// What an adapter's weights are called where they are not opened.
+pub(super) const PICKLES: [&str; 2] = ["adapter_model.bin", "adapter_model.pt"];
+
 /// The text files of a model that are read, where they are there.
 pub(super) const MODEL_TEXTS: [&str; 8] = [
     "config.json",
@@ -92,7 +95,7 @@ fn choose_adapter<'a>(listing: &[&'a str]) -> Result<Vec<&'a str>, FetchError> {
     let find = |name: &str| listing.iter().copied().find(|file| *file == name);
     let missing = |name: &str| FetchError::NotFound(name.to_owned());
     let config = find(ADAPTER[0]).ok_or_else(|| missing(ADAPTER[0]))?;
-    let pickle = ["adapter_model.bin", "adapter_model.pt"].into_iter().find_map(find);
+    let pickle = PICKLES.into_iter().find_map(find);
     let weights = match (find(ADAPTER[1]), pickle) {
         (Some(weights), _) => weights,
         (None, Some(pickle)) => return Err(FetchError::Pickle(pickle.to_owned())),

@@ -2,11 +2,15 @@
 //! names, with the Secret's.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
-use object_store::client::{HttpClient, HttpConnector};
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+};
 use object_store::path::Path;
 use object_store::{
     ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore as _, ObjectStoreExt as _, RetryConfig,
@@ -18,7 +22,7 @@ use crate::source::config::{FetchConfig, Patience, S3Config, Secret};
 use crate::source::credentials::Keys;
 use crate::source::error::FetchError;
 use crate::source::http::{Body, Guard, Wish, client};
-use crate::source::plan::{ADAPTER, Item, Kind, Location, Plan, is_file_name, is_weights};
+use crate::source::plan::{ADAPTER, Item, Kind, Location, PICKLES, Plan, is_file_name, is_weights};
 use crate::source::{S3Source, Trust};
 
 /// Keys that are listed of a folder.
@@ -117,7 +121,28 @@ struct Connector(Client);
 
 impl HttpConnector for Connector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(self.0.clone()))
+        Ok(HttpClient::new(Terse(self.0.clone())))
+    }
+}
+
+/// Takes nothing of what a service says to an error, which has no bound: the status says it.
+#[derive(Debug)]
+struct Terse(Client);
+
+impl HttpService for Terse {
+    fn call<'service, 'call>(
+        &'service self,
+        request: HttpRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'call>>
+    where
+        'service: 'call,
+        Self: 'call,
+    {
+        Box::pin(async move {
+            let answer = HttpService::call(&self.0, request).await?;
+            let is_good = answer.status().is_success();
+            Ok(answer.map(|body| if is_good { body } else { HttpResponseBody::from(Bytes::new()) }))
+        })
     }
 }
 
@@ -155,6 +180,28 @@ impl Bucket {
             listed.into_iter().filter(is_chosen).collect()
         };
         plan_of(source, &found, kind)
+    }
+
+    /// Where the files of an adapter are in a bucket, if they are there: nobody is asked for a list, however long.
+    pub(super) fn name(source: &S3Source, kind: Kind) -> Plan {
+        let key = source.key.as_str();
+        let (folder, own) = match key.rsplit_once('/').unwrap_or(("", key)) {
+            (folder, last) if is_weights(last) => (folder, Some(key)),
+            _ => (key, None),
+        };
+        let at = |name: &str| Item {
+            name: name.to_owned(),
+            at: Location::Key(match own.filter(|_| name == ADAPTER[1]) {
+                Some(own) => own.to_owned(),
+                None => format!("{folder}/{name}"),
+            }),
+            limit: kind.limit(name),
+            size: None,
+            tag: None,
+            optional: false,
+        };
+        let pickles = PICKLES.into_iter().filter(|_| own.is_none());
+        Plan { identity: None, revision: None, items: ADAPTER.into_iter().chain(pickles).map(at).collect() }
     }
 
     /// A file's bytes, from where the wish says if it is still the same file.

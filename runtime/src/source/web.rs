@@ -8,7 +8,7 @@ use crate::digest::Digest;
 use crate::source::error::FetchError;
 use crate::source::http::{Caller, Http, Wish, strong_tag};
 use crate::source::plan::{
-    ADAPTER, Item, Kind, Location, MODEL_TEXTS, Plan, TEXT_BYTES, is_file_name, is_weights,
+    ADAPTER, Item, Kind, Location, MODEL_TEXTS, PICKLES, Plan, TEXT_BYTES, is_file_name, is_weights,
 };
 use crate::source::{HubSource, Trust, is_commit};
 
@@ -75,15 +75,22 @@ impl Http {
         };
         let mut items = Vec::new();
         for name in names {
-            let mut url = under(hub, &[])?;
-            extend(&mut url, source.repository.split('/'))?;
-            extend(&mut url, ["resolve", found.sha.as_str()].into_iter())?;
-            extend(&mut url, folder.split('/').filter(|part| !part.is_empty()))?;
-            extend(&mut url, std::iter::once(name))?;
-            items.push(item(name, url, kind));
+            items.push(item(name, resolved(hub, &source.repository, &found.sha, folder, name)?, kind));
         }
         let identity = hub_identity(source, &found.sha, kind);
         Ok(Plan { identity: Some(identity), revision: Some(found.sha), items })
+    }
+
+    /// Where the files of an adapter are in a repository, if they are there: nobody is asked for a list, however long.
+    pub(super) fn name_hub(&self, source: &HubSource, kind: Kind) -> Result<Plan, FetchError> {
+        let (hub, folder) = (self.hub()?, source.path.as_deref().unwrap_or_default());
+        if is_weights(folder) {
+            return Err(FetchError::NoFile(ADAPTER[0].to_owned()));
+        }
+        let revision = source.revision.as_deref().unwrap_or("main");
+        let at = |name| Ok(item(name, resolved(hub, &source.repository, revision, folder, name)?, kind));
+        let items: Result<Vec<Item>, FetchError> = ADAPTER.into_iter().chain(PICKLES).map(at).collect();
+        Ok(Plan { identity: None, revision: None, items: items? })
     }
 
     /// What to fetch of a URL.
@@ -183,6 +190,22 @@ fn item(name: &str, url: Url, kind: Kind) -> Item {
     let optional = matches!(kind, Kind::Model(_)) && MODEL_TEXTS[1..].contains(&name);
     let limit = kind.limit(name);
     Item { name: name.to_owned(), at: Location::Url(url), limit, size: None, tag: None, optional }
+}
+
+/// Where a repository's file is at a revision.
+fn resolved(
+    hub: &Url,
+    repository: &str,
+    revision: &str,
+    folder: &str,
+    name: &str,
+) -> Result<Url, FetchError> {
+    let mut url = under(hub, &[])?;
+    extend(&mut url, repository.split('/'))?;
+    extend(&mut url, ["resolve", revision].into_iter())?;
+    extend(&mut url, folder.split('/').filter(|part| !part.is_empty()))?;
+    extend(&mut url, std::iter::once(name))?;
+    Ok(url)
 }
 
 fn under(base: &Url, parts: &[&str]) -> Result<Url, FetchError> {

@@ -52,6 +52,32 @@ async fn a_source_is_said_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_long_answer_is_written_as_any_other_while_its_place_is_taken() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("odd");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("adapter_model.safetensors"), []).unwrap();
+    let sources = FetchConfig { source_roots: vec![root.path().to_owned()], ..FetchConfig::default() };
+    let router = face(sources, 1, Duration::from_millis(100));
+    for config in ["", "\u{1}\"\\\n", "é", "\u{1f980}"].map(|text| text.repeat(20_001)) {
+        std::fs::write(folder.join("adapter_config.json"), &config).unwrap();
+        let answer = post(&router, INSPECT_PATH, &json!({"source": "odd"})).await;
+        assert_eq!(answer.headers["content-type"], "application/json");
+        let said = InspectedSource { config, weights: None };
+        assert_eq!(answer.text, serde_json::to_string(&said).unwrap());
+    }
+    let request = Request::post(INSPECT_PATH).header("host", "localhost");
+    let request = request.header("content-type", "application/json");
+    let request = request.body(Body::from("{\"source\": \"odd\"}")).unwrap();
+    let unread = router.clone().oneshot(request).await.unwrap();
+    assert_eq!(unread.status(), 200);
+    let other = post(&router, INSPECT_PATH, &json!({"source": "odd"})).await;
+    assert_eq!(other.status, 429, "{}", other.text);
+    drop(unread);
+    assert_eq!(post(&router, INSPECT_PATH, &json!({"source": "odd"})).await.status, 200);
+}
+
+#[tokio::test]
 async fn what_cannot_be_asked_is_400_by_its_field_and_what_cannot_be_read_is_422() {
     let root = tempfile::tempdir().unwrap();
     let router = with_root(root.path());
@@ -68,6 +94,8 @@ async fn what_cannot_be_asked_is_400_by_its_field_and_what_cannot_be_read_is_422
         let (status, code, param, message) = asked(body).await;
         assert_eq!((status, code, param.as_deref()), (400, ErrorCode::InvalidRequest, field), "{message}");
         assert!(message.contains(words), "{message}");
+        // A status repeats the message alone.
+        assert!(message.starts_with(&format!("{}: ", field.unwrap_or("body"))), "{message}");
     }
     let gone = asked(json!({"source": "gone"})).await;
     assert_eq!(gone, (422, ErrorCode::SourceNotFound, Some("source".into()), "gone: no such folder".into()));

@@ -14,7 +14,8 @@ use crate::source::credentials::SecretName;
 use crate::source::error::FetchError;
 use crate::source::folder::Folder;
 use crate::source::http::Wish;
-use crate::source::plan::{ADAPTER, Item, Kind};
+use crate::source::plan::{ADAPTER, Item, Kind, PICKLES, Plan};
+use crate::source::s3::Bucket;
 use crate::source::{Source, Trust};
 
 /// One more than a configuration may have, so that one that is too long can be told.
@@ -28,7 +29,7 @@ const LENGTH: usize = size_of::<u64>();
 pub struct Glimpse {
     /// The bytes of `adapter_config.json`, cut one byte after the longest that is taken.
     pub config: Vec<u8>,
-    /// The size of the weights, where it could be read.
+    /// The size of the weights; `None` of a file that was read, whose length nobody says or that is too short to say one.
     pub weights: Option<WeightsSize>,
 }
 
@@ -45,8 +46,7 @@ impl Fetcher {
     /// all. Every answer is waited for as long as the configuration says; whoever calls bounds the whole.
     ///
     /// # Errors
-    /// As [`Fetcher::adapter`], where the files cannot be found or the configuration cannot be read. Weights that cannot be
-    /// read are none: whoever loads them says why.
+    /// As [`Fetcher::adapter`], where a file cannot be found, or what is asked of it cannot be read.
     pub async fn glimpse(
         &self,
         source: &Source,
@@ -55,9 +55,7 @@ impl Fetcher {
     ) -> Result<Glimpse, FetchError> {
         if let Source::Path(path) = source {
             let (inner, path) = (Arc::clone(&self.inner), path.clone());
-            // A mounted folder may be slow, or never answer.
-            let looked = tokio::task::spawn_blocking(move || in_folder(&inner.folder(&path, trust)?)).await;
-            return looked.map_err(|error| FetchError::io("source", std::io::Error::other(error)))?;
+            return self.inner.mounts.read(move || in_folder(&inner.folder(&path, trust)?)).await;
         }
         let (source, credentials) = (source.clone(), credentials.cloned());
         self.inner
@@ -69,30 +67,55 @@ impl Fetcher {
 impl Inner {
     async fn glimpse(&self, order: &Order) -> Result<Glimpse, FetchError> {
         let pass = self.pass(order)?;
-        let plan = self.plan(order, &pass).await?;
+        let plan = self.named(order, &pass).await?;
         let planned = |name: &str| plan.items.iter().find(|item| item.name == name);
         let config = planned(ADAPTER[0]).ok_or_else(|| FetchError::NoFile(ADAPTER[0].to_owned()))?;
         let (config, _) = self.begins(order, &pass, config, CONFIG, Wish::default()).await?;
-        let weights = match planned(ADAPTER[1]) {
-            Some(weights) => self.size_of(order, &pass, weights).await,
-            None => None,
+        let weights = planned(ADAPTER[1]).ok_or_else(|| FetchError::NoFile(ADAPTER[1].to_owned()))?;
+        let wish = Wish { first: Some(LENGTH as u64), ..Wish::default() };
+        let (begin, length) = match self.begins(order, &pass, weights, LENGTH, wish).await {
+            Err(error @ FetchError::NotFound(_)) => {
+                return Err(self.pickle(order, &pass, &plan).await.unwrap_or(error));
+            }
+            read => read?,
         };
+        let weights = length.map(|length| size(&begin, length)).transpose()?.flatten();
         Ok(Glimpse { config, weights })
     }
 
-    async fn size_of(&self, order: &Order, pass: &Pass, weights: &Item) -> Option<WeightsSize> {
-        let wish = Wish { first: Some(LENGTH as u64), ..Wish::default() };
-        match self.begins(order, pass, weights, LENGTH, wish).await {
-            Ok((begin, length)) => size(&begin, length?),
-            Err(error) => {
-                tracing::debug!(source = %order.source, "the weights' size is not read: {error}");
-                None
+    /// Where the files are, as they are called: no listing is read, which has no bound.
+    async fn named(&self, order: &Order, pass: &Pass) -> Result<Plan, FetchError> {
+        match &order.source {
+            Source::Hub(hub) => self.http.name_hub(hub, order.kind),
+            Source::S3(place) => Ok(Bucket::name(place, order.kind)),
+            Source::Http(_) | Source::Path(_) => self.plan(order, pass).await,
+        }
+    }
+
+    /// What is there in the place of weights that are not.
+    async fn pickle(&self, order: &Order, pass: &Pass, plan: &Plan) -> Option<FetchError> {
+        let wish = Wish { first: Some(1), ..Wish::default() };
+        for item in plan.items.iter().filter(|item| PICKLES.contains(&item.name.as_str())) {
+            if self.begins(order, pass, item, 0, wish).await.is_ok() {
+                return Some(FetchError::Pickle(item.name.clone()));
             }
         }
+        None
     }
 
     /// The first `most` bytes of a file, or all that it has, and its whole length where that is said.
     async fn begins(
+        &self,
+        order: &Order,
+        pass: &Pass,
+        item: &Item,
+        most: usize,
+        wish: Wish<'_>,
+    ) -> Result<(Vec<u8>, Option<u64>), FetchError> {
+        self.read(order, pass, item, most, wish).await.map_err(|error| error.of_file(&item.name))
+    }
+
+    async fn read(
         &self,
         order: &Order,
         pass: &Pass,
@@ -116,8 +139,8 @@ impl Inner {
 
 fn in_folder(folder: &Folder) -> Result<Glimpse, FetchError> {
     let (config, _) = begins(folder, ADAPTER[0], CONFIG)?;
-    let weights = begins(folder, ADAPTER[1], LENGTH).ok().and_then(|(begin, length)| size(&begin, length));
-    Ok(Glimpse { config, weights })
+    let (begin, length) = begins(folder, ADAPTER[1], LENGTH)?;
+    Ok(Glimpse { config, weights: size(&begin, length)? })
 }
 
 /// The first `most` bytes of a file, or all that it has, and its whole length.
@@ -130,8 +153,14 @@ fn begins(folder: &Folder, name: &str, most: usize) -> Result<(Vec<u8>, u64), Fe
     Ok((begin, length))
 }
 
-/// The size that a file of `length` bytes says with its first ones; none of a file that is too short for that.
-fn size(begin: &[u8], length: u64) -> Option<WeightsSize> {
-    let header = u64::from_le_bytes(begin.try_into().ok()?);
-    Some(WeightsSize { length, header })
+/// The size that a weights file of `length` bytes says with its first ones; none of one that is too short for that.
+fn size(begin: &[u8], length: u64) -> Result<Option<WeightsSize>, FetchError> {
+    match begin.try_into() {
+        Ok(begin) => Ok(Some(WeightsSize { length, header: u64::from_le_bytes(begin) })),
+        Err(_) if length < LENGTH as u64 => Ok(None),
+        Err(_) => {
+            let got = begin.len();
+            Err(FetchError::Unavailable(format!("{}: {got} bytes came, of {length}", ADAPTER[1])))
+        }
+    }
 }

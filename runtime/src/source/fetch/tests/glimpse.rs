@@ -66,13 +66,21 @@ async fn of_a_server_that_knows_no_ranges_no_more_is_read() {
 }
 
 #[tokio::test]
-async fn weights_that_cannot_be_read_are_none_and_a_configuration_that_cannot_is_an_error() {
+async fn what_cannot_be_read_is_an_error_that_names_its_file_and_weights_that_are_too_short_are_none() {
     let server = Server::start(|asked| match asked.path.split('/').collect::<Vec<_>>()[..] {
+        ["", "empty", "adapter_model.safetensors"] => Answer::text(""),
         ["", "short", "adapter_model.safetensors"] => Answer::file(asked, b"1234567", "s"),
         ["", "stalls", "adapter_model.safetensors"] => {
             Answer { claims: Some(9), stalls: true, ..Answer::text("") }
         }
         ["", "busy", "adapter_model.safetensors"] if asked.method == "GET" => Answer::status(503),
+        ["", "closed", "adapter_model.safetensors"] => Answer::status(403),
+        ["", "away", "adapter_model.safetensors"] => Answer::to("http://127.0.0.1:1/"),
+        ["", "few", "adapter_model.safetensors"] if asked.method == "GET" => {
+            let few = Answer { status: 206, ..Answer::text("123") };
+            few.with("Content-Range", "bytes 0-2/5000")
+        }
+        ["", "gone", "adapter_model.safetensors"] => Answer::status(404),
         ["", "late", "adapter_config.json"] => Answer { claims: Some(9), stalls: true, ..Answer::text("{") },
         ["", "cut", "adapter_config.json"] => Answer::text(CONFIG).cut(3),
         ["", "none", "adapter_config.json"] => Answer::status(404),
@@ -81,13 +89,21 @@ async fn weights_that_cannot_be_read_are_none_and_a_configuration_that_cannot_is
     })
     .await;
     let here = allowed();
-    for kind in ["short", "stalls", "busy"] {
+    for kind in ["short", "empty"] {
         let found = look(&here, &server.url(&format!("/{kind}/"))).await.unwrap();
         assert_eq!(found, Glimpse { weights: None, ..whole() }, "{kind}");
     }
-    for (kind, why) in
-        [("late", "no byte"), ("cut", "adapter_config.json"), ("none", "adapter_config.json: not found")]
-    {
+    for (kind, why) in [
+        ("stalls", "adapter_model.safetensors: no byte"),
+        ("busy", "adapter_model.safetensors: 127.0.0.1 answers 503"),
+        ("closed", "adapter_model.safetensors: 127.0.0.1 asks for other credentials"),
+        ("away", "127.0.0.1"),
+        ("few", "adapter_model.safetensors: 3 bytes came, of 5000"),
+        ("gone", "adapter_model.safetensors: not found"),
+        ("late", "adapter_config.json: no byte"),
+        ("cut", "adapter_config.json"),
+        ("none", "adapter_config.json: not found"),
+    ] {
         let error = look(&here, &server.url(&format!("/{kind}/"))).await.unwrap_err().to_string();
         assert!(error.contains(why), "{kind}: {error}");
     }
@@ -109,18 +125,14 @@ async fn a_configuration_that_is_too_long_is_cut_where_that_can_be_told() {
 
 #[tokio::test]
 async fn a_repository_is_looked_into_at_its_revision_and_folder_and_the_token_stays_at_the_hub() {
-    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
     let elsewhere = Server::start(good).await;
     let away = elsewhere.url("/a/adapter_model.safetensors");
     let hub =
-        Server::start(move |asked| match asked.path.strip_prefix(&format!("/acme/sql/resolve/{COMMIT}")) {
-            Some("/v2/adapter_config.json") => Answer::text(CONFIG),
-            Some("/v2/adapter_model.safetensors") => Answer::to(&away),
-            None if asked.path == "/api/models/acme/sql/revision/old" => {
-                let files = ["adapter_config.json", "v2/adapter_config.json", "v2/adapter_model.safetensors"];
-                let siblings = files.map(|file| serde_json::json!({"rfilename": file}));
-                Answer::text(serde_json::json!({"sha": COMMIT, "siblings": siblings}).to_string())
-            }
+        Server::start(move |asked| match asked.path.strip_prefix("/acme/sql/resolve/").unwrap_or_default() {
+            "old/v2/adapter_config.json" => Answer::text(CONFIG),
+            "old/v2/adapter_model.safetensors" => Answer::to(&away),
+            "old/adapter_config.json" | "pickled/adapter_config.json" => Answer::text(CONFIG),
+            "pickled/adapter_model.bin" => Answer::text("pickled"),
             _ => Answer::status(404),
         })
         .await;
@@ -133,11 +145,13 @@ async fn a_repository_is_looked_into_at_its_revision_and_folder_and_the_token_st
     for (text, why) in [
         ("hf://acme/sql@old", "adapter_model.safetensors: not found"),
         ("hf://acme/sql@old/v2/adapter_model.safetensors", "adapter_config.json: not found"),
-        ("hf://acme/sql", "acme/sql: not found"),
+        ("hf://acme/sql@pickled", "adapter_model.bin is a pickle"),
+        ("hf://acme/sql", "adapter_config.json: not found"),
     ] {
         let error = look(&here, text).await.unwrap_err().to_string();
         assert!(error.contains(why), "{text}: {error}");
     }
+    assert!(hub.got().iter().all(|path| path.contains("/resolve/")), "no list is asked for");
 }
 
 #[tokio::test]
@@ -164,7 +178,11 @@ async fn a_folder_of_this_machine_is_looked_into_below_a_root_alone() {
     let [a, out, file_out, half, gone] = paths;
     assert_eq!(look(&here, &a).await.unwrap(), whole());
     assert_eq!(look(&here, "a").await.unwrap(), whole());
-    assert_eq!(look(&here, &half).await.unwrap(), Glimpse { weights: None, ..whole() });
+    let error = look(&here, &half).await.unwrap_err();
+    assert!(
+        matches!(&error, FetchError::NoFile(name) if name == "adapter_model.safetensors"),
+        "the copy has not ended: {error}"
+    );
     for text in [out, file_out, outside.display().to_string()] {
         let error = look(&here, &text).await.unwrap_err();
         assert!(matches!(error, FetchError::Forbidden(_)), "{text}: {error}");
@@ -172,24 +190,53 @@ async fn a_folder_of_this_machine_is_looked_into_below_a_root_alone() {
     assert!(matches!(look(&here, &gone).await, Err(FetchError::NoFolder(_))));
 }
 
+#[tokio::test]
+async fn folders_that_hang_are_refused_by_themselves_and_their_places_come_back() {
+    let server = Server::start(good).await;
+    let mut here = allowed();
+    let root = here.dir.path().join("root");
+    std::fs::create_dir_all(root.join("a")).unwrap();
+    std::fs::write(root.join("a/adapter_config.json"), CONFIG).unwrap();
+    std::fs::write(root.join("a/adapter_model.safetensors"), weights()).unwrap();
+    (here.config.source_roots, here.config.folders) = (vec![root], 3);
+    let fetcher = here.fetcher();
+    let folder = async || fetcher.glimpse(&source("a"), Trust::Admin, None).await;
+    let mut hang = Vec::new();
+    for _ in 0..3 {
+        assert_eq!(folder().await.unwrap(), whole());
+        let (ends, waits) = std::sync::mpsc::channel::<()>();
+        let read =
+            fetcher.inner.mounts.read(move || waits.recv().map_err(|_| FetchError::NotAFile("x".into())));
+        // Whoever asked has gone; the read has not.
+        assert!(tokio::time::timeout(Duration::from_millis(20), read).await.is_err());
+        hang.push(ends);
+    }
+    let error = folder().await.unwrap_err();
+    assert!(matches!(&error, FetchError::Unavailable(why) if why.contains("3 reads")), "{error}");
+    assert_eq!(fetcher.glimpse(&source(&server.url("/a/")), Trust::Admin, None).await.unwrap(), whole());
+    hang.pop();
+    for _ in 0..1000 {
+        if folder().await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the place of a read that ended is not free");
+}
+
 /// A bucket `loras` with an adapter in `acme/sql`, which knows ranges or does not.
 fn bucket(asked: &Asked, ranges: bool) -> Answer {
-    let object = |name: &str, size: usize| {
-        format!(
-            "<Contents><Key>acme/sql/{name}</Key><LastModified>2024-01-01T00:00:00.000Z</LastModified>\
-             <ETag>&quot;{size}&quot;</ETag><Size>{size}</Size></Contents>"
-        )
-    };
-    let path = asked.path.split('?').next().unwrap();
-    match path.rsplit('/').next().unwrap() {
-        "adapter_config.json" => Answer::file(asked, CONFIG, "c"),
-        "adapter_model.safetensors" if ranges => Answer::file(asked, &weights(), "w"),
-        "adapter_model.safetensors" => Answer::text(weights()).with("ETag", "\"w\""),
-        _ => Answer::text(format!(
-            "<ListBucketResult><Name>loras</Name><IsTruncated>false</IsTruncated>{}{}</ListBucketResult>",
-            object("adapter_config.json", CONFIG.len()),
-            object("adapter_model.safetensors", 5000),
-        )),
+    match asked.path.strip_prefix("/loras/acme/").unwrap_or_default() {
+        "sql/adapter_config.json" => Answer::file(asked, CONFIG, "c"),
+        "sql/adapter_model.safetensors" if ranges => Answer::file(asked, &weights(), "w"),
+        "sql/adapter_model.safetensors" => Answer::text(weights()).with("ETag", "\"w\""),
+        "old/adapter_config.json" => Answer::file(asked, CONFIG, "c"),
+        "old/adapter_model.pt" => Answer::file(asked, b"pickled", "p"),
+        // A list has no end, and neither have words to an error.
+        _ if asked.path.contains("list-type") => {
+            Answer { endless: true, ..Answer::text("<ListBucketResult>") }
+        }
+        _ => Answer { endless: true, body: vec![b'x'; 1000], ..Answer::status(404) },
     }
     .with("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
 }
@@ -211,8 +258,16 @@ async fn a_bucket_is_looked_into_with_a_secret_and_without() {
         assert_eq!(look(&here, "s3://loras/acme/sql").await.unwrap(), whole());
         let unsigned = server.asked().split_off(signed.len());
         assert!(unsigned.iter().all(|asked| !asked.headers.contains_key("authorization")));
+        for (text, why) in [
+            ("s3://loras/acme/gone", "adapter_config.json: not found"),
+            ("s3://loras/acme/old", "adapter_model.pt is a pickle"),
+        ] {
+            let error = look(&here, text).await.unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
         let part = |asked: &Asked| asked.headers.get("range").is_some_and(|range| range == "bytes=0-7");
-        assert_eq!(server.asked().iter().filter(|asked| part(asked)).count(), 3);
+        assert_eq!(server.asked().iter().filter(|asked| part(asked)).count(), 4);
+        assert!(server.sent() < ON_ITS_WAY, "{}", server.sent());
     }
 }
 
