@@ -2,7 +2,7 @@
 //! plane, which misses it. They have no kubelet of their own: the stage's stands for it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -59,13 +59,13 @@ pub(crate) struct Upheld {
     task: Option<AbortOnDropHandle<()>>,
 }
 
-/// How many there are.
-static UPHELD: AtomicUsize = AtomicUsize::new(0);
+/// How many there are. It is held while the node is deleted too: who comes then makes it anew afterwards.
+static UPHELD: Mutex<usize> = Mutex::new(0);
 
 impl Upheld {
     /// By `client`; removed by `kubectl` at the end.
     pub(crate) fn new(client: Client, kubectl: Kubectl) -> Self {
-        UPHELD.fetch_add(1, Ordering::Relaxed);
+        *UPHELD.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         let mut beat = tokio::time::interval(BEAT);
         let beats = async move {
             loop {
@@ -82,7 +82,9 @@ impl Upheld {
 impl Drop for Upheld {
     fn drop(&mut self) {
         drop(self.task.take());
-        if UPHELD.fetch_sub(1, Ordering::Relaxed) == 1 {
+        let mut count = UPHELD.lock().unwrap_or_else(PoisonError::into_inner);
+        *count -= 1;
+        if *count == 0 {
             // Where it stays it is soon taken for lost.
             let _ = self.kubectl.try_run(&["delete", "node", NODE, "--ignore-not-found", "--wait=false"]);
         }
