@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use crate::control_plane::ControlPlane;
 use crate::ground::PROCESS;
 use crate::kubelet::NODE;
+use crate::manifests::deployment;
 
 /// One leaves Adapters with finalizers and roles of the whole cluster to who cleans up, one asks what the audit log would say, one
 /// needs no operator.
@@ -46,4 +47,24 @@ async fn on_a_given_control_plane_scenarios_pass_or_say_what_they_need_and_nothi
         let node = kubectl.run(&["get", "nodes", "--output=name", "--ignore-not-found", NODE]);
         assert_eq!(node, "");
     }
+}
+
+/// Its definitions are somebody else's: they stay as they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_given_control_plane_that_somebody_else_uses_is_refused_and_left_as_it_is() {
+    let Some(plane) = ControlPlane::own("it is given as somebody else's").await else { return };
+    let kubectl = plane.kubectl();
+    kubectl.apply(&[deployment("default", "base", 1)]);
+    let versions = "--output=jsonpath={.items[*].metadata.resourceVersion}";
+    let definitions = || kubectl.run(&["get", "crd", versions]);
+    let before = definitions();
+    let mut command = Command::new(std::env::current_exe().expect("a test knows its own program"));
+    command.args(["--exact", TAKEN[2]]).env("KUBECONFIG", plane.admin()).stdin(Stdio::null());
+    let ended = tokio::task::spawn_blocking(move || command.output()).await.expect("it is awaited");
+    let ended = ended.expect("it has ended");
+    let said = String::from_utf8_lossy(&ended.stdout);
+    assert!(!ended.status.success() && said.contains("as Deployment default/base:"), "{said}");
+    assert_eq!(definitions(), before);
+    let left = kubectl.run(&["get", "namespaces", "--output=name", "--selector", PROCESS]);
+    assert_eq!(left, "");
 }

@@ -1,20 +1,25 @@
-//! A control plane that `KUBECONFIG` names, in the place of our own: taken when nothing of a scenario can land on a real node
-//! and kube-controller-manager works there, and refused with the reason before anything is changed else.
+//! A control plane that `KUBECONFIG` names, in the place of our own: taken when nothing of a scenario can land on a real node, nobody
+//! else uses our kinds and kube-controller-manager works there. Else it is refused with the reason before anything is changed that
+//! is not of this run.
 
+use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use k8s_openapi::api::core::v1::Node;
-use kube::api::ListParams;
-use kube::{Api, ResourceExt as _};
+use k8s_openapi::api::core::v1::{Namespace, Node};
+use kube::api::{ListParams, PartialObjectMeta};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use lorikeet_crds::{Adapter, Deployment, GROUP};
 use lorikeet_tests::args;
 use lorikeet_tests::say::say;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::control_plane::{ControlPlane, apply_kinds, configuration, new_folder};
-use crate::ground::Ground;
+use crate::ground::{Ground, PROCESS};
 use crate::kubectl::flattened;
 use crate::kubelet::NODE;
 use crate::nodes::is_up;
@@ -50,10 +55,12 @@ pub(crate) async fn take(kubeconfig: &Path) -> Result<ControlPlane, String> {
         ));
     }
     let plane = ControlPlane::elsewhere(folder, run());
-    let nodes = Api::<Node>::all(plane.client().await).list(&ListParams::default()).await;
+    let client = plane.client().await;
+    let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
     without_nodes(&nodes.map_err(|error| format!("its nodes cannot be listed: {error}"))?.items)?;
-    apply_kinds(&plane.kubectl()).await;
+    unused(&client).await?;
     with_controllers(&plane)?;
+    apply_kinds(&plane.kubectl()).await;
     Ok(plane)
 }
 
@@ -69,6 +76,46 @@ fn without_nodes(nodes: &[Node]) -> Result<(), String> {
          KUBECONFIG the suite starts a control plane of its own",
         up.len(),
         up[0]
+    ))
+}
+
+/// Our kinds are applied over those that are there, and scenarios loosen them: nobody may use them but runs of these tests.
+async fn unused(client: &Client) -> Result<(), String> {
+    let mut used = places::<Deployment>(client).await?;
+    used.append(&mut places::<Adapter>(client).await?);
+    // After the objects: another run may have made a namespace meanwhile.
+    let namespaces = Api::<Namespace>::all(client.clone()).list(&ListParams::default()).await;
+    let namespaces = namespaces.map_err(|error| format!("its namespaces cannot be listed: {error}"))?;
+    without_users(&used, &namespaces.items)
+}
+
+/// Kind, namespace and name of each object of kind `K`; none where there is no such kind.
+async fn places<K>(client: &Client) -> Result<BTreeSet<(String, String, String)>, String>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let kind = K::kind(&());
+    let place = |object: &PartialObjectMeta<K>| {
+        (kind.to_string(), object.namespace().unwrap_or_default(), object.name_any())
+    };
+    match Api::<K>::all(client.clone()).list_metadata(&ListParams::default()).await {
+        Ok(all) => Ok(all.items.iter().map(place).collect()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(BTreeSet::new()),
+        Err(error) => Err(format!("its {} cannot be listed: {error}", K::plural(&()))),
+    }
+}
+
+/// What is in a namespace of a scenario, or in one that is gone by now, is nobody's.
+fn without_users(used: &BTreeSet<(String, String, String)>, namespaces: &[Namespace]) -> Result<(), String> {
+    let is_others = |namespace: &&Namespace| !namespace.labels().contains_key(PROCESS);
+    let others: BTreeSet<String> = namespaces.iter().filter(is_others).map(Namespace::name_any).collect();
+    let mut users = used.iter().filter(|(_, namespace, _)| others.contains(namespace));
+    let Some((kind, namespace, name)) = users.next() else { return Ok(()) };
+    Err(format!(
+        "expected a control plane where nobody but these tests uses {GROUP}, got {} objects of it in namespaces without the label \
+         {PROCESS}, as {kind} {namespace}/{name}: the suite would change their definitions. Without KUBECONFIG it starts a control \
+         plane of its own",
+        1 + users.count()
     ))
 }
 
@@ -115,6 +162,21 @@ mod tests {
     fn node(name: &str, ready: &str) -> Node {
         let status = json!({"conditions": [{"type": "Ready", "status": ready}]});
         serde_json::from_value(json!({"metadata": {"name": name}, "status": status})).expect("a node")
+    }
+
+    #[test]
+    fn a_control_plane_where_somebody_else_uses_our_kinds_is_refused_by_the_name_of_one() {
+        let namespace = |name: &str, labels: Value| -> Namespace {
+            serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).expect("one")
+        };
+        let namespaces = [namespace("ours", json!({PROCESS: "7"})), namespace("shop", json!({}))];
+        let used = |namespaces: &[&str]| {
+            let place = |namespace: &&str| ("Adapter".to_owned(), (*namespace).to_owned(), "sql".to_owned());
+            namespaces.iter().map(place).collect()
+        };
+        assert_eq!(without_users(&used(&["ours", "gone"]), &namespaces), Ok(()));
+        let why = without_users(&used(&["ours", "shop"]), &namespaces).expect_err("it is a shop's");
+        assert!(why.contains("got 1 objects of it") && why.contains("as Adapter shop/sql:"), "{why}");
     }
 
     #[test]
