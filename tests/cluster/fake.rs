@@ -20,7 +20,7 @@ use self::face::Guard;
 use self::gauge::Gauge;
 use self::holding::Holding;
 use self::inspector::Inspections;
-pub(crate) use self::inspector::Shelf;
+pub(crate) use self::inspector::{Shelf, config};
 
 /// The ports that the operator's pods say for the admin face, and for the inspector.
 const ADMIN_PORT: u16 = 8081;
@@ -55,7 +55,7 @@ pub(crate) struct Script {
     pub(crate) closes: bool,
     /// When its pod is to go it serves on for as long as the pod's `preStop` sleeps; else it ends at once.
     pub(crate) farewell: bool,
-    /// What the inspector beside it finds; nothing else has a source.
+    /// What the inspector beside it finds.
     pub(crate) shelf: Shelf,
     /// Counts the writes that are under way, at all that have a copy of this script.
     pub(crate) writes: Gauge,
@@ -126,7 +126,7 @@ impl Fake {
             face::serve(listener, Arc::clone(&fake), face::router(&fake)),
             face::serve(beside, Arc::clone(&fake), inspector::router(&fake)),
         );
-        let served = tokio::spawn(async move { drop(faces.await) });
+        let served = tokio::spawn(async move { ((), ()) = faces.await });
         (fake, tokio_util::task::AbortOnDropHandle::new(served))
     }
 

@@ -9,23 +9,18 @@ use lorikeet_crds::{ConditionType, Reason};
 use lorikeet_tests::golden::Suite;
 use serde_json::{Value, json};
 
-use crate::fake::Shelf;
+use crate::fake::{Shelf, config};
 use crate::kubelet::Kubelet;
 use crate::manifests::{adapter, deployment, with};
 use crate::stage::Stage;
 use crate::told::warnings;
 use crate::until::{PATIENCE, until};
 
-fn config(rank: u32, base: &str) -> Value {
-    json!({"peft_type": "LORA", "r": rank, "base_model_name_or_path": base, "target_modules": ["q_proj"]})
-}
-
 /// A stage whose inspectors find what is on the shelf; `base` is applied with so many replicas.
 async fn with_inspectors(name: &str, replicas: u32) -> (Stage, Shelf) {
     let shelf = Shelf::default();
     let mut stage = Stage::new(name).await;
     stage.kubelet.next(|script| script.shelf = shelf.clone());
-    stage.options().flags = vec!["--probe-seconds=5".to_owned()];
     stage.start_operator().await;
     let base = deployment(&stage.namespace, "base", replicas);
     stage.kubectl.apply(&[with(base, "/spec/adapters/gpuMemory", json!("8Mi"))]);
@@ -49,12 +44,11 @@ fn assert_unheard(stage: &Stage, names: &[&str]) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_secret_opens_or_a_pod_alone_reaches_is_refused_before_a_replica_hears_of_it() {
-    let (stage, shelf) = with_inspectors("inspected", 2).await;
-    stage.until_deployment_ready("base").await;
-    // How it is applied, how replicas read it, what is there, and why it is refused.
-    let faults = [
+/// Name, source, Secret, how replicas read it, what is there, and why it is refused.
+type Fault = (&'static str, &'static str, Option<&'static str>, &'static str, Value, u64, Reason);
+
+fn faults() -> [Fault; 4] {
+    [
         (
             "rank",
             "s3://bucket/rank",
@@ -91,7 +85,28 @@ async fn what_a_secret_opens_or_a_pod_alone_reaches_is_refused_before_a_replica_
             100,
             Reason::InvalidConfig,
         ),
-    ];
+    ]
+}
+
+/// Who asks names the Secret and never has what is in it.
+fn assert_secrets_are_named_alone(stage: &Stage) {
+    let asked: Vec<_> = stage.kubelet.fakes().iter().flat_map(|fake| fake.inspected()).collect();
+    let of =
+        |source: &str| asked.iter().find(|one| one.source == source).and_then(|one| one.credentials.clone());
+    assert_eq!(of("s3://bucket/good"), Some("s3".to_owned()));
+    assert_eq!(of("/models/loras/good"), None);
+    let read = stage.audit.requests();
+    let users = |name: &str| ["hf", "s3"].contains(&name);
+    let secrets = read.iter().filter(|event| event.object_ref.resource == "secrets");
+    let count = secrets.filter(|event| users(&event.object_ref.name)).count();
+    assert_eq!(count, 0, "users' Secrets are mounted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_secret_opens_or_a_pod_alone_reaches_is_refused_before_a_replica_hears_of_it() {
+    let (stage, shelf) = with_inspectors("inspected", 2).await;
+    stage.until_deployment_ready("base").await;
+    let faults = faults();
     let good = [
         ("good-s3", "s3://bucket/good", Some("s3"), "s3://bucket/good"),
         ("good-claim", "pvc://loras/good", None, "/models/loras/good"),
@@ -121,20 +136,7 @@ async fn what_a_secret_opens_or_a_pod_alone_reaches_is_refused_before_a_replica_
         "{accepted:?}"
     );
     assert_unheard(&stage, &["rank", "other-base", "huge", "none", "closed"]);
-    // Who asks names the Secret and never has what is in it.
-    let asked: Vec<_> = stage.kubelet.fakes().iter().flat_map(|fake| fake.inspected()).collect();
-    let of =
-        |source: &str| asked.iter().find(|one| one.source == source).and_then(|one| one.credentials.clone());
-    assert_eq!(of("s3://bucket/good"), Some("s3".to_owned()));
-    assert_eq!(of("/models/loras/good"), None);
-    let read = stage.audit.requests();
-    let users = |name: &str| ["hf", "s3"].contains(&name);
-    let secrets = read.iter().filter(|event| event.object_ref.resource == "secrets");
-    assert_eq!(
-        secrets.filter(|event| users(&event.object_ref.name)).count(),
-        0,
-        "users' Secrets are mounted"
-    );
+    assert_secrets_are_named_alone(&stage);
     // It is tried again by itself.
     shelf.has("s3://bucket/closed", &config(8, "acme/base"), 100);
     stage.until_adapter_ready("closed").await;

@@ -48,12 +48,14 @@ const HASTE: [(&str, &str); 5] = [
     ("api-seconds", "5"),
     ("log-level", "info,lorikeet_operator=debug"),
 ];
+/// A hub where nobody listens: an inspector is asked at once, and no test waits for a name server or depends on what is public.
+const NO_HUB: &str = "http://127.0.0.1:1";
 /// A flag with this value is left to the operator's own default.
 const OWN: &str = "=default";
 
 impl Options {
-    /// As users run it: the operator's own defaults in place of a test's haste. What still differs is `--probe-seconds=0`, as
-    /// the sources of scripted replicas do not exist, and where and who it is.
+    /// As users run it: the operator's own defaults in place of a test's haste. What still differs is the hub, and where and who
+    /// it is.
     pub(crate) fn unhurried(&mut self) {
         let flags = HASTE.iter().map(|(name, _)| *name).chain(["lease-seconds", "registry-seconds"]);
         self.flags.extend(flags.map(|name| format!("--{name}{OWN}")));
@@ -82,8 +84,7 @@ impl Operator {
         set("lease-seconds", &options.lease_seconds.to_string());
         HASTE.iter().for_each(|(name, value)| set(name, value));
         set("registry-seconds", &options.registry_seconds.to_string());
-        // The sources of scripted replicas do not exist.
-        set("probe-seconds", "0");
+        set("hf-endpoint", NO_HUB);
         arguments.extend(options.flags.iter().filter(|flag| !flag.ends_with(OWN)).cloned());
         let variables = clock(options.ahead);
         let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();

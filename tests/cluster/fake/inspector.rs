@@ -1,4 +1,5 @@
-//! The inspector beside a scripted replica: says of a source what its shelf has.
+//! The inspector beside a scripted replica: says of a source what its shelf has, and of any other what replicas report of what
+//! they loaded.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,23 +11,31 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use lorikeet_api::{ErrorCode, Failure, INSPECT_PATH, InspectRequest, InspectedSource, WeightsSize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::fake::Fake;
 use crate::fake::face::{opens, refusal};
 
 /// The header of a safetensors file.
 const HEADER: u64 = 64;
+/// What scripted replicas report of every adapter.
+const RANK: u32 = 8;
+const BYTES: u64 = 1 << 20;
 
-/// What there is under each source, as replicas read it. All that have a copy share it.
+/// The `adapter_config.json` of one of `rank`, made for `base`.
+pub(crate) fn config(rank: u32, base: &str) -> Value {
+    json!({"peft_type": "LORA", "r": rank, "base_model_name_or_path": base, "target_modules": ["q_proj"]})
+}
+
+/// What there is under sources, as replicas read them; under those of which nothing was said there is an adapter that suits the
+/// Deployments of the scenarios. All that have a copy share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shelf(Arc<Mutex<BTreeMap<String, Result<InspectedSource, Failure>>>>);
 
 impl Shelf {
     /// Under `source` there are `config`, and weights of `bytes`.
     pub(crate) fn has(&self, source: &str, config: &Value, bytes: u64) {
-        let weights = Some(WeightsSize { length: 8 + HEADER + bytes, header: HEADER });
-        self.put(source, Ok(InspectedSource { config: config.to_string(), weights }));
+        self.put(source, Ok(inspected(config, bytes)));
     }
 
     /// `source` cannot be read, and why.
@@ -40,10 +49,13 @@ impl Shelf {
 
     fn at(&self, source: &str) -> Result<InspectedSource, Failure> {
         let found = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(source).cloned();
-        let nothing =
-            || Err(Failure { code: ErrorCode::SourceUnavailable, message: format!("{source}: not found") });
-        found.unwrap_or_else(nothing)
+        found.unwrap_or_else(|| Ok(inspected(&config(RANK, "acme/base"), BYTES)))
     }
+}
+
+fn inspected(config: &Value, bytes: u64) -> InspectedSource {
+    let weights = Some(WeightsSize { length: 8 + HEADER + bytes, header: HEADER });
+    InspectedSource { config: config.to_string(), weights }
 }
 
 /// What it was asked for.
