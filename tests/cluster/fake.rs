@@ -57,6 +57,10 @@ pub(crate) struct Script {
     pub(crate) farewell: bool,
     /// What the inspector beside it finds.
     pub(crate) shelf: Shelf,
+    /// The inspector takes connections and never answers.
+    pub(crate) inspector_hung: bool,
+    /// No inspector listens, from the start of the pod on.
+    pub(crate) inspector_away: bool,
     /// Counts the writes that are under way, at all that have a copy of this script.
     pub(crate) writes: Gauge,
 }
@@ -121,10 +125,9 @@ impl Fake {
             starts: AtomicBool::new(true),
             was_ready: AtomicBool::new(false),
         });
-        let beside = TcpListener::bind((fake.ip(), INSPECT_PORT)).await.expect("an address of its own");
         let faces = futures::future::join(
             face::serve(listener, Arc::clone(&fake), face::router(&fake)),
-            face::serve(beside, Arc::clone(&fake), inspector::router(&fake)),
+            inspect(Arc::clone(&fake)),
         );
         let served = tokio::spawn(async move { ((), ()) = faces.await });
         (fake, tokio_util::task::AbortOnDropHandle::new(served))
@@ -278,6 +281,14 @@ impl Fake {
 
     fn tell(&self) {
         self.changed.send_modify(|count| *count += 1);
+    }
+}
+
+/// The face of the inspector beside `fake`, where there is one.
+async fn inspect(fake: Arc<Fake>) {
+    if !fake.behaviour().inspector_away {
+        let listener = TcpListener::bind((fake.ip(), INSPECT_PORT)).await.expect("an address of its own");
+        face::serve(listener, Arc::clone(&fake), inspector::router(&fake)).await;
     }
 }
 

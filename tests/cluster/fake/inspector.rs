@@ -82,8 +82,12 @@ async fn guarded(State(fake): State<Arc<Fake>>, request: Request, next: Next) ->
 }
 
 async fn inspect(State(fake): State<Arc<Fake>>, Json(request): Json<InspectRequest>) -> Response {
-    let found = fake.behaviour().shelf.at(&request.source);
+    let script = fake.behaviour();
+    let found = script.shelf.at(&request.source);
     fake.inspections.0.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+    if script.inspector_hung {
+        std::future::pending::<()>().await;
+    }
     match found {
         Ok(inspected) => Json(inspected).into_response(),
         Err(Failure { code, message }) => refusal(StatusCode::UNPROCESSABLE_ENTITY, code, &message),
