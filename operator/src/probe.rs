@@ -13,7 +13,7 @@ mod wanted;
 mod web;
 mod weights;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -93,6 +93,8 @@ pub struct Probed {
     pub probes: BTreeMap<AdapterKey, Probe>,
     /// After so long they are to be asked about again, to be tried again.
     pub again: Option<Duration>,
+    /// Those that have only begun to be read: what comes of it is known in a moment.
+    pub young: BTreeSet<AdapterKey>,
 }
 
 impl Probes {
@@ -126,11 +128,12 @@ impl Probes {
         let wanted = wanted(fleet, &inner.readable);
         inner.reading.meet(&fleet.key, (!wanted.is_empty()).then_some(readers));
         for (key, wanted) in wanted {
-            // What the operator may try itself waits for nobody.
-            let lacked = if wanted.at.is_some() { None } else { readers.lacked(&wanted) };
-            let asked = inner.memory().ask(&wanted, lacked, Instant::now());
+            let asked = inner.memory().ask(&wanted, readers.lacked(&wanted), Instant::now());
             if let Some(failures) = asked.read {
                 tokio::spawn(Arc::clone(inner).keep(wanted, failures));
+            }
+            if asked.is_young {
+                probed.young.insert(key.clone());
             }
             probed.again = [probed.again, asked.again].into_iter().flatten().min();
             probed.probes.insert(key, asked.probe);

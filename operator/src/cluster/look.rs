@@ -3,7 +3,7 @@
 //! Each step can be repeated and leaves what is right alone: what was seen may be older than what was written last. A step
 //! that fails does not keep the next from being done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ use crate::decide::outcome::{Outcome, conclude, conclude_adapter};
 use crate::decide::scale::gpus;
 use crate::decide::validate::{ValidFleet, key_of};
 use crate::decide::{Decision, decide};
-use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Replica};
+use crate::fleet::{AdapterKey, Capacity, Contact, Fleet, FleetKey, Replica};
 use crate::metrics::Metrics;
 use crate::probe::Probes;
 use crate::probe::beside::{Inspector, Readers};
@@ -133,7 +133,7 @@ impl Look<'_> {
         let admin = self.admin().await;
         let closed = self.lasting(0);
         let replicas = self.replicas(admin.as_ref())?;
-        let fleet = self.facts(replicas, &self.inspectors(admin.as_ref()));
+        let (fleet, young) = self.facts(replicas, &self.inspectors(admin.as_ref()));
         let now = self.looker.clock.now();
         let (fleet, mut decision) = match tokio::task::spawn_blocking(move || decided(fleet, now)).await {
             Ok(decided) => decided,
@@ -146,7 +146,8 @@ impl Look<'_> {
             self.ask(&fleet, &mut decision).await;
         // They have another version now, or none, or get one at the next look; the watch will tell.
         let others = decision.released.iter().chain(&lacking).filter(|key| !refused.contains_key(*key));
-        held.iter().chain(others).for_each(|key| drop(decision.adapters.remove(key)));
+        // Nor is it worth a write that something has only begun to be read.
+        held.iter().chain(others).chain(&young).for_each(|key| drop(decision.adapters.remove(key)));
         for adapter in &self.sight.adapters {
             if let Some(why) = refused.get(&key_of(adapter)) {
                 conclude_adapter(&mut decision, adapter, shortened(why), self.looker.clock.now());
@@ -305,7 +306,8 @@ impl Look<'_> {
         Readers::Inspectors(self.pods_that_stay().filter_map(inspector).collect())
     }
 
-    fn facts(&mut self, replicas: Vec<Replica>, readers: &Readers) -> Fleet {
+    /// What is known of the fleet, and which of its Adapters have only begun to be read.
+    fn facts(&mut self, replicas: Vec<Replica>, readers: &Readers) -> (Fleet, BTreeSet<AdapterKey>) {
         let now = self.looker.clock.now();
         self.soon(self.pods_that_stay().filter_map(|pod| pod.told_after(now)).min());
         let name = |suffix: &str| format!("{}{suffix}", self.fleet.name);
@@ -328,7 +330,7 @@ impl Look<'_> {
         let probed = self.looker.probes.of(&fleet, readers);
         self.soon(probed.again);
         fleet.probes = probed.probes;
-        fleet
+        (fleet, probed.young)
     }
 
     fn workload(&self) -> Option<&Value> {

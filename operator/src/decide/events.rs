@@ -20,7 +20,8 @@ pub fn transition(
         return None;
     }
     // Reading a source takes a moment, and so does the first load: what comes of it is news.
-    let is_first_load = old.is_none() && new.reason == Reason::Loading.as_str();
+    let was_read = old.is_none_or(|old| old.reason == Reason::Progressing.as_str());
+    let is_first_load = was_read && new.reason == Reason::Loading.as_str();
     if is_first_load || new.reason == Reason::Progressing.as_str() {
         return None;
     }

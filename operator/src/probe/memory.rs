@@ -19,6 +19,8 @@ const ROUND: Duration = Duration::from_secs(60);
 const TRIED_AGAIN: Duration = Duration::from_secs(5);
 /// After so many tries that reached nobody who reads, that is told.
 const UNTRIED: u32 = 2;
+/// So soon what is read may be known: until then nothing is said of it.
+const YOUNG: Duration = Duration::from_secs(1);
 
 /// What is remembered.
 pub(super) struct Memory {
@@ -39,6 +41,12 @@ struct Known {
     running: bool,
     /// So many times in a row it could not be read.
     failures: u32,
+    /// So many of them nobody tried it.
+    untried: u32,
+    /// The last time nobody was there who reads beside a replica.
+    alone: bool,
+    /// Why the operator itself could not read it.
+    own: Option<String>,
 }
 
 /// What came of trying to read a source.
@@ -48,6 +56,8 @@ pub(super) enum Outcome {
     Said(Probe),
     /// Nobody tried it just now, and why: nothing new is known of it.
     Untried(String),
+    /// The operator could not read it itself, and why where it tried, and nobody was there who would beside a replica.
+    Alone(Option<String>),
 }
 
 /// What is known of a source that was asked about.
@@ -59,6 +69,8 @@ pub(super) struct Asked {
     pub read: Option<u32>,
     /// After so long it is to be asked about again.
     pub again: Option<Duration>,
+    /// It has only begun to be read.
+    pub is_young: bool,
 }
 
 impl Memory {
@@ -67,40 +79,54 @@ impl Memory {
         Self { fresh, start: now, known: HashMap::new(), round: now }
     }
 
-    /// What is known of `wanted` at `now`; `lacked` is what there would have to be for anybody to read it.
+    /// What is known of `wanted` at `now`; `lacked` is what there would have to be for anybody to read it beside a replica.
     pub(super) fn ask(&mut self, wanted: &Wanted, lacked: Option<String>, now: Instant) -> Asked {
         if !self.known.contains_key(wanted) {
             self.forget(now);
             if self.known.len() >= REMEMBERED {
                 let probe = Probe::Awaited(format!("room for it: {REMEMBERED} sources are being read"));
-                return Asked { probe, read: None, again: Some(ROUND) };
+                return Asked { probe, read: None, again: Some(ROUND), is_young: false };
             }
         }
-        let (fresh, passed) = (self.fresh, now.duration_since(self.start));
-        let beat = TRIED_AGAIN.min(fresh);
-        let new = || Known { probe: Probe::Pending, since: now, asked: now, running: false, failures: 0 };
+        let (beat, passed) = (TRIED_AGAIN.min(self.fresh), now.duration_since(self.start));
+        let new = || Known {
+            probe: Probe::Pending,
+            since: now,
+            asked: now,
+            running: false,
+            failures: 0,
+            untried: 0,
+            alone: false,
+            own: None,
+        };
         let known = self.known.entry(wanted.clone()).or_insert_with(new);
         known.asked = now;
-        let waits = known.waits(fresh, now);
-        let mut asked = Asked { probe: known.probe.clone(), read: None, again: None };
+        let waits = known.waits(self.fresh, lacked.is_none(), now);
+        let mut asked = Asked { probe: known.probe.clone(), read: None, again: None, is_young: false };
+        let may_be_read = wanted.at.is_some() || lacked.is_none();
+        if !known.running && waits == Some(Duration::ZERO) && may_be_read {
+            asked.read = Some(known.failures);
+            known.running = true;
+        }
         if known.running {
             // It tells when there is news. When there is none, it is to be tried again.
             asked.again = Some(together(beat, beat, passed));
-            return asked;
+            let young = YOUNG.saturating_sub(now.duration_since(known.since));
+            asked.is_young = known.failures == 0 && known.probe == Probe::Pending && !young.is_zero();
+            if asked.is_young {
+                asked.again = Some(young);
+            }
+        } else if let Some(waits) = waits.filter(|waits| known.failures > 0 && !waits.is_zero()) {
+            asked.again = Some(together(waits, beat, passed));
         }
-        match (waits, lacked) {
-            (Some(Duration::ZERO), None) => {
-                known.running = true;
-                asked.read = Some(known.failures);
-                asked.again = Some(together(beat, beat, passed));
-            }
-            (Some(Duration::ZERO), Some(lacked)) if known.probe == Probe::Pending => {
-                asked.probe = Probe::Awaited(lacked);
-            }
-            (Some(waits), _) if known.failures > 0 && !waits.is_zero() => {
-                asked.again = Some(together(waits, beat, passed));
-            }
-            _ => {}
+        if let Some(lacked) = lacked
+            && known.probe == Probe::Pending
+            && (wanted.at.is_none() || known.failures > 0)
+        {
+            asked.probe = Probe::Awaited(match &known.own {
+                Some(why) => format!("{lacked}; the operator itself cannot read it: {why}"),
+                None => lacked,
+            });
         }
         asked
     }
@@ -109,12 +135,20 @@ impl Memory {
     pub(super) fn learn(&mut self, wanted: &Wanted, outcome: Outcome, now: Instant) -> bool {
         let Some(known) = self.known.get_mut(wanted) else { return false };
         (known.since, known.running) = (now, false);
-        let is_told = !matches!(&outcome, Outcome::Untried(_) | Outcome::Said(Probe::Refused(_)));
+        known.alone = matches!(outcome, Outcome::Alone(_));
+        known.untried = if matches!(outcome, Outcome::Untried(_)) { known.untried + 1 } else { 0 };
+        let is_told = matches!(&outcome, Outcome::Said(probe) if !matches!(probe, Probe::Refused(_)));
         known.failures = if is_told { 0 } else { known.failures.saturating_add(1) };
         let probe = match outcome {
             Outcome::Said(probe) => probe,
-            Outcome::Untried(message) if known.probe == Probe::Pending && known.failures > UNTRIED => {
+            Outcome::Untried(message) if known.probe == Probe::Pending && known.untried > UNTRIED => {
                 Probe::Refused(Failure { code: ErrorCode::SourceUnavailable, message })
+            }
+            // Whom it waits for is told.
+            Outcome::Alone(own) => {
+                let is_news = own.is_some() && own != known.own || known.failures == 1;
+                known.own = own.or_else(|| known.own.take());
+                return known.probe == Probe::Pending && is_news;
             }
             Outcome::Untried(_) => return false,
         };
@@ -143,7 +177,10 @@ impl Memory {
 
 impl Known {
     /// How long it stands from `now` on before it is read again; for ever where only another source would help.
-    fn waits(&self, fresh: Duration, now: Instant) -> Option<Duration> {
+    fn waits(&self, fresh: Duration, is_somebody_there: bool, now: Instant) -> Option<Duration> {
+        if self.alone && is_somebody_there {
+            return Some(Duration::ZERO);
+        }
         let doubled = TRIED_AGAIN.saturating_mul(1 << (self.failures.clamp(1, 5) - 1)).min(fresh);
         let stands = match &self.probe {
             Probe::Refused(failure) if failure.code == ErrorCode::InvalidRequest => return None,
@@ -252,9 +289,30 @@ mod tests {
     fn without_a_reader_it_waits_for_one_and_nothing_is_begun() {
         let mut scene = Scene::new();
         let asked = scene.memory.ask(&wanted(0), Some("a pod".to_owned()), scene.now);
-        assert_eq!(asked, Asked { probe: Probe::Awaited("a pod".to_owned()), read: None, again: None });
+        let awaited = Probe::Awaited("a pod".to_owned());
+        assert_eq!((asked.probe, asked.read, asked.again), (awaited, None, None));
         assert_eq!(scene.ask().read, Some(0));
         assert_eq!(scene.ask().read, None, "once");
+    }
+
+    #[test]
+    fn what_the_operator_cannot_read_alone_waits_for_a_pod_and_is_read_as_soon_as_there_is_one() {
+        let mut scene = Scene::new();
+        let config: reqwest::Url = "https://hub.invalid/x".parse().unwrap();
+        let at = Some(crate::probe::wanted::Place::Web { weights: config.clone(), config });
+        let wanted = Wanted { at, ..wanted(0) };
+        let ask = |memory: &mut Memory, now, lacked: Option<&str>| {
+            memory.ask(&wanted, lacked.map(str::to_owned), now)
+        };
+        let first = ask(&mut scene.memory, scene.now, Some("a pod"));
+        assert_eq!((first.probe, first.read, first.is_young), (Probe::Pending, Some(0), true));
+        assert!(scene.memory.learn(&wanted, Outcome::Alone(Some("no".to_owned())), scene.now));
+        let second = ask(&mut scene.memory, scene.now, Some("a pod"));
+        let awaited = "a pod; the operator itself cannot read it: no".to_owned();
+        assert_eq!((second.probe, second.read), (Probe::Awaited(awaited), None));
+        assert!(second.again.is_some(), "it is tried again, by itself alone too");
+        let third = ask(&mut scene.memory, scene.now, None);
+        assert_eq!(third.read, Some(1));
     }
 
     #[test]

@@ -78,28 +78,24 @@ impl Reading {
 
     /// Reads `wanted` when its turn comes. `failures` of it went before.
     pub(super) async fn read(&self, wanted: &Wanted, failures: u32) -> Outcome {
-        let own = match &wanted.at {
-            None => None,
-            Some(at) => {
-                // Nobody closes it.
-                let _turn = self.own.acquire().await;
-                match self.itself(at).await {
-                    Outcome::Said(Probe::Refused(failure)) => Some(Outcome::Said(Probe::Refused(failure))),
-                    Outcome::Said(probe) => return Outcome::Said(probe),
-                    untried => Some(untried),
-                }
+        let mut own = None;
+        if let Some(at) = &wanted.at {
+            // Nobody closes it.
+            let _turn = self.own.acquire().await;
+            match self.itself(at).await {
+                Outcome::Said(Probe::Refused(failure)) => own = Some(failure.message),
+                said @ Outcome::Said(_) => return said,
+                Outcome::Untried(_) | Outcome::Alone(_) => {}
             }
-        };
-        let Some(fleet) = lock(&self.fleets).get(&wanted.fleet).cloned() else {
-            return own.unwrap_or_else(|| Outcome::Untried("nobody reads for its Deployment".to_owned()));
-        };
+        }
+        let Some(fleet) = lock(&self.fleets).get(&wanted.fleet).cloned() else { return Outcome::Alone(own) };
         let _turn = fleet.turns.acquire().await;
         // Replicas come and go while it waits.
         let readers =
             lock(&self.fleets).get(&wanted.fleet).map_or(fleet.readers, |fleet| fleet.readers.clone());
         match readers.lacked(wanted) {
             None => self.beside(&readers, wanted, failures).await,
-            Some(whom) => own.unwrap_or_else(|| Outcome::Untried(format!("there is not {whom}"))),
+            Some(_) => Outcome::Alone(own),
         }
     }
 
