@@ -17,6 +17,8 @@ pub struct AdapterWeights {
     pub bytes: u64,
     /// The modules that it changes, by their last name, ordered.
     pub target_modules: Vec<String>,
+    /// The model that it was trained on, as reports tell it.
+    pub base_model: String,
     /// `[layer][site]` of the four sites of a decoder layer.
     pub(crate) layers: Vec<[Option<LowRank>; 4]>,
     /// The update of the token embedding.
