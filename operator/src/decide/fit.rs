@@ -8,6 +8,7 @@ use lorikeet_crds::condition::{Truth, find};
 use lorikeet_crds::{Adapter, ConditionType, Deployment, Reason};
 
 use crate::decide::adapter_status::reason;
+use crate::decide::refusal::{Limits, Worth, worth};
 use crate::decide::unaccepted::own_words;
 use crate::decide::validate::{Refusal, ValidFleet};
 use crate::fleet::{AdapterFacts, Probe};
@@ -47,12 +48,12 @@ pub fn fit(
     match probe {
         None | Some(Probe::Unjudged(_)) => Ok(true),
         Some(Probe::Pending | Probe::Awaited(_)) => {
-            let told = standing(adapter, &VERDICTS).or_else(|| standing(adapter, &UNREAD));
-            told.map_or(Ok(false), Err)
+            standing(adapter, deployment, valid).map_or(Ok(false), |(_, refusal)| Err(refusal))
         }
-        Some(Probe::Refused(failure)) => {
-            Err(standing(adapter, &VERDICTS).unwrap_or_else(|| not_read(failure)))
-        }
+        Some(Probe::Refused(failure)) => Err(match standing(adapter, deployment, valid) {
+            Some((Worth::Verdict, refusal)) => refusal,
+            _ => not_read(failure),
+        }),
         Some(Probe::Faulty(fault)) => Err(Refusal::InvalidConfig(fault.clone())),
         Some(Probe::Facts(facts)) => suits(facts, adapter, deployment, valid).map(|()| true),
     }
@@ -66,20 +67,24 @@ fn not_read(failure: &Failure) -> Refusal {
     Refusal::NotRead { reason, message: failure.message.clone() }
 }
 
-/// Why `adapter` as it is now is refused for what was read of its source, or for what kept it from being read.
-const VERDICTS: [Reason; 4] =
-    [Reason::InvalidConfig, Reason::RankExceeded, Reason::BaseModelMismatch, Reason::BudgetExceeded];
-const UNREAD: [Reason; 3] = [Reason::SourceUnavailable, Reason::SourceForbidden, Reason::SourceUnauthorized];
-
-/// What the status of `adapter` as it is now says for one of `reasons`: it stands until its source is read again. None of these
-/// reasons is said of an Adapter that is not accepted by anybody but this file.
-fn standing(adapter: &Adapter, reasons: &[Reason]) -> Option<Refusal> {
+/// What the status of `adapter` as it is now says of its source, where that is worth anything under what `deployment` asks
+/// for now: it stands until its source is read again.
+fn standing(adapter: &Adapter, deployment: &Deployment, valid: &ValidFleet) -> Option<(Worth, Refusal)> {
     let said = find(&adapter.status.as_ref()?.conditions, ConditionType::Accepted)?;
     if said.status != Truth::False.as_str() || said.observed_generation != adapter.metadata.generation {
         return None;
     }
-    let reason = *reasons.iter().find(|reason| reason.as_str() == said.reason)?;
-    Some(Refusal::Standing { reason, message: own_words(&said.message).to_owned() })
+    let reason = *Reason::ALL.iter().find(|reason| reason.as_str() == said.reason)?;
+    let message = own_words(&said.message);
+    let limits = Limits {
+        max_rank: valid.max_rank,
+        budget: valid.resident_bytes,
+        base_model: repository_of(&deployment.spec.model.source.source),
+    };
+    match worth(reason, message, &limits) {
+        Worth::Nothing => None,
+        worth => Some((worth, Refusal::Standing { reason, message: message.to_owned() })),
+    }
 }
 
 fn suits(
@@ -237,7 +242,8 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_left_to_the_replicas_and_what_is_no_configuration_is_not() {
+    fn what_cannot_be_read_and_what_is_no_configuration_are_refused_and_what_nobody_judges_is_left_to_the_replicas()
+     {
         let judge = |probe: Option<&Probe>| {
             fit(probe, &Adapter::default(), &Deployment::default(), &ValidFleet::default())
         };

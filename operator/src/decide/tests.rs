@@ -6,6 +6,7 @@ mod rollout;
 mod standing;
 mod story;
 mod unheard;
+mod verdicts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
