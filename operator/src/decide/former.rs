@@ -13,7 +13,7 @@ use lorikeet_crds::{Adapter, AdapterStatus, ConditionType};
 
 use crate::decide::events::is_true;
 use crate::decide::reports::{Reports, last};
-use crate::decide::sources::{carried, shown};
+use crate::decide::sources::{carried, is_shown_whole, shown};
 use crate::decide::validate::{AdapterKey, Spread, ValidAdapter, served_name_of, spread};
 use crate::fleet::{Fleet, Replica};
 
@@ -50,7 +50,10 @@ impl<'a> Formers<'a> {
         self.reports(&served_name_of(adapter)).iter().any(|(_, report)| {
             report.source == shown(&source)
                 && report.error.is_none()
-                && report.digest.as_ref().is_some_and(|digest| pin.is_none_or(|pin| pin == digest))
+                && report.digest.as_ref().is_some_and(|digest| match pin {
+                    Some(pin) => pin == digest,
+                    None => is_shown_whole(&source),
+                })
         })
     }
 
@@ -82,32 +85,13 @@ impl<'a> Formers<'a> {
                 false => Former::Nothing,
             };
         };
-        let digest = digest.map(str::to_owned).or_else(|| pinned_before(adapter, status));
-        let before = self.as_before(adapter, key, source, digest);
-        Former::Serves(ValidAdapter { credentials: credentials.map(str::to_owned), ..before })
-    }
-
-    fn as_before(
-        &self,
-        adapter: &Adapter,
-        key: &AdapterKey,
-        source: &str,
-        digest: Option<String>,
-    ) -> ValidAdapter {
-        let placement = &adapter.spec.placement;
-        let own = self.carried(adapter);
-        ValidAdapter {
-            key: key.clone(),
-            served_name: served_name_of(adapter),
-            // Reports leave out what may be a signature; where the edit is of something else it is known.
-            source: if shown(&own) == source { own } else { source.to_owned() },
-            credentials: None,
-            digest,
-            spread: spread(&placement.replicas).unwrap_or(Spread::Auto),
-            pinned: placement.pinned,
-            priority: placement.priority,
-            bytes: adapter.status.as_ref().and_then(|status| status.bytes).unwrap_or(0),
+        let digest = digest.map(str::to_owned).or_else(|| pinned_before(adapter, status, source));
+        if digest.is_none() && !is_shown_whole(source) {
+            // Without its query it is another content, perhaps, and with the query of an edit it is what was not accepted.
+            return Former::Nothing;
         }
+        let before = as_before(adapter, key, source, digest);
+        Former::Serves(ValidAdapter { credentials: credentials.map(str::to_owned), ..before })
     }
 
     fn carried(&self, adapter: &Adapter) -> String {
@@ -130,6 +114,23 @@ impl<'a> Formers<'a> {
             bearers
         };
         self.bearers.get_or_init(count).get(name).copied().unwrap_or(0)
+    }
+}
+
+fn as_before(adapter: &Adapter, key: &AdapterKey, source: &str, digest: Option<String>) -> ValidAdapter {
+    let placement = &adapter.spec.placement;
+    ValidAdapter {
+        key: key.clone(),
+        served_name: served_name_of(adapter),
+        // As it was reported, and so without what may be a signature: that of the present source may be of an edit. Who
+        // has the content knows it by its digest, and who cannot fetch it so takes no other for it.
+        source: source.to_owned(),
+        credentials: None,
+        digest,
+        spread: spread(&placement.replicas).unwrap_or(Spread::Auto),
+        pinned: placement.pinned,
+        priority: placement.priority,
+        bytes: adapter.status.as_ref().and_then(|status| status.bytes).unwrap_or(0),
     }
 }
 
@@ -166,9 +167,9 @@ fn is_served(report: &AdapterReport) -> bool {
 }
 
 /// The digest that an earlier decision about this same edit pinned: a replica that has restarted since says only where it
-/// would read from.
-fn pinned_before(adapter: &Adapter, status: &AdapterStatus) -> Option<String> {
+/// would read from. Of a source that is not shown whole any that was served: it is the only one that is known to be right.
+fn pinned_before(adapter: &Adapter, status: &AdapterStatus, source: &str) -> Option<String> {
     let of_this_edit = status.observed_generation == adapter.metadata.generation
         && !is_true(&status.conditions, ConditionType::Accepted);
-    status.digest.clone().filter(|_| of_this_edit)
+    status.digest.clone().filter(|_| of_this_edit || !is_shown_whole(source))
 }

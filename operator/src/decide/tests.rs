@@ -2,6 +2,7 @@
 
 mod measure;
 mod moves;
+mod queries;
 mod rollout;
 mod standing;
 mod story;
@@ -24,6 +25,7 @@ use lorikeet_crds::{Adapter, AdapterStatus, ConditionType, Deployment, Reason};
 
 use super::{Decision, decide};
 use crate::decide::events::is_true;
+use crate::decide::sources::shown;
 use crate::decide::validate::{key_of, validate};
 use crate::fleet::{
     AdapterFacts, Capacity, Contact, Fleet, FleetKey, Probe, Replica, Report, Said, Unread, Workload,
@@ -165,7 +167,7 @@ fn held(before: &Report, desired: &DesiredAdapter) -> AdapterReport {
 fn ready(desired: &DesiredAdapter, digest: &str) -> AdapterReport {
     AdapterReport {
         name: desired.name.clone(),
-        source: desired.source.clone(),
+        source: shown(&desired.source).to_owned(),
         credentials: desired.credentials.clone(),
         state: AdapterState::Ready,
         tier: if desired.resident { Tier::Resident } else { Tier::Host },

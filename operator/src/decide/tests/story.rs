@@ -34,6 +34,7 @@ enum Happening {
 #[derive(Clone, Debug)]
 enum Edit {
     Source(u8),
+    Query(u8),
     Gone,
     Pin(u8),
     Unpin,
@@ -45,6 +46,7 @@ enum Edit {
 fn happenings() -> impl Strategy<Value = Happening> {
     let edit = prop_oneof![
         (0_u8..3).prop_map(Edit::Source),
+        (0_u8..3).prop_map(Edit::Query),
         Just(Edit::Gone),
         (0_u8..3).prop_map(Edit::Pin),
         Just(Edit::Unpin),
@@ -125,6 +127,7 @@ impl Story {
             let source = &mut adapter.spec.source;
             match edit {
                 Edit::Source(of) => source.source = format!("hf://acme/{name}-{of}"),
+                Edit::Query(of) => source.source = format!("https://host/{name}?v={of}"),
                 Edit::Gone => source.source = "hf://acme/gone".to_owned(),
                 Edit::Pin(of) => source.digest = Some(format!("sha256:{of}")),
                 Edit::Unpin => source.digest = None,
