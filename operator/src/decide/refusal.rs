@@ -7,6 +7,9 @@ use crate::fleet::ConfigFault;
 /// The end of what is said of an Adapter whose source could not be read: nothing else that is said of one ends so.
 const NOT_READ: &str = "; it is tried again until it can be read";
 
+/// What is said of bytes that were measured where it was loaded: its source says less.
+const MEASURED: &str = ", as it was measured; an edit of revision or digest has it measured anew";
+
 /// Why a spec is not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -150,6 +153,17 @@ pub enum Refusal {
         /// What this one takes.
         bytes: u64,
     },
+    /// As a replica loaded it, it does not fit even alone.
+    #[error(
+        "adapter_model.safetensors: {}in memory, got {bytes}{MEASURED}; raise adapters.gpuMemory of the Deployment, or train with a lower rank or fewer modules",
+        bytes_up_to(*.budget)
+    )]
+    MeasureExceeded {
+        /// What the Deployment has for all adapters.
+        budget: u64,
+        /// What this one takes.
+        bytes: u64,
+    },
 }
 
 impl Refusal {
@@ -170,7 +184,7 @@ impl Refusal {
             Self::InvalidConfig(_) => Reason::InvalidConfig,
             Self::RankExceeded { .. } => Reason::RankExceeded,
             Self::BaseModelMismatch { .. } => Reason::BaseModelMismatch,
-            Self::BudgetExceeded { .. } => Reason::BudgetExceeded,
+            Self::BudgetExceeded { .. } | Self::MeasureExceeded { .. } => Reason::BudgetExceeded,
             Self::NotRead { reason, .. } | Self::Standing { reason, .. } => *reason,
         }
     }
@@ -190,8 +204,10 @@ pub struct Limits<'a> {
 /// What an earlier refusal, as a status has it, is worth while its source is not read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Worth {
-    /// It was read, and is at fault by what holds now too.
+    /// It is at fault by what holds now too, as it was read.
     Verdict,
+    /// It is at fault by what holds now too, as it was loaded: reading its source anew does not say otherwise.
+    Measure,
     /// It was not read.
     NotRead,
     /// It speaks of what may no longer hold, or of something else than the source.
@@ -212,7 +228,11 @@ pub fn worth(reason: Reason, message: &str, limits: &Limits<'_>) -> Worth {
         }
         _ => false,
     };
-    if stands { Worth::Verdict } else { Worth::Nothing }
+    match stands {
+        true if message.contains(MEASURED) => Worth::Measure,
+        true => Worth::Verdict,
+        false => Worth::Nothing,
+    }
 }
 
 fn ranks_up_to(limit: u32) -> String {

@@ -1,5 +1,6 @@
 //! The decision as a whole: what an edit may and may not take away.
 
+mod limits;
 mod measure;
 mod moves;
 mod queries;
@@ -175,6 +176,7 @@ fn ready(desired: &DesiredAdapter, digest: &str) -> AdapterReport {
         rank: 8,
         bytes: 10,
         target_modules: vec!["q_proj".to_owned()],
+        base_model: Some("acme/base".to_owned()),
         ..AdapterReport::default()
     }
 }
