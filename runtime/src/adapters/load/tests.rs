@@ -78,7 +78,7 @@ async fn a_pin_a_rank_and_a_root_are_held_against_what_is_there() {
     let right = Some(digest_at(&here));
     let wrong = Some(digest_at(&fixture("llama_gqa/adapters/all_r16")));
     let loaded = Loader::load(&loader, Arc::new(Wanted { digest: right, ..wanted(&here) })).await.unwrap();
-    assert_eq!(loaded.weights.base_model, "golden/llama_gqa");
+    assert_eq!(&*loaded.weights.base_model, "golden/llama_gqa");
     assert_eq!(
         code(&loader, Wanted { digest: wrong, ..wanted(&here) }).await,
         Some(ErrorCode::DigestMismatch)
