@@ -154,6 +154,11 @@ pub struct AdapterStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub target_modules: Vec<String>,
+    /// The model that its `adapter_config.json` says it was trained on, where `spec.baseModel` has it compared with the
+    /// Deployment's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub base_model: Option<String>,
     /// How many replicas should keep it resident, and how many do.
     #[serde(default)]
     pub replicas: PlacementCount,

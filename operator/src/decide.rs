@@ -24,7 +24,7 @@ use crate::decide::validate::{
     AdapterKey, Refusal, ValidAdapter, ValidFleet, budgets, continued, key_of, may_name, served_name_of,
     validate,
 };
-use crate::fleet::{Contact, DesiredList, Fleet, Replica};
+use crate::fleet::{Contact, DesiredList, Fleet, Probe, Replica};
 
 pub mod adapter_status;
 pub mod contents;
@@ -32,6 +32,7 @@ pub mod desired;
 pub mod events;
 pub mod fit;
 pub mod former;
+pub mod known;
 pub mod labels;
 pub mod mounts;
 pub mod moves;
@@ -186,7 +187,11 @@ fn of_valid(fleet: &Fleet, valid: &ValidFleet, reports: &Reports<'_>, now: Times
             leaving_status(adapter, now)
         } else if let Some(valid_adapter) = valid.accepted(&key) {
             let place = &places[&key];
-            let subject = Served { adapter, valid: valid_adapter, place, paused: valid.paused, idle };
+            let read = match fleet.probes.get(&key) {
+                Some(Probe::Facts(facts)) => Some(facts),
+                _ => None,
+            };
+            let subject = Served { adapter, valid: valid_adapter, read, place, paused: valid.paused, idle };
             served_status(&subject, reports, &placements, now)
         } else {
             let reading = || Why::Reading(fleet.probes.get(&key));

@@ -43,8 +43,8 @@ pub struct Fleet {
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Of which of these not all of the spec could be read.
     pub unread: Unread,
-    /// What was read of the sources of Adapters that are not accepted yet. One that is not in it is for the replicas to
-    /// judge.
+    /// What was read of the sources of Adapters that are not accepted yet and that no replica has read. One that is not in it
+    /// is judged by what is known of it without reading.
     pub probes: BTreeMap<AdapterKey, Probe>,
     /// Its replicas, ordered by name.
     pub replicas: Vec<Replica>,
@@ -171,7 +171,7 @@ pub enum Probe {
 }
 
 impl Probe {
-    /// Whether its source was not read, and nobody but the replicas' side can.
+    /// Whether its source was not read: it is being read, waits for who may read it, or was tried in vain.
     #[must_use]
     pub const fn is_open(&self) -> bool {
         matches!(self, Self::Pending | Self::Awaited(_) | Self::Refused(_))

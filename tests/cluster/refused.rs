@@ -201,3 +201,47 @@ async fn an_edit_that_is_refused_leaves_what_was_served() {
     stage.until_adapter("sql", "the corrected one", is_swapped).await;
     stage.until_adapter_ready("sql").await;
 }
+
+/// What is known of what is loaded is held against a Deployment that asks for less: no replica that starts hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_longer_fits_its_deployment_no_replica_that_starts_hears_of() {
+    let (stage, hub) = with_hub("fits-no-more").await;
+    hub.has("sql", config(8, "acme/base"), 100);
+    stage.kubectl.apply(&[adapter(&stage.namespace, "sql", "base")]);
+    stage.until_adapter_ready("sql").await;
+    let names = |fakes: &[Arc<crate::fake::Fake>]| -> Vec<String> {
+        fakes.iter().map(|fake| fake.name().to_owned()).collect()
+    };
+    let before = names(&stage.kubelet.fakes());
+    let base = with(deployment(&stage.namespace, "base", 3), "/spec/adapters/gpuMemory", json!("8Mi"));
+    stage.kubectl.apply(&[with(base.clone(), "/spec/adapters/maxRank", json!(4))]);
+    stage.until_adapter_says("sql", Reason::RankExceeded).await;
+    let fakes = until("replicas that started since, and nobody has it", PATIENCE, async || {
+        let fakes = stage.kubelet.fakes();
+        let is_new = names(&fakes).iter().any(|name| !before.contains(name));
+        (fakes.len() >= 3 && is_new && fakes.iter().all(|fake| !fake.serves("sql"))).then_some(fakes)
+    })
+    .await;
+    stage.until_quiet(Duration::from_secs(2)).await;
+    for fake in fakes.iter().filter(|fake| !before.iter().any(|name| name == fake.name())) {
+        assert!(fake.first_heard("sql").is_none(), "{} heard of it", fake.name());
+    }
+    stage.kubectl.apply(&[base]);
+    stage.until_adapter_ready("sql").await;
+}
+
+/// No replica compares names: that it is loaded says nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adapter_of_another_model_that_is_loaded_is_refused_where_its_name_counts_and_serves_on() {
+    let (stage, hub) = with_hub("any-no-more").await;
+    hub.has("sql-on-other", config(8, "acme/other"), 100);
+    let sql = adapter(&stage.namespace, "sql-on-other", "base");
+    stage.kubectl.apply(&[with(sql.clone(), "/spec/baseModel", json!("Any"))]);
+    stage.until_adapter_ready("sql-on-other").await;
+    hub.shelf.is_away.store(true, Ordering::Relaxed);
+    stage.kubectl.apply(&[sql]);
+    let refused = stage.until_adapter_says("sql-on-other", Reason::BaseModelMismatch).await;
+    assert!(refused.status.is_some_and(|status| status.digest.is_some()), "what it serves is told");
+    stage.until_quiet(Duration::from_secs(2)).await;
+    assert!(stage.kubelet.fakes().iter().all(|fake| fake.serves("sql-on-other")));
+}

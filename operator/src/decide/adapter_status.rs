@@ -7,11 +7,13 @@ use lorikeet_crds::condition::{Saying, Truth, conditions};
 use lorikeet_crds::{Adapter, ConditionType, Reason};
 
 use crate::decide::contents::differing;
+use crate::decide::known::{accepted_status, kept_name};
 use crate::decide::place::Place;
 use crate::decide::placements::{Placements, REFUSED};
 use crate::decide::reports::{Reports, is_resident};
 use crate::decide::sources::shown;
 use crate::decide::validate::ValidAdapter;
+use crate::fleet::AdapterFacts;
 
 /// The status of an Adapter that is being deleted.
 #[must_use]
@@ -44,6 +46,8 @@ pub struct Served<'a> {
     pub adapter: &'a Adapter,
     /// As it was validated.
     pub valid: &'a ValidAdapter,
+    /// What was read of its source, where it is accepted for that.
+    pub read: Option<&'a AdapterFacts>,
     /// Where it is placed.
     pub place: &'a Place,
     /// Its Deployment is paused.
@@ -79,8 +83,15 @@ pub fn served_status(
             AdapterStatus { digest: None, revision: None, ..content(report) }
         }
         Some(report) => content(report),
-        None if lack.is_none() => content_before(adapter),
-        None => AdapterStatus::default(),
+        None if lack.is_none() => {
+            let digest = adapter.status.as_ref().and_then(|before| before.digest.clone());
+            AdapterStatus { digest, ..content_before(subject) }
+        }
+        None => measures(content_before(subject)),
+    };
+    let base_model = match known {
+        Some(report) => report.base_model.clone(),
+        None => content.base_model.clone(),
     };
     let stamped = stamped(adapter, &sayings, now);
     AdapterStatus {
@@ -89,6 +100,7 @@ pub fn served_status(
         served_name: Some(valid.served_name.clone()),
         replicas: count,
         placements,
+        base_model: kept_name(adapter, base_model.as_ref()),
         ..content
     }
 }
@@ -105,14 +117,29 @@ pub(super) fn content(report: &AdapterReport) -> AdapterStatus {
     }
 }
 
-/// What was known of the content stays while no replica says anything of it: it is of the content, not of a replica. Of
-/// another generation only what is still served.
-fn content_before(adapter: &Adapter) -> AdapterStatus {
-    let before = adapter.status.clone().unwrap_or_default();
-    let is_same = before.observed_generation == adapter.metadata.generation;
-    let digest = before.digest.clone();
-    let rest = if is_same { before } else { AdapterStatus::default() };
-    AdapterStatus { digest, ..rest }
+/// What was known of the content stays while no replica says anything of it: it is of the content, not of a replica. Before
+/// there was anything to say it is what was read.
+fn content_before(subject: &Served<'_>) -> AdapterStatus {
+    match (accepted_status(subject.adapter), subject.read) {
+        (Some(before), _) => before.clone(),
+        (None, Some(read)) => AdapterStatus {
+            rank: u32::try_from(read.rank).ok(),
+            bytes: read.bytes,
+            base_model: read.base_model.clone(),
+            ..AdapterStatus::default()
+        },
+        (None, None) => AdapterStatus::default(),
+    }
+}
+
+/// Of `status` what its Deployment's limits are held against.
+fn measures(status: AdapterStatus) -> AdapterStatus {
+    AdapterStatus {
+        rank: status.rank,
+        bytes: status.bytes,
+        base_model: status.base_model,
+        ..AdapterStatus::default()
+    }
 }
 
 /// What is wrong with the content, by what replicas say.

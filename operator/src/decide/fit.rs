@@ -8,6 +8,7 @@ use lorikeet_crds::condition::{Truth, find};
 use lorikeet_crds::{Adapter, ConditionType, Deployment, Reason};
 
 use crate::decide::adapter_status::reason;
+use crate::decide::refusal::{Limits, Worth, worth};
 use crate::decide::unaccepted::own_words;
 use crate::decide::validate::{Refusal, ValidFleet};
 use crate::fleet::{AdapterFacts, Probe};
@@ -34,28 +35,55 @@ const FORMS: [&str; 14] = [
 /// both go on leading there.
 const FORMER_START: &str = "meta-";
 
-/// Whether more is to be read before replicas may hear of `adapter`.
+/// Whether replicas may hear of `adapter`: not yet, where more is to be read of it first. `probe` is what was read of it for this;
+/// `known` is what is known of it without.
 ///
 /// # Errors
-/// What was read of it does not suit `deployment`, whose budget `valid` holds.
+/// What was read of it, or is known of it, does not suit `deployment`, whose budget `valid` holds; or it cannot be read.
 pub fn fit(
     probe: Option<&Probe>,
+    known: &AdapterFacts,
     adapter: &Adapter,
     deployment: &Deployment,
     valid: &ValidFleet,
 ) -> Result<bool, Refusal> {
+    let standing = || standing(adapter, deployment, valid);
+    let is_compared = adapter.spec.base_model == BaseModelRule::Same;
     match probe {
-        None | Some(Probe::Unjudged(_)) => Ok(true),
-        Some(Probe::Pending | Probe::Awaited(_)) => {
-            let told = standing(adapter, &VERDICTS).or_else(|| standing(adapter, &UNREAD));
-            told.map_or(Ok(false), Err)
+        None | Some(Probe::Unjudged(_)) => {
+            suits(known, is_compared, deployment, valid)?;
+            measured(known, valid)?;
+            // Nobody reads it, and nobody has it: a limit that it was over it is over still.
+            let is_over = |reason| {
+                matches!(reason, Reason::RankExceeded | Reason::BaseModelMismatch | Reason::BudgetExceeded)
+            };
+            match standing().filter(|_| probe.is_none() && known.rank == 0) {
+                Some((worth, refusal)) if worth != Worth::NotRead && is_over(refusal.reason()) => {
+                    Err(refusal)
+                }
+                _ => Ok(true),
+            }
         }
-        Some(Probe::Refused(failure)) => {
-            Err(standing(adapter, &VERDICTS).unwrap_or_else(|| not_read(failure)))
-        }
+        Some(Probe::Pending | Probe::Awaited(_)) => standing().map_or(Ok(false), |(_, refusal)| Err(refusal)),
+        Some(Probe::Refused(failure)) => Err(match standing() {
+            Some((Worth::Verdict | Worth::Measure, refusal)) => refusal,
+            _ => not_read(failure),
+        }),
         Some(Probe::Faulty(fault)) => Err(Refusal::InvalidConfig(fault.clone())),
-        Some(Probe::Facts(facts)) => suits(facts, adapter, deployment, valid).map(|()| true),
+        Some(Probe::Facts(facts)) => {
+            suits(facts, is_compared, deployment, valid)?;
+            match standing() {
+                Some((Worth::Measure, refusal)) => Err(refusal),
+                _ => within_budget(facts, valid).map(|()| true),
+            }
+        }
     }
+}
+
+/// Whether what is served, of which `facts` are known, fits `deployment` still.
+#[must_use]
+pub fn may_go_on(facts: &AdapterFacts, deployment: &Deployment, valid: &ValidFleet) -> bool {
+    suits(facts, true, deployment, valid).is_ok() && measured(facts, valid).is_ok()
 }
 
 fn not_read(failure: &Failure) -> Refusal {
@@ -66,25 +94,30 @@ fn not_read(failure: &Failure) -> Refusal {
     Refusal::NotRead { reason, message: failure.message.clone() }
 }
 
-/// Why `adapter` as it is now is refused for what was read of its source, or for what kept it from being read.
-const VERDICTS: [Reason; 4] =
-    [Reason::InvalidConfig, Reason::RankExceeded, Reason::BaseModelMismatch, Reason::BudgetExceeded];
-const UNREAD: [Reason; 3] = [Reason::SourceUnavailable, Reason::SourceForbidden, Reason::SourceUnauthorized];
-
-/// What the status of `adapter` as it is now says for one of `reasons`: it stands until its source is read again. None of these
-/// reasons is said of an Adapter that is not accepted by anybody but this file.
-fn standing(adapter: &Adapter, reasons: &[Reason]) -> Option<Refusal> {
+/// What the status of `adapter` as it is now says of its source, where that is worth anything under what `deployment` asks
+/// for now: it stands until its source is read again.
+fn standing(adapter: &Adapter, deployment: &Deployment, valid: &ValidFleet) -> Option<(Worth, Refusal)> {
     let said = find(&adapter.status.as_ref()?.conditions, ConditionType::Accepted)?;
     if said.status != Truth::False.as_str() || said.observed_generation != adapter.metadata.generation {
         return None;
     }
-    let reason = *reasons.iter().find(|reason| reason.as_str() == said.reason)?;
-    Some(Refusal::Standing { reason, message: own_words(&said.message).to_owned() })
+    let reason = *Reason::ALL.iter().find(|reason| reason.as_str() == said.reason)?;
+    let message = own_words(&said.message);
+    let limits = Limits {
+        max_rank: valid.max_rank,
+        budget: valid.resident_bytes,
+        base_model: repository_of(&deployment.spec.model.source.source),
+    };
+    match worth(reason, message, &limits) {
+        Worth::Nothing => None,
+        worth => Some((worth, Refusal::Standing { reason, message: message.to_owned() })),
+    }
 }
 
+/// Whether rank and base model suit; the latter where names are compared.
 fn suits(
     facts: &AdapterFacts,
-    adapter: &Adapter,
+    is_compared: bool,
     deployment: &Deployment,
     valid: &ValidFleet,
 ) -> Result<(), Refusal> {
@@ -92,19 +125,27 @@ fn suits(
         let field = facts.rank_field.clone();
         return Err(Refusal::RankExceeded { field, limit: valid.max_rank, rank: facts.rank });
     }
-    if let Some(got) = &facts.base_model
-        && adapter.spec.base_model == BaseModelRule::Same
+    if let Some(got) = facts.base_model.as_ref().filter(|_| is_compared)
         && let Some(expected) = repository_of(&deployment.spec.model.source.source)
         && is_another_model(expected, got)
     {
         return Err(Refusal::BaseModelMismatch { expected: expected.to_owned(), got: got.clone() });
     }
-    match facts.bytes {
-        Some(bytes) if bytes > valid.resident_bytes => {
-            Err(Refusal::BudgetExceeded { budget: valid.resident_bytes, bytes })
-        }
-        _ => Ok(()),
-    }
+    Ok(())
+}
+
+/// Whether its weights fit the budget, as its source says how many they are.
+fn within_budget(facts: &AdapterFacts, valid: &ValidFleet) -> Result<(), Refusal> {
+    let budget = valid.resident_bytes;
+    let over = facts.bytes.filter(|bytes| *bytes > budget);
+    over.map_or(Ok(()), |bytes| Err(Refusal::BudgetExceeded { budget, bytes }))
+}
+
+/// Whether it fits the budget by the bytes that it takes.
+fn measured(facts: &AdapterFacts, valid: &ValidFleet) -> Result<(), Refusal> {
+    let budget = valid.resident_bytes;
+    let over = facts.bytes.filter(|bytes| *bytes > budget);
+    over.map_or(Ok(()), |bytes| Err(Refusal::MeasureExceeded { budget, bytes }))
 }
 
 /// `OWNER/NAME` of a source of the hub, without revision and file.
@@ -163,7 +204,7 @@ mod tests {
     fn judge(facts: AdapterFacts, adapter: &Adapter) -> Result<bool, Refusal> {
         let valid = ValidFleet { max_rank: 16, resident_bytes: 1000, ..ValidFleet::default() };
         let deployment = deployment("hf://mistralai/Mistral-7B-v0.1@main");
-        fit(Some(&Probe::Facts(facts)), adapter, &deployment, &valid)
+        fit(Some(&Probe::Facts(facts)), &AdapterFacts::default(), adapter, &deployment, &valid)
     }
 
     #[test]
@@ -237,9 +278,16 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_left_to_the_replicas_and_what_is_no_configuration_is_not() {
+    fn what_cannot_be_read_and_what_is_no_configuration_are_refused_and_what_nobody_judges_is_left_to_the_replicas()
+     {
         let judge = |probe: Option<&Probe>| {
-            fit(probe, &Adapter::default(), &Deployment::default(), &ValidFleet::default())
+            fit(
+                probe,
+                &AdapterFacts::default(),
+                &Adapter::default(),
+                &Deployment::default(),
+                &ValidFleet::default(),
+            )
         };
         assert_eq!(judge(None), Ok(true));
         assert_eq!(judge(Some(&Probe::Unjudged("not LORA".to_owned()))), Ok(true));

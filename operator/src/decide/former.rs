@@ -9,23 +9,25 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use lorikeet_api::{AdapterReport, AdapterState};
+use lorikeet_crds::adapter::BaseModelRule;
 use lorikeet_crds::{Adapter, AdapterStatus, ConditionType};
 
 use crate::decide::events::is_true;
+use crate::decide::known::Known;
 use crate::decide::reports::{Reports, last};
-use crate::decide::sources::{carried, shown};
+use crate::decide::sources::{carried, is_shown_whole, shown};
 use crate::decide::validate::{AdapterKey, Spread, ValidAdapter, served_name_of, spread};
-use crate::fleet::{Fleet, Replica};
+use crate::fleet::{AdapterFacts, Fleet, Replica};
 
 /// What an Adapter served before an edit.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Former {
     /// Nothing.
     Nothing,
-    /// Something, perhaps: a replica that could tell was not heard.
-    Unheard,
-    /// This.
-    Serves(ValidAdapter),
+    /// Something, perhaps: a replica that could tell was not heard. So much is known of it.
+    Unheard(AdapterFacts),
+    /// This, of which so much is known.
+    Serves(ValidAdapter, AdapterFacts),
 }
 
 /// The former contents of a fleet's Adapters. Made once a decision, and worked out where one is asked for.
@@ -42,16 +44,27 @@ impl<'a> Formers<'a> {
         Self { fleet, reports: OnceCell::new(), bearers: OnceCell::new() }
     }
 
-    /// Whether a replica has read what `adapter` asks for now, and found no fault.
+    /// Whether replicas have read what `adapter` asks for now, found no fault, and say all of it that matters here.
     #[must_use]
     pub fn is_read(&self, adapter: &Adapter) -> bool {
+        self.known(adapter).is_whole
+    }
+
+    /// What replicas that have read what `adapter` asks for now, and found no fault, say of it.
+    #[must_use]
+    pub fn known(&self, adapter: &Adapter) -> Known {
         let source = self.carried(adapter);
         let pin = adapter.spec.source.digest.as_ref();
-        self.reports(&served_name_of(adapter)).iter().any(|(_, report)| {
+        let reports = self.reports(&served_name_of(adapter)).into_iter().map(|(_, report)| report);
+        let current = reports.filter(|report| {
             report.source == shown(&source)
                 && report.error.is_none()
-                && report.digest.as_ref().is_some_and(|digest| pin.is_none_or(|pin| pin == digest))
-        })
+                && report.digest.as_ref().is_some_and(|digest| match pin {
+                    Some(pin) => pin == digest,
+                    None => is_shown_whole(&source),
+                })
+        });
+        Known::by(current, adapter.spec.base_model)
     }
 
     /// What `adapter`, which is not accepted and has its name, goes on serving.
@@ -78,35 +91,42 @@ impl<'a> Formers<'a> {
         let Some(((source, digest, credentials), _)) = votes.into_iter().max_by_key(|(_, vote)| *vote) else {
             let is_unheard = |replica: &Replica| last(&replica.contact).is_none();
             return match self.fleet.replicas.iter().any(is_unheard) || self.fleet.replicas.is_empty() {
-                true => Former::Unheard,
+                true => Former::Unheard(Known::of_status(status).facts),
                 false => Former::Nothing,
             };
         };
-        let digest = digest.map(str::to_owned).or_else(|| pinned_before(adapter, status));
-        let before = self.as_before(adapter, key, source, digest);
-        Former::Serves(ValidAdapter { credentials: credentials.map(str::to_owned), ..before })
+        let digest = digest.map(str::to_owned).or_else(|| pinned_before(adapter, status, source));
+        if digest.is_none() && !is_shown_whole(source) {
+            // Without its query it is another content, perhaps, and with the query of an edit it is what was not accepted.
+            return Former::Nothing;
+        }
+        let known = self.known_of(&name, source, digest.as_deref(), status);
+        let before = as_before(adapter, key, source, digest);
+        Former::Serves(ValidAdapter { credentials: credentials.map(str::to_owned), ..before }, known)
     }
 
-    fn as_before(
+    /// What is known of the content of `digest` that is served as `name`. The name of its base model only by the status: that says
+    /// whether it was compared.
+    fn known_of(
         &self,
-        adapter: &Adapter,
-        key: &AdapterKey,
+        name: &str,
         source: &str,
-        digest: Option<String>,
-    ) -> ValidAdapter {
-        let placement = &adapter.spec.placement;
-        let own = self.carried(adapter);
-        ValidAdapter {
-            key: key.clone(),
-            served_name: served_name_of(adapter),
-            // Reports leave out what may be a signature; where the edit is of something else it is known.
-            source: if shown(&own) == source { own } else { source.to_owned() },
-            credentials: None,
-            digest,
-            spread: spread(&placement.replicas).unwrap_or(Spread::Auto),
-            pinned: placement.pinned,
-            priority: placement.priority,
-            bytes: adapter.status.as_ref().and_then(|status| status.bytes).unwrap_or(0),
+        digest: Option<&str>,
+        status: &AdapterStatus,
+    ) -> AdapterFacts {
+        let reports = self.reports(name).into_iter().map(|(_, report)| report);
+        let of_it = reports.filter(|one| one.source == source && one.digest.as_deref() == digest);
+        let by_reports = Known::by(of_it, BaseModelRule::Any).facts;
+        let told = if digest.is_some() && status.digest.as_deref() == digest {
+            Known::of_status(status).facts
+        } else {
+            AdapterFacts::default()
+        };
+        AdapterFacts {
+            rank: if by_reports.rank > 0 { by_reports.rank } else { told.rank },
+            bytes: by_reports.bytes.or(told.bytes),
+            base_model: told.base_model,
+            rank_field: by_reports.rank_field,
         }
     }
 
@@ -130,6 +150,23 @@ impl<'a> Formers<'a> {
             bearers
         };
         self.bearers.get_or_init(count).get(name).copied().unwrap_or(0)
+    }
+}
+
+fn as_before(adapter: &Adapter, key: &AdapterKey, source: &str, digest: Option<String>) -> ValidAdapter {
+    let placement = &adapter.spec.placement;
+    ValidAdapter {
+        key: key.clone(),
+        served_name: served_name_of(adapter),
+        // As it was reported, and so without what may be a signature: that of the present source may be of an edit. Who
+        // has the content knows it by its digest, and who cannot fetch it so takes no other for it.
+        source: source.to_owned(),
+        credentials: None,
+        digest,
+        spread: spread(&placement.replicas).unwrap_or(Spread::Auto),
+        pinned: placement.pinned,
+        priority: placement.priority,
+        bytes: adapter.status.as_ref().and_then(|status| status.bytes).unwrap_or(0),
     }
 }
 
@@ -166,9 +203,9 @@ fn is_served(report: &AdapterReport) -> bool {
 }
 
 /// The digest that an earlier decision about this same edit pinned: a replica that has restarted since says only where it
-/// would read from.
-fn pinned_before(adapter: &Adapter, status: &AdapterStatus) -> Option<String> {
+/// would read from. Of a source that is not shown whole any that was served: it is the only one that is known to be right.
+fn pinned_before(adapter: &Adapter, status: &AdapterStatus, source: &str) -> Option<String> {
     let of_this_edit = status.observed_generation == adapter.metadata.generation
         && !is_true(&status.conditions, ConditionType::Accepted);
-    status.digest.clone().filter(|_| of_this_edit)
+    status.digest.clone().filter(|_| of_this_edit || !is_shown_whole(source))
 }

@@ -4,6 +4,12 @@ use lorikeet_crds::Reason;
 
 use crate::fleet::ConfigFault;
 
+/// The end of what is said of an Adapter whose source could not be read: nothing else that is said of one ends so.
+const NOT_READ: &str = "; it is tried again until it can be read";
+
+/// What is said of bytes that were measured where it was loaded: its source says less.
+const MEASURED: &str = ", as it was measured; an edit of revision or digest has it measured anew";
+
 /// Why a spec is not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -98,7 +104,8 @@ pub enum Refusal {
     InvalidConfig(ConfigFault),
     /// A rank is over the limit.
     #[error(
-        "adapter_config.json: {field}: expected at most {limit}, got {rank}; raise adapters.maxRank of the Deployment, or train with a lower rank"
+        "adapter_config.json: {field}: {}{rank}; raise adapters.maxRank of the Deployment, or train with a lower rank",
+        ranks_up_to(*.limit)
     )]
     RankExceeded {
         /// The setting of its configuration.
@@ -110,7 +117,8 @@ pub enum Refusal {
     },
     /// It was trained on another model.
     #[error(
-        "adapter_config.json: base_model_name_or_path: expected {expected:?}, got {got:?}; name a Deployment of that model, or say spec.baseModel: Any if it is the same model under another name"
+        "adapter_config.json: base_model_name_or_path: {}{got:?}; name a Deployment of that model, or say spec.baseModel: Any if it is the same model under another name",
+        trained_on(.expected)
     )]
     BaseModelMismatch {
         /// The Deployment's model.
@@ -119,7 +127,7 @@ pub enum Refusal {
         got: String,
     },
     /// Its source cannot be read where replicas would read it.
-    #[error("{message}; it is tried again until it can be read")]
+    #[error("{message}{NOT_READ}")]
     NotRead {
         /// Why.
         reason: Reason,
@@ -136,9 +144,21 @@ pub enum Refusal {
     },
     /// Its weights do not fit even alone.
     #[error(
-        "adapter_model.safetensors: expected at most {budget} bytes of weights, got {bytes}; raise adapters.gpuMemory of the Deployment, or train with a lower rank or fewer modules"
+        "adapter_model.safetensors: {}of weights, got {bytes}; raise adapters.gpuMemory of the Deployment, or train with a lower rank or fewer modules",
+        bytes_up_to(*.budget)
     )]
     BudgetExceeded {
+        /// What the Deployment has for all adapters.
+        budget: u64,
+        /// What this one takes.
+        bytes: u64,
+    },
+    /// As a replica loaded it, it does not fit even alone.
+    #[error(
+        "adapter_model.safetensors: {}in memory, got {bytes}{MEASURED}; raise adapters.gpuMemory of the Deployment, or train with a lower rank or fewer modules",
+        bytes_up_to(*.budget)
+    )]
+    MeasureExceeded {
         /// What the Deployment has for all adapters.
         budget: u64,
         /// What this one takes.
@@ -164,8 +184,105 @@ impl Refusal {
             Self::InvalidConfig(_) => Reason::InvalidConfig,
             Self::RankExceeded { .. } => Reason::RankExceeded,
             Self::BaseModelMismatch { .. } => Reason::BaseModelMismatch,
-            Self::BudgetExceeded { .. } => Reason::BudgetExceeded,
+            Self::BudgetExceeded { .. } | Self::MeasureExceeded { .. } => Reason::BudgetExceeded,
             Self::NotRead { reason, .. } | Self::Standing { reason, .. } => *reason,
+        }
+    }
+}
+
+/// What an adapter is held against, as the Deployment says it now.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits<'a> {
+    /// The greatest rank.
+    pub max_rank: u32,
+    /// Bytes for all adapters.
+    pub budget: u64,
+    /// `OWNER/NAME` of the base model, where names are compared.
+    pub base_model: Option<&'a str>,
+}
+
+/// What an earlier refusal, as a status has it, is worth while its source is not read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worth {
+    /// It is at fault by what holds now too, as it was read.
+    Verdict,
+    /// It is at fault by what holds now too, as it was loaded: reading its source anew does not say otherwise.
+    Measure,
+    /// It was not read.
+    NotRead,
+    /// It speaks of what may no longer hold, or of something else than the source.
+    Nothing,
+}
+
+/// What the refusal for `reason` in the words of `message` is worth under `limits`.
+#[must_use]
+pub fn worth(reason: Reason, message: &str, limits: &Limits<'_>) -> Worth {
+    let stands = match reason {
+        _ if message.ends_with(NOT_READ) => return Worth::NotRead,
+        Reason::InvalidConfig => true,
+        Reason::TooLarge => message.starts_with("adapter_config.json: "),
+        Reason::RankExceeded => message.contains(&ranks_up_to(limits.max_rank)),
+        Reason::BudgetExceeded => message.contains(&bytes_up_to(limits.budget)),
+        Reason::BaseModelMismatch => {
+            limits.base_model.is_some_and(|expected| message.contains(&trained_on(expected)))
+        }
+        _ => false,
+    };
+    match stands {
+        true if message.contains(MEASURED) => Worth::Measure,
+        true => Worth::Verdict,
+        false => Worth::Nothing,
+    }
+}
+
+fn ranks_up_to(limit: u32) -> String {
+    format!("expected at most {limit}, got ")
+}
+
+fn bytes_up_to(budget: u64) -> String {
+    format!("expected at most {budget} bytes ")
+}
+
+fn trained_on(expected: &str) -> String {
+    format!("expected {expected:?}, got ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits<'_> = Limits { max_rank: 16, budget: 1000, base_model: Some("acme/base") };
+
+    fn worth_of(refusal: &Refusal, limits: &Limits<'_>) -> Worth {
+        worth(refusal.reason(), &refusal.to_string(), limits)
+    }
+
+    #[test]
+    fn a_verdict_is_worth_as_much_as_the_limit_that_it_names() {
+        let other = Limits { max_rank: 160, budget: 10_000, base_model: Some("acme/base-2") };
+        let none = Limits { base_model: None, ..LIMITS };
+        let rank = Refusal::RankExceeded { field: "r".to_owned(), limit: 16, rank: 32 };
+        let bytes = Refusal::BudgetExceeded { budget: 1000, bytes: 1001 };
+        let base = Refusal::BaseModelMismatch { expected: "acme/base".to_owned(), got: "a/b".to_owned() };
+        for refusal in [&rank, &bytes, &base] {
+            let worths = [LIMITS, other].map(|limits| worth_of(refusal, &limits));
+            assert_eq!(worths, [Worth::Verdict, Worth::Nothing], "{refusal}");
+        }
+        assert_eq!(worth_of(&base, &none), Worth::Nothing);
+        let long = Refusal::InvalidConfig(ConfigFault::TooLong { limit: 1 });
+        for refusal in [long, Refusal::InvalidConfig(ConfigFault::NotAnObject("a list"))] {
+            assert_eq!(worth_of(&refusal, &other), Worth::Verdict, "{refusal}");
+        }
+        for refusal in [Refusal::RegistryFull, Refusal::Unreadable("no".to_owned())] {
+            assert_eq!(worth_of(&refusal, &LIMITS), Worth::Nothing, "{refusal}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_read_is_no_verdict_whatever_its_reason() {
+        for reason in Reason::ALL.iter().copied() {
+            let message = Refusal::NotRead { reason, message: "adapter_config.json: missing".to_owned() };
+            assert_eq!(worth_of(&message, &LIMITS), Worth::NotRead, "{reason:?}");
         }
     }
 }

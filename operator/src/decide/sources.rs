@@ -47,6 +47,12 @@ pub fn shown(source: &str) -> &str {
     if source.contains("://") { source.split('?').next().unwrap_or(source) } else { source }
 }
 
+/// Whether a report shows all of `source`: of a source on the web it leaves out a query, and so does not tell one from another.
+#[must_use]
+pub fn is_shown_whole(source: &str) -> bool {
+    !["https://", "http://"].iter().any(|scheme| source.starts_with(scheme))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,5 +84,9 @@ mod tests {
         }
         assert_eq!(shown("https://host/x?sig=1"), "https://host/x");
         assert_eq!(shown("/odd?name"), "/odd?name");
+        // What is shown may have had a query.
+        for (source, whole) in [("https://host/x", false), ("http://host/x?v=1", false), ("s3://b/x", true)] {
+            assert_eq!(is_shown_whole(source), whole, "{source}");
+        }
     }
 }

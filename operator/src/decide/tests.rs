@@ -1,11 +1,14 @@
 //! The decision as a whole: what an edit may and may not take away.
 
+mod limits;
 mod measure;
 mod moves;
+mod queries;
 mod rollout;
 mod standing;
 mod story;
 mod unheard;
+mod verdicts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use lorikeet_crds::{Adapter, AdapterStatus, ConditionType, Deployment, Reason};
 
 use super::{Decision, decide};
 use crate::decide::events::is_true;
+use crate::decide::sources::shown;
 use crate::decide::validate::{key_of, validate};
 use crate::fleet::{
     AdapterFacts, Capacity, Contact, Fleet, FleetKey, Probe, Replica, Report, Said, Unread, Workload,
@@ -164,7 +168,7 @@ fn held(before: &Report, desired: &DesiredAdapter) -> AdapterReport {
 fn ready(desired: &DesiredAdapter, digest: &str) -> AdapterReport {
     AdapterReport {
         name: desired.name.clone(),
-        source: desired.source.clone(),
+        source: shown(&desired.source).to_owned(),
         credentials: desired.credentials.clone(),
         state: AdapterState::Ready,
         tier: if desired.resident { Tier::Resident } else { Tier::Host },
@@ -172,6 +176,7 @@ fn ready(desired: &DesiredAdapter, digest: &str) -> AdapterReport {
         rank: 8,
         bytes: 10,
         target_modules: vec!["q_proj".to_owned()],
+        base_model: Some("acme/base".to_owned()),
         ..AdapterReport::default()
     }
 }

@@ -98,6 +98,8 @@ fn content(
             served_name: replicas.served_name,
             replicas: replicas.replicas,
             placements: replicas.placements,
+            // Whether it was compared only the status says.
+            base_model: replicas.base_model.filter(|_| replicas.digest == report.digest),
             ..adapter_status::content(report)
         },
         // It is of the content, not of a replica: it stays while none of them says anything.

@@ -10,8 +10,9 @@ use kube::ResourceExt as _;
 use lorikeet_crds::deployment::{AllowedNamespaces, DeploymentSpec, NamespacesFrom};
 use lorikeet_crds::{Adapter, Deployment};
 
-use crate::decide::fit::fit;
+use crate::decide::fit::{fit, may_go_on};
 use crate::decide::former::{Former, Formers};
+use crate::decide::known::{Known, accepted_status};
 use crate::decide::labels;
 use crate::decide::mounts::{self, Mounts};
 pub use crate::decide::refusal::Refusal;
@@ -162,7 +163,8 @@ pub fn budgets(spec: &DeploymentSpec) -> Result<(u64, u64), Refusal> {
 #[must_use]
 pub fn continued(fleet: &Fleet, deployment: &Deployment) -> ValidFleet {
     with_adapters(undoubted(fleet, deployment), fleet, deployment, |valid, formers, fleet, _, adapter| {
-        continue_former(valid, formers, fleet, adapter);
+        let key = key_of(adapter);
+        continue_former(valid, formers.of_adapter(adapter, &key), fleet, key);
     })
 }
 
@@ -212,30 +214,45 @@ fn take(
     adapter: &Adapter,
 ) {
     let key = key_of(adapter);
+    let probe = fleet.probes.get(&key);
+    // One that is accepted, and is not read again, is known by its status.
+    let told = accepted_status(adapter).filter(|status| probe.is_none() && status.rank.is_some());
+    let known = match told {
+        Some(status) => Known::of_status(status),
+        None => formers.known(adapter),
+    };
     // What a replica has read needs no reading here.
-    let read = fleet.probes.get(&key).filter(|one| !one.is_open() || !formers.is_read(adapter));
+    let read = probe.filter(|one| !one.is_open() || !known.is_whole);
     let unread = fleet.unread.adapters.get(&key).cloned().map(Refusal::Unreadable);
     let judged = unread.map_or(Ok(()), Err);
     let judged = judged
         .and_then(|()| valid_adapter(fleet, adapter, &mut valid.mounts))
-        .and_then(|one| fit(read, adapter, deployment, valid).map(|accepted| accepted.then_some(one)))
+        .and_then(|one| {
+            fit(read, &known.facts, adapter, deployment, valid).map(|accepted| accepted.then_some(one))
+        })
         .map(|one| one.map(|one| ValidAdapter { bytes: likely_bytes(one.bytes, read), ..one }))
         .and_then(|one| one.map(|one| valid.shards.take(&one).map(|()| one)).transpose());
     match judged {
         Ok(Some(one)) => return valid.adapters.push(one),
-        Ok(None) => drop(valid.pending.insert(key)),
-        Err(refusal) => drop(valid.refused.insert(key, refusal)),
+        Ok(None) => drop(valid.pending.insert(key.clone())),
+        Err(refusal) => drop(valid.refused.insert(key.clone(), refusal)),
     }
-    continue_former(valid, formers, fleet, adapter);
+    // What does not fit its Deployment any longer, no replica that starts hears of.
+    let former = match formers.of_adapter(adapter, &key) {
+        Former::Unheard(facts) | Former::Serves(_, facts) if !may_go_on(&facts, deployment, valid) => {
+            Former::Nothing
+        }
+        former => former,
+    };
+    continue_former(valid, former, fleet, key);
 }
 
 /// Takes over what an Adapter served before.
-fn continue_former(valid: &mut ValidFleet, formers: &Formers<'_>, fleet: &Fleet, adapter: &Adapter) {
-    let key = key_of(adapter);
-    match formers.of_adapter(adapter, &key) {
+fn continue_former(valid: &mut ValidFleet, former: Former, fleet: &Fleet, key: AdapterKey) {
+    match former {
         Former::Nothing => {}
-        Former::Unheard => drop(valid.unheard.insert(key)),
-        Former::Serves(former) => {
+        Former::Unheard(_) => drop(valid.unheard.insert(key)),
+        Former::Serves(former, _) => {
             valid.mounts.keep(&former, &fleet.claims);
             valid.shards.keep(&former);
             valid.former.push(former);

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use lorikeet_crds::condition::find;
-use lorikeet_crds::{Adapter, ConditionType};
+use lorikeet_crds::Adapter;
 use reqwest::Url;
 
 use crate::decide::former::Formers;
+use crate::decide::known::accepted_status;
 use crate::decide::mounts::{self, Mounts};
 use crate::decide::sources::{self, carried};
 use crate::decide::validate::key_of;
@@ -89,11 +89,7 @@ fn one(fleet: &Fleet, adapter: &Adapter, readable: &Readable) -> Wanted {
 
 /// Whether nobody has judged `adapter` as it is now, or refused it.
 fn is_new(adapter: &Adapter) -> bool {
-    let accepted =
-        adapter.status.as_ref().and_then(|status| find(&status.conditions, ConditionType::Accepted));
-    let is_accepted = accepted
-        .is_some_and(|one| one.status == "True" && one.observed_generation == adapter.metadata.generation);
-    !is_accepted && adapter.metadata.deletion_timestamp.is_none()
+    accepted_status(adapter).is_none() && adapter.metadata.deletion_timestamp.is_none()
 }
 
 /// Whether replicas of `fleet` may be given what reading the source of `adapter` takes, as validation says.

@@ -21,7 +21,9 @@ mod reported;
 pub use desired::{Accepted, DesiredAdapter, DesiredChange, DesiredSet, Version};
 pub use error::{AdminError, AdminErrorBody, ErrorCode};
 pub use inspect::{InspectRequest, InspectedSource, MAX_CONFIG_BYTES, WeightsSize};
-pub use reported::{AdapterReport, AdapterState, BaseModel, Failure, ReportedSet, Tier, TierBytes};
+pub use reported::{
+    AdapterReport, AdapterState, BaseModel, Failure, MAX_BASE_MODEL_BYTES, ReportedSet, Tier, TierBytes,
+};
 
 /// The path of the desired set (`PUT`), of a change of it (`PATCH`) and of the reported set (`GET`).
 pub const ADAPTERS_PATH: &str = "/admin/v1/adapters";

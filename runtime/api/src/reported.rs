@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::desired::Version;
 use crate::error::ErrorCode;
 
+/// The longest name of a base model that an adapter's report tells, in bytes.
+pub const MAX_BASE_MODEL_BYTES: usize = 256;
+
 /// Everything that a replica reports. A writer compares it with what it wants and never assumes that a write took.
 ///
 /// `A` is one adapter's report: who reads those of many replicas may choose a form that shares what is the same.
@@ -151,6 +154,10 @@ pub struct AdapterReport {
     /// The modules that it changes, by their last name (`q_proj`), ordered.
     #[serde(default)]
     pub target_modules: Vec<String>,
+    /// The model that its configuration says it was trained on; empty where it names none, or one longer than
+    /// [`MAX_BASE_MODEL_BYTES`]; absent until it is known, and where a replica of an older release does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_model: Option<String>,
     /// Requests that run on any generation of it.
     #[serde(default)]
     pub running: u32,
@@ -173,4 +180,23 @@ pub struct Failure {
     pub code: ErrorCode,
     /// For people: the field, what was expected, what came.
     pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_of_an_older_replica_says_no_base_model_and_one_that_names_none_says_so() {
+        let older = r#"{"name":"a","source":"/a","state":"ready","tier":"host"}"#;
+        let mut report: AdapterReport = serde_json::from_str(older).unwrap();
+        assert_eq!(report.base_model, None);
+        assert!(!serde_json::to_string(&report).unwrap().contains("base_model"));
+        for said in ["", "acme/base"] {
+            report.base_model = Some(said.to_owned());
+            let text = serde_json::to_string(&report).unwrap();
+            assert!(text.contains(&format!(r#""base_model":"{said}""#)), "{text}");
+            assert_eq!(serde_json::from_str::<AdapterReport>(&text).unwrap(), report);
+        }
+    }
 }

@@ -104,6 +104,7 @@ pub fn build(
             .into_iter()
             .map(str::to_owned)
             .collect(),
+        base_model: peft.told_base_model().into(),
         layers: (0..shape.layers).map(|_| Default::default()).collect(),
         embedding: None,
         head: None,

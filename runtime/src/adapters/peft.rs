@@ -120,6 +120,14 @@ impl Peft {
         })
     }
 
+    /// The model that it was trained on, as a report tells it: empty where it names none, or a name that is too long to be
+    /// one of a repository. Not cut: what is left of a long one could be another's.
+    #[must_use]
+    pub fn told_base_model(&self) -> &str {
+        let named = self.base_model.as_deref().unwrap_or_default();
+        if named.len() <= lorikeet_api::MAX_BASE_MODEL_BYTES { named } else { "" }
+    }
+
     /// The rank of the module at `path`.
     #[must_use]
     pub fn rank_of(&self, path: &str) -> usize {

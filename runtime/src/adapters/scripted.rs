@@ -27,6 +27,7 @@ pub(crate) fn weights(content: &str, bytes: u64) -> AdapterWeights {
         rank: 8,
         bytes,
         target_modules: vec!["q_proj".to_owned()],
+        base_model: "acme/base".into(),
         layers: Vec::new(),
         embedding: None,
         head: None,

@@ -2,6 +2,8 @@
 //!
 //! Must not read files or names from a request: it is given checked tensors.
 
+use std::sync::Arc;
+
 use lorikeet_kernels::low_rank::LowRank;
 
 use crate::adapters::pin::Generation;
@@ -17,6 +19,8 @@ pub struct AdapterWeights {
     pub bytes: u64,
     /// The modules that it changes, by their last name, ordered.
     pub target_modules: Vec<String>,
+    /// The model that it was trained on, as reports tell it.
+    pub base_model: Arc<str>,
     /// `[layer][site]` of the four sites of a decoder layer.
     pub(crate) layers: Vec<[Option<LowRank>; 4]>,
     /// The update of the token embedding.

@@ -26,6 +26,7 @@ pub(crate) fn counted_pin(name: &str, bytes: u64, count: &Arc<PinCount>) -> Pin 
         rank: 1,
         bytes,
         target_modules: Vec::new(),
+        base_model: Arc::default(),
         layers: Vec::new(),
         embedding: None,
         head: None,

@@ -199,6 +199,7 @@ fn pin(name: &str) -> Pin {
         rank: 1,
         bytes: 8,
         target_modules: Vec::new(),
+        base_model: Arc::default(),
         layers: Vec::new(),
         embedding: None,
         head: None,

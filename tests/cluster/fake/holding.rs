@@ -164,6 +164,7 @@ impl Holding {
                 report.revision.clone_from(&wanted.revision);
                 (report.rank, report.bytes) = (8, BYTES);
                 report.target_modules = vec!["q_proj".to_owned(), "v_proj".to_owned()];
+                report.base_model = Some(base_model(wanted));
             }
         });
     }
@@ -231,6 +232,11 @@ impl Holding {
             removed: gone.map(|(name, _)| name.clone()).collect(),
         }
     }
+}
+
+/// The base model that the configuration of `wanted` names: `acme/X` where its source ends with `-on-X`, else none.
+fn base_model(wanted: &DesiredAdapter) -> String {
+    wanted.source.rsplit_once("-on-").map_or_else(String::new, |(_, name)| format!("acme/{name}"))
 }
 
 fn registered(name: &str) -> AdapterReport {

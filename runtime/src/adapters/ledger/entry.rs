@@ -49,6 +49,7 @@ pub(crate) struct Facts {
     pub(crate) rank: u32,
     pub(crate) bytes: u64,
     pub(crate) target_modules: Arc<[String]>,
+    pub(crate) base_model: Arc<str>,
 }
 
 /// What becomes of loading it.

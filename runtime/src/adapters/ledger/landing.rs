@@ -74,6 +74,7 @@ impl Ledger {
             rank: arrival.weights.rank as u32,
             bytes,
             target_modules: arrival.weights.target_modules.clone().into(),
+            base_model: Arc::clone(&arrival.weights.base_model),
         });
         let pin = self.host.insert(arrival.weights, arrival.took.as_secs_f64() * 1e3);
         let adopted = who.adopting.iter().map(|(name, desire)| self.set(name, desire.clone(), now));

@@ -129,6 +129,7 @@ impl Ledger {
             rank: facts.map_or(0, |facts| facts.rank),
             bytes: facts.map_or(0, |facts| facts.bytes),
             target_modules: facts.map_or_else(Vec::new, |facts| facts.target_modules.to_vec()),
+            base_model: facts.map(|facts| facts.base_model.to_string()),
             running: entry.tenures.held() as u32,
             waiting: entry.waiting.load(Ordering::Relaxed) as u32,
             demand: entry.demand.told(),

@@ -299,6 +299,18 @@ fn a_set_with_a_bad_name_is_refused_whole_and_one_with_a_bad_source_is_not() {
 }
 
 #[test]
+fn what_an_adapter_was_trained_on_is_told_when_it_was_loaded_and_not_before() {
+    let mut ledger = ledger(BUDGET);
+    let told = |ledger: &Ledger| ledger.describe("a", ledger.entry("a").unwrap(), &|_| false).base_model;
+    ledger.set("a", desire("/1", Placement::default()), Instant::now());
+    assert_eq!(told(&ledger), None);
+    let Ok(Asked::Cold(wanted)) = ledger.ask("a", Instant::now()) else { panic!() };
+    let landed = ledger.lands(&wanted, &who("a"), arrival("/1"), Instant::now());
+    assert!(matches!(landed, Landing::Landed(..)));
+    assert_eq!(told(&ledger).as_deref(), Some("acme/base"));
+}
+
+#[test]
 fn a_name_that_drains_may_come_back_before_its_last_request_ends() {
     let mut ledger = ledger(BUDGET);
     ledger.set("a", desire("/1", Placement::default()), Instant::now());

@@ -77,7 +77,8 @@ async fn a_pin_a_rank_and_a_root_are_held_against_what_is_there() {
     let loader = loader(FetchConfig { source_roots: vec![fixture("llama_gqa")], ..FetchConfig::default() });
     let right = Some(digest_at(&here));
     let wrong = Some(digest_at(&fixture("llama_gqa/adapters/all_r16")));
-    assert_eq!(code(&loader, Wanted { digest: right, ..wanted(&here) }).await, None);
+    let loaded = Loader::load(&loader, Arc::new(Wanted { digest: right, ..wanted(&here) })).await.unwrap();
+    assert_eq!(&*loaded.weights.base_model, "golden/llama_gqa");
     assert_eq!(
         code(&loader, Wanted { digest: wrong, ..wanted(&here) }).await,
         Some(ErrorCode::DigestMismatch)

@@ -116,3 +116,20 @@ fn a_missing_alpha_is_pefts_own_default() {
     config.as_object_mut().unwrap().remove("lora_alpha");
     assert_eq!(Peft::parse(config.to_string().as_bytes(), 64).unwrap().alpha, 8.0);
 }
+
+#[test]
+fn a_report_tells_the_base_model_that_is_named_and_none_that_is_too_long() {
+    let told = |value: Value| {
+        with("base_model_name_or_path", value).map(|peft| peft.told_base_model().to_owned()).unwrap()
+    };
+    let longest = "m".repeat(lorikeet_api::MAX_BASE_MODEL_BYTES);
+    for (named, expected) in [
+        (json!("acme/base"), "acme/base"),
+        (json!(longest), longest.as_str()),
+        (json!(format!("{longest}m")), ""),
+        (json!(""), ""),
+        (Value::Null, ""),
+    ] {
+        assert_eq!(told(named), expected);
+    }
+}
