@@ -91,6 +91,45 @@ pub fn untold<'a>(lacking: &[&'a Arc<Adapter>], replicas: &[Replica]) -> Vec<&'a
     lacking.iter().copied().filter(|adapter| !is_served(adapter)).collect()
 }
 
+/// Adapters that bear the finalizer by the API server's answer, until the watch says so too, each with the version that it was
+/// written over: what is seen meanwhile is older.
+#[derive(Debug, Default)]
+pub struct Bearers(BTreeMap<AdapterKey, String>);
+
+impl Bearers {
+    /// The API server took the finalizer of `adapters`.
+    pub fn add<'a>(&mut self, adapters: impl Iterator<Item = &'a Arc<Adapter>>) {
+        let over = |adapter: &Arc<Adapter>| Some((key_of(adapter), adapter.resource_version()?));
+        self.0.extend(adapters.filter_map(over));
+    }
+
+    /// Forgets those that are seen as they are now, or not at all.
+    pub fn see(&mut self, adapters: &[Arc<Adapter>]) {
+        let seen: HashMap<AdapterKey, &Arc<Adapter>> = match self.0.is_empty() {
+            true => return,
+            false => adapters.iter().map(|adapter| (key_of(adapter), adapter)).collect(),
+        };
+        self.0.retain(|key, over| {
+            seen.get(key).is_some_and(|adapter| !has(adapter) && is_older(adapter, over))
+        });
+    }
+
+    /// Whether `adapter`, which is seen without it, bears the finalizer.
+    #[must_use]
+    pub fn has(&self, adapter: &Adapter) -> bool {
+        self.0.contains_key(&key_of(adapter))
+    }
+}
+
+/// Whether `adapter` is no newer than version `over`: versions of one kind are numbers that grow.
+fn is_older(adapter: &Adapter, over: &str) -> bool {
+    let seen = adapter.resource_version().unwrap_or_default();
+    match (seen.parse::<u64>(), over.parse::<u64>()) {
+        (Ok(seen), Ok(over)) => seen <= over,
+        _ => seen == over,
+    }
+}
+
 /// Those that bear the finalizer and may not, or need not any longer.
 #[must_use]
 pub fn released<'a>(
@@ -228,6 +267,29 @@ mod tests {
     fn replica(name: &str, contact: Contact) -> Replica {
         let (name, incarnation) = (name.to_owned(), String::new());
         Replica { name, incarnation, leaving: false, contact, refusal: None }
+    }
+
+    #[test]
+    fn what_was_given_the_finalizer_bears_it_until_something_newer_is_seen() {
+        let at = |version: &str, bears: bool| {
+            let mut adapter = Adapter::clone(&adapter("sql", None));
+            adapter.metadata.resource_version = Some(version.to_owned());
+            adapter.metadata.finalizers = bears.then(|| vec![FINALIZER.to_owned()]);
+            Arc::new(adapter)
+        };
+        for (seen, bears) in [
+            (vec![at("9", false)], true),
+            (vec![at("10", false)], true),
+            // Somebody struck it.
+            (vec![at("11", false)], false),
+            (vec![at("11", true)], false),
+            (vec![], false),
+        ] {
+            let mut bearers = Bearers::default();
+            bearers.add([at("10", false)].iter());
+            bearers.see(&seen);
+            assert_eq!(bearers.has(&at("10", false)), bears, "{seen:?}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::cluster::compare::differs;
 use crate::cluster::config::Limits;
 use crate::cluster::facts::{PodFacts, workload_facts};
 use crate::cluster::failure::Failure;
-use crate::cluster::finalizer::Written;
+use crate::cluster::finalizer::{Bearers, Written};
 use crate::cluster::herald::{Herald, shortened};
 use crate::cluster::kinds::{Child, ChildKind, around, each};
 use crate::cluster::queue::Ended;
@@ -87,6 +87,7 @@ pub struct Lane {
     registry_at: Option<Instant>,
     rollout: Rollout,
     settled: Settled,
+    bearers: Bearers,
 }
 
 /// How a look ended.

@@ -33,8 +33,12 @@ impl Look<'_> {
     /// deletion any longer.
     pub(super) async fn ask(&mut self, fleet: &Fleet, decision: &mut Decision) -> Asked {
         let is_paused = self.sight.deployment.as_ref().is_some_and(|one| one.spec.paused);
+        self.lane.bearers.see(&self.sight.adapters);
         let (adapters, outlives) = (&self.sight.adapters, self.outlives());
-        let mut on = if is_paused { Vec::new() } else { lacking(adapters, decision, outlives) };
+        let lacking = if is_paused { Vec::new() } else { lacking(adapters, decision, outlives) };
+        // Seen as they were before they were given it: nothing that is written over that would be taken.
+        let (stale, mut on): (Vec<_>, Vec<_>) =
+            lacking.into_iter().partition(|one| self.lane.bearers.has(one));
         let off = finalizer::released(adapters, decision, outlives);
         let desired = std::mem::take(&mut decision.desired);
         // What is held already, or there, does not wait for what is neither.
@@ -43,6 +47,8 @@ impl Look<'_> {
         let concurrent = self.looker.limits.concurrent_writes;
         let mut written = finalizer::write(&self.looker.client, &on, &off, concurrent).await;
         self.failures.append(&mut written.failures);
+        self.lane.bearers.add(on.iter().copied().filter(|one| written.held.contains(&key_of(one))));
+        written.held.extend(stale.iter().map(|one| key_of(one)));
         self.tell_timeouts(decision, &written.freed).await;
         let lacks = |one: &&Arc<Adapter>| !written.held.contains(&key_of(one));
         on.retain(lacks);
