@@ -15,7 +15,7 @@ use crate::stage::Stage;
 use crate::until::{PATIENCE, until};
 
 /// Adapters that are kept on one replica each: enough that one replica does not get all by chance.
-const PLACED: usize = 12;
+const PLACED: usize = 24;
 
 fn name(at: usize) -> String {
     format!("one-{at}")

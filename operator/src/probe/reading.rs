@@ -22,8 +22,8 @@ use crate::replicas::client::{Client, ClientError, Endpoint};
 const AVOIDED: Duration = Duration::from_secs(30);
 /// Folders that are read at once: a mount that hangs keeps whoever reads it for ever.
 const FOLDERS: usize = 8;
-/// Clients of inspectors that are kept.
-const CLIENTS: usize = 4096;
+/// Clients of one fleet's inspectors that are kept.
+const CLIENTS: usize = 1024;
 
 /// What reads.
 pub(super) struct Reading {
@@ -37,7 +37,6 @@ pub(super) struct Reading {
     of_fleet: usize,
     fleets: Mutex<HashMap<FleetKey, Fleet>>,
     avoided: Mutex<HashMap<String, Instant>>,
-    clients: Mutex<HashMap<SocketAddr, (Endpoint, Client)>>,
 }
 
 /// Who reads for a fleet now, and how many sources at once.
@@ -45,6 +44,28 @@ pub(super) struct Reading {
 struct Fleet {
     readers: Readers,
     turns: Arc<Semaphore>,
+    clients: Arc<Clients>,
+}
+
+/// The clients of a fleet's inspectors: connections are kept while there is something to read.
+#[derive(Default)]
+struct Clients(Mutex<HashMap<SocketAddr, (Endpoint, Client)>>);
+
+impl Clients {
+    fn of(&self, endpoint: &Endpoint) -> Result<Client, ClientError> {
+        let mut clients = lock(&self.0);
+        if let Some((of, client)) = clients.get(&endpoint.address)
+            && of == endpoint
+        {
+            return Ok(client.clone());
+        }
+        if clients.len() >= CLIENTS {
+            clients.clear();
+        }
+        let client = Client::new(endpoint)?;
+        clients.insert(endpoint.address, (endpoint.clone(), client.clone()));
+        Ok(client)
+    }
 }
 
 impl Reading {
@@ -58,7 +79,6 @@ impl Reading {
             of_fleet: concurrent.max(1),
             fleets: Mutex::default(),
             avoided: Mutex::default(),
-            clients: Mutex::default(),
         }
     }
 
@@ -69,32 +89,33 @@ impl Reading {
             None => drop(fleets.remove(fleet)),
             Some(readers) => {
                 let turns = || Arc::new(Semaphore::new(readers.turns(self.of_fleet)));
-                let new = || Fleet { readers: readers.clone(), turns: turns() };
+                let new = || Fleet { readers: readers.clone(), turns: turns(), clients: Arc::default() };
                 let known = fleets.entry(fleet.clone()).or_insert_with(new);
                 known.readers = readers.clone();
             }
         }
     }
 
-    /// Reads `wanted` when its turn comes. `failures` of it went before.
+    /// Reads `wanted` when its turn comes. `failures` of it went before. Thousands may wait: what a try takes is made when its turn
+    /// has come.
     pub(super) async fn read(&self, wanted: &Wanted, failures: u32) -> Outcome {
         let mut own = None;
         if let Some(at) = &wanted.at {
             // Nobody closes it.
             let _turn = self.own.acquire().await;
-            match self.itself(at).await {
+            match Box::pin(self.itself(at)).await {
                 Outcome::Said(Probe::Refused(failure)) => own = Some(failure.message),
                 said @ Outcome::Said(_) => return said,
                 Outcome::Untried(_) | Outcome::Alone(_) => {}
             }
         }
-        let Some(fleet) = lock(&self.fleets).get(&wanted.fleet).cloned() else { return Outcome::Alone(own) };
-        let _turn = fleet.turns.acquire().await;
+        let turns = lock(&self.fleets).get(&wanted.fleet).map(|fleet| Arc::clone(&fleet.turns));
+        let Some(turns) = turns else { return Outcome::Alone(own) };
+        let _turn = turns.acquire().await;
         // Replicas come and go while it waits.
-        let readers =
-            lock(&self.fleets).get(&wanted.fleet).map_or(fleet.readers, |fleet| fleet.readers.clone());
-        match readers.lacked(wanted) {
-            None => self.beside(&readers, wanted, failures).await,
+        let Some(fleet) = lock(&self.fleets).get(&wanted.fleet).cloned() else { return Outcome::Alone(own) };
+        match fleet.readers.lacked(wanted) {
+            None => Box::pin(self.beside(&fleet, wanted, failures)).await,
             Some(_) => Outcome::Alone(own),
         }
     }
@@ -144,14 +165,14 @@ impl Reading {
         }
     }
 
-    async fn beside(&self, readers: &Readers, wanted: &Wanted, failures: u32) -> Outcome {
+    async fn beside(&self, fleet: &Fleet, wanted: &Wanted, failures: u32) -> Outcome {
         let place = format!("{}/{} {}", wanted.fleet.namespace, wanted.fleet.name, place(&wanted.source));
         if self.is_avoided(&place) {
             let shown = wanted.source.split('?').next().unwrap_or_default();
             return Outcome::Untried(format!("{shown} is where nothing answered a short while ago"));
         }
         let request = beside::request(wanted);
-        let asking = match readers {
+        let asking = match &fleet.readers {
             Readers::Program(program) => {
                 timeout(self.limit, program.run(&request)).await.unwrap_or(Asking::Late)
             }
@@ -160,7 +181,7 @@ impl Reading {
                     all.iter().filter(|one| one.has(wanted)).map(|one| &one.endpoint).collect();
                 let mut asking = Asking::Unanswered("there is none".to_owned());
                 for endpoint in beside::first(&able, &wanted.source, failures) {
-                    asking = match self.client(endpoint) {
+                    asking = match fleet.clients.of(endpoint) {
                         Ok(client) => beside::ask(&client, &request, self.limit).await,
                         Err(error) => Asking::Unanswered(error.to_string()),
                     };
@@ -181,22 +202,6 @@ impl Reading {
                 Outcome::Untried(format!("no inspector of its Deployment's replicas answers: {why}"))
             }
         }
-    }
-
-    /// The client of an inspector: connections are kept.
-    fn client(&self, endpoint: &Endpoint) -> Result<Client, ClientError> {
-        let mut clients = lock(&self.clients);
-        if let Some((of, client)) = clients.get(&endpoint.address)
-            && of == endpoint
-        {
-            return Ok(client.clone());
-        }
-        if clients.len() >= CLIENTS {
-            clients.clear();
-        }
-        let client = Client::new(endpoint)?;
-        clients.insert(endpoint.address, (endpoint.clone(), client.clone()));
-        Ok(client)
     }
 
     fn is_avoided(&self, whom: &str) -> bool {
