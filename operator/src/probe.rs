@@ -128,8 +128,9 @@ impl Probes {
         let wanted = wanted(fleet, &inner.readable);
         inner.reading.meet(&fleet.key, (!wanted.is_empty()).then_some(readers));
         for (key, wanted) in wanted {
-            let asked = inner.memory().ask(&wanted, readers.lacked(&wanted), Instant::now());
-            if let Some(failures) = asked.read {
+            let lacked = readers.lacked(&wanted);
+            let asked = inner.memory().ask(wanted, lacked, Instant::now());
+            if let Some((wanted, failures)) = asked.read {
                 tokio::spawn(Arc::clone(inner).keep(wanted, failures));
             }
             if asked.is_young {
@@ -148,9 +149,9 @@ impl Inner {
     }
 
     /// Reads `wanted`, remembers it, and tells its fleet where it is news.
-    async fn keep(self: Arc<Self>, wanted: Wanted, failures: u32) {
+    async fn keep(self: Arc<Self>, wanted: Arc<Wanted>, failures: u32) {
         let reading = tokio::spawn({
-            let (inner, wanted) = (Arc::clone(&self), wanted.clone());
+            let (inner, wanted) = (Arc::clone(&self), Arc::clone(&wanted));
             async move { inner.reading.read(&wanted, failures).await }
         });
         let outcome = reading.await.unwrap_or_else(|_| Outcome::Untried("its reader broke".to_owned()));
@@ -160,7 +161,7 @@ impl Inner {
         }
         if self.memory().learn(&wanted, outcome, Instant::now()) {
             // Nobody listens any more only while the operator stops.
-            let _ = self.changed.send(wanted.fleet);
+            let _ = self.changed.send(wanted.fleet.clone());
         }
     }
 }

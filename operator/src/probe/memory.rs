@@ -1,11 +1,12 @@
 //! What was read of sources, and when each is to be read again. Pure: it is told the time.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lorikeet_api::{ErrorCode, Failure};
 
-use crate::fleet::Probe;
+use crate::fleet::{FleetKey, Probe};
 use crate::probe::wanted::Wanted;
 
 /// Sources that are remembered at a time; further ones wait.
@@ -19,6 +20,8 @@ const ROUND: Duration = Duration::from_secs(60);
 const TRIED_AGAIN: Duration = Duration::from_secs(5);
 /// After so many tries that reached nobody who reads, that is told.
 const UNTRIED: u32 = 2;
+/// Sources of one fleet that are being read or wait for their turn; further ones are begun when one of them has been read.
+const BEGUN: usize = 256;
 /// So soon what is read may be known: until then nothing is said of it.
 const YOUNG: Duration = Duration::from_secs(1);
 
@@ -27,7 +30,9 @@ pub(super) struct Memory {
     /// What was read is read again after so long.
     fresh: Duration,
     start: Instant,
-    known: HashMap<Wanted, Known>,
+    known: HashMap<Arc<Wanted>, Known>,
+    /// How many of each fleet are being read.
+    running: HashMap<FleetKey, usize>,
     round: Instant,
 }
 
@@ -61,27 +66,27 @@ pub(super) enum Outcome {
 }
 
 /// What is known of a source that was asked about.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Asked {
     /// What it says.
     pub probe: Probe,
     /// It is to be read now, and so many tries have failed; whoever asked does that.
-    pub read: Option<u32>,
+    pub read: Option<(Arc<Wanted>, u32)>,
     /// After so long it is to be asked about again.
     pub again: Option<Duration>,
-    /// It has only begun to be read.
+    /// It has only begun to be read, or waits for its turn.
     pub is_young: bool,
 }
 
 impl Memory {
     /// Of nothing, at `now`.
     pub(super) fn new(fresh: Duration, now: Instant) -> Self {
-        Self { fresh, start: now, known: HashMap::new(), round: now }
+        Self { fresh, start: now, known: HashMap::new(), running: HashMap::new(), round: now }
     }
 
     /// What is known of `wanted` at `now`; `lacked` is what there would have to be for anybody to read it beside a replica.
-    pub(super) fn ask(&mut self, wanted: &Wanted, lacked: Option<String>, now: Instant) -> Asked {
-        if !self.known.contains_key(wanted) {
+    pub(super) fn ask(&mut self, wanted: Wanted, lacked: Option<String>, now: Instant) -> Asked {
+        if !self.known.contains_key(&wanted) {
             self.forget(now);
             if self.known.len() >= REMEMBERED {
                 let probe = Probe::Awaited(format!("room for it: {REMEMBERED} sources are being read"));
@@ -99,22 +104,30 @@ impl Memory {
             alone: false,
             own: None,
         };
-        let known = self.known.entry(wanted.clone()).or_insert_with(new);
+        let wanted = match self.known.get_key_value(&wanted) {
+            Some((wanted, _)) => Arc::clone(wanted),
+            None => Arc::new(wanted),
+        };
+        let running = self.running.entry(wanted.fleet.clone()).or_default();
+        let known = self.known.entry(Arc::clone(&wanted)).or_insert_with(new);
         known.asked = now;
         let waits = known.waits(self.fresh, lacked.is_none(), now);
         let mut asked = Asked { probe: known.probe.clone(), read: None, again: None, is_young: false };
         let may_be_read = wanted.at.is_some() || lacked.is_none();
-        if !known.running && waits == Some(Duration::ZERO) && may_be_read {
-            asked.read = Some(known.failures);
-            known.running = true;
+        let is_due = !known.running && waits == Some(Duration::ZERO) && may_be_read;
+        if is_due && *running < BEGUN {
+            asked.read = Some((Arc::clone(&wanted), known.failures));
+            (known.running, known.since) = (true, now);
+            *running += 1;
         }
-        if known.running {
+        if known.running || is_due {
             // It tells when there is news. When there is none, it is to be tried again.
             asked.again = Some(together(beat, beat, passed));
             let young = YOUNG.saturating_sub(now.duration_since(known.since));
-            asked.is_young = known.failures == 0 && known.probe == Probe::Pending && !young.is_zero();
+            let is_young = !known.running || !young.is_zero();
+            asked.is_young = known.failures == 0 && known.probe == Probe::Pending && is_young;
             if asked.is_young {
-                asked.again = Some(young);
+                asked.again = Some(if known.running { young } else { YOUNG });
             }
         } else if let Some(waits) = waits.filter(|waits| known.failures > 0 && !waits.is_zero()) {
             asked.again = Some(together(waits, beat, passed));
@@ -135,6 +148,9 @@ impl Memory {
     pub(super) fn learn(&mut self, wanted: &Wanted, outcome: Outcome, now: Instant) -> bool {
         let Some(known) = self.known.get_mut(wanted) else { return false };
         (known.since, known.running) = (now, false);
+        if let Some(running) = self.running.get_mut(&wanted.fleet) {
+            *running = running.saturating_sub(1);
+        }
         known.alone = matches!(outcome, Outcome::Alone(_));
         known.untried = if matches!(outcome, Outcome::Untried(_)) { known.untried + 1 } else { 0 };
         let is_told = matches!(&outcome, Outcome::Said(probe) if !matches!(probe, Probe::Refused(_)));
@@ -171,6 +187,7 @@ impl Memory {
         if now.duration_since(self.round) >= ROUND {
             self.round = now;
             self.known.retain(|_, known| known.running || now.duration_since(known.asked) < FORGOTTEN);
+            self.running.retain(|_, running| *running > 0);
         }
     }
 }
@@ -229,7 +246,7 @@ mod tests {
         }
 
         fn ask(&mut self) -> Asked {
-            self.memory.ask(&wanted(0), None, self.now)
+            self.memory.ask(wanted(0), None, self.now)
         }
 
         /// Passes the time until it is to be read again, and says so of it; how long that was.
@@ -257,7 +274,7 @@ mod tests {
         scene.memory.learn(&wanted(0), refused(ErrorCode::InvalidRequest, "odd"), scene.now);
         scene.now += Duration::from_secs(100_000);
         let asked = scene.ask();
-        assert_eq!((asked.read, asked.again), (None, None));
+        assert!(asked.read.is_none() && asked.again.is_none());
     }
 
     #[test]
@@ -288,11 +305,12 @@ mod tests {
     #[test]
     fn without_a_reader_it_waits_for_one_and_nothing_is_begun() {
         let mut scene = Scene::new();
-        let asked = scene.memory.ask(&wanted(0), Some("a pod".to_owned()), scene.now);
+        let asked = scene.memory.ask(wanted(0), Some("a pod".to_owned()), scene.now);
         let awaited = Probe::Awaited("a pod".to_owned());
-        assert_eq!((asked.probe, asked.read, asked.again), (awaited, None, None));
-        assert_eq!(scene.ask().read, Some(0));
-        assert_eq!(scene.ask().read, None, "once");
+        assert_eq!((asked.probe, asked.again), (awaited, None));
+        assert!(asked.read.is_none());
+        assert!(scene.ask().read.is_some_and(|(_, failures)| failures == 0));
+        assert!(scene.ask().read.is_none(), "once");
     }
 
     #[test]
@@ -302,17 +320,19 @@ mod tests {
         let at = Some(crate::probe::wanted::Place::Web { weights: config.clone(), config });
         let wanted = Wanted { at, ..wanted(0) };
         let ask = |memory: &mut Memory, now, lacked: Option<&str>| {
-            memory.ask(&wanted, lacked.map(str::to_owned), now)
+            memory.ask(wanted.clone(), lacked.map(str::to_owned), now)
         };
         let first = ask(&mut scene.memory, scene.now, Some("a pod"));
-        assert_eq!((first.probe, first.read, first.is_young), (Probe::Pending, Some(0), true));
+        assert_eq!((first.probe, first.is_young), (Probe::Pending, true));
+        assert!(first.read.is_some());
         assert!(scene.memory.learn(&wanted, Outcome::Alone(Some("no".to_owned())), scene.now));
         let second = ask(&mut scene.memory, scene.now, Some("a pod"));
         let awaited = "a pod; the operator itself cannot read it: no".to_owned();
-        assert_eq!((second.probe, second.read), (Probe::Awaited(awaited), None));
+        assert_eq!(second.probe, Probe::Awaited(awaited));
+        assert!(second.read.is_none());
         assert!(second.again.is_some(), "it is tried again, by itself alone too");
         let third = ask(&mut scene.memory, scene.now, None);
-        assert_eq!(third.read, Some(1));
+        assert!(third.read.is_some_and(|(_, failures)| failures == 1));
     }
 
     #[test]
@@ -322,22 +342,23 @@ mod tests {
         for source in 0..100 {
             scene.now += Duration::from_millis(30);
             let wanted = wanted(source);
-            assert!(scene.memory.ask(&wanted, None, scene.now).read.is_some());
+            assert!(scene.memory.ask(wanted.clone(), None, scene.now).read.is_some());
             scene.memory.learn(&wanted, refused(ErrorCode::SourceUnavailable, "no"), scene.now);
-            let again = scene.memory.ask(&wanted, None, scene.now).again.unwrap();
+            let again = scene.memory.ask(wanted, None, scene.now).again.unwrap();
             times.insert(scene.now + again);
         }
         assert!(times.len() <= 2, "{times:?}");
         for source in 100..REMEMBERED {
-            scene.memory.ask(&wanted(source), None, scene.now);
+            let begun = scene.memory.ask(wanted(source), None, scene.now).read.is_some();
+            assert_eq!(begun, source < 100 + BEGUN, "so many at once: {source}");
         }
-        let full = scene.memory.ask(&wanted(REMEMBERED), None, scene.now);
+        let full = scene.memory.ask(wanted(REMEMBERED), None, scene.now);
         assert!(matches!(full.probe, Probe::Awaited(_)) && full.again.is_some());
         // Those that nobody reads nor asks about make room.
         for source in 100..REMEMBERED {
             scene.memory.learn(&wanted(source), untried(), scene.now);
         }
         scene.now += FORGOTTEN;
-        assert!(scene.memory.ask(&wanted(REMEMBERED), None, scene.now).read.is_some());
+        assert!(scene.memory.ask(wanted(REMEMBERED), None, scene.now).read.is_some());
     }
 }
