@@ -6,7 +6,7 @@
 
 use std::cell::OnceCell;
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use lorikeet_api::{AdapterReport, AdapterState};
 use lorikeet_crds::adapter::BaseModelRule;
@@ -34,6 +34,8 @@ pub enum Former {
 pub struct Formers<'a> {
     fleet: &'a Fleet,
     reports: OnceCell<Reports<'a>>,
+    /// What any replica says, by name: of thousands of adapters most replicas say the same, and it is here once.
+    said: OnceCell<HashMap<&'a str, Vec<&'a AdapterReport>>>,
     bearers: OnceCell<HashMap<String, usize>>,
 }
 
@@ -41,7 +43,7 @@ impl<'a> Formers<'a> {
     /// Those of `fleet`.
     #[must_use]
     pub const fn of(fleet: &'a Fleet) -> Self {
-        Self { fleet, reports: OnceCell::new(), bearers: OnceCell::new() }
+        Self { fleet, reports: OnceCell::new(), said: OnceCell::new(), bearers: OnceCell::new() }
     }
 
     /// Whether replicas have read what `adapter` asks for now, found no fault, and say all of it that matters here.
@@ -55,8 +57,7 @@ impl<'a> Formers<'a> {
     pub fn known(&self, adapter: &Adapter) -> Known {
         let source = self.carried(adapter);
         let pin = adapter.spec.source.digest.as_ref();
-        let reports = self.reports(&served_name_of(adapter)).into_iter().map(|(_, report)| report);
-        let current = reports.filter(|report| {
+        let current = self.said(&served_name_of(adapter)).iter().copied().filter(|report| {
             report.source == shown(&source)
                 && report.error.is_none()
                 && report.digest.as_ref().is_some_and(|digest| match pin {
@@ -114,8 +115,11 @@ impl<'a> Formers<'a> {
         digest: Option<&str>,
         status: &AdapterStatus,
     ) -> AdapterFacts {
-        let reports = self.reports(name).into_iter().map(|(_, report)| report);
-        let of_it = reports.filter(|one| one.source == source && one.digest.as_deref() == digest);
+        let of_it = self
+            .said(name)
+            .iter()
+            .copied()
+            .filter(|one| one.source == source && one.digest.as_deref() == digest);
         let by_reports = Known::by(of_it, BaseModelRule::Any).facts;
         let told = if digest.is_some() && status.digest.as_deref() == digest {
             Known::of_status(status).facts
@@ -138,6 +142,21 @@ impl<'a> Formers<'a> {
     /// What each replica says of `name`, or said last, with its index.
     fn reports(&self, name: &str) -> Vec<(usize, &'a AdapterReport)> {
         self.reports.get_or_init(|| Reports::last(&self.fleet.replicas)).of_name(name).collect()
+    }
+
+    /// What any replica says of `name`, or said last; each thing said once.
+    fn said(&self, name: &str) -> &[&'a AdapterReport] {
+        let index = || {
+            let (mut seen, mut all) = (HashSet::new(), HashMap::<&str, Vec<&AdapterReport>>::new());
+            let reports = self.fleet.replicas.iter().filter_map(|replica| last(&replica.contact));
+            for report in reports.flat_map(|report| &report.adapters).map(|said| &**said) {
+                if seen.insert(std::ptr::from_ref(report)) {
+                    all.entry(&report.name).or_default().push(report);
+                }
+            }
+            all
+        };
+        self.said.get_or_init(index).get(name).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// How many Adapters say that they have `name`.
