@@ -78,7 +78,8 @@ pub struct DeploymentSpec {
     /// Leaves everything as it is: no child is written, no adapter moved, until it is false again. Default: `false`.
     #[serde(default)]
     pub paused: bool,
-    /// The runtime's image. Default: the operator's `--runtime-image`. Example: `ghcr.io/lorikeet-dev/lorikeet:0.1.0`.
+    /// The runtime's image, of the operator's release or a later one: the inspector beside each replica is of it too. Default: the
+    /// operator's `--runtime-image`. Example: `ghcr.io/lorikeet-dev/lorikeet:0.1.0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
