@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::fake::{Fake, Shelf, config};
 use crate::kubelet::Kubelet;
 use crate::manifests::{adapter, deployment, with};
+use crate::scene::grown;
 use crate::stage::Stage;
 use crate::told::warnings;
 use crate::until::{PATIENCE, until};
@@ -279,12 +280,7 @@ async fn an_edit_that_an_inspector_finds_unfit_leaves_what_was_served() {
     stage.kubectl.apply(&[at(&stage, "sql", "s3://bucket/too-great", None)]);
     let refused = stage.until_adapter_says("sql", Reason::RankExceeded).await.status.unwrap_or_default();
     assert_eq!(refused.digest, before.digest, "the status speaks of what is served");
-    stage.kubectl.run(&["scale", "ldep/base", "--replicas=3", "--namespace", &stage.namespace]);
-    let fakes = stage.kubelet.until_running(3).await;
-    until("the new replica serves it too", PATIENCE, async || {
-        fakes.iter().all(|fake| fake.serves("sql")).then_some(())
-    })
-    .await;
+    let fakes = grown(&stage, 3, "sql").await;
     for fake in &fakes {
         let heard: Vec<String> =
             fake.heard().into_iter().flat_map(|heard| heard.set).map(|one| one.source).collect();

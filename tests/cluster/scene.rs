@@ -1,5 +1,6 @@
 //! Scenes that several scenarios begin with, or have to come to.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -9,9 +10,10 @@ use lorikeet_crds::Adapter;
 use serde_json::json;
 
 use crate::control_plane::base64;
+use crate::fake::Fake;
 use crate::manifests::{adapter, deployment, digest, with};
 use crate::stage::{Stage, is_ready_adapter};
-use crate::until::until;
+use crate::until::{PATIENCE, until};
 
 /// What `sql` becomes while nobody looks.
 const CHANGED: char = 'c';
@@ -59,4 +61,16 @@ pub(crate) async fn until_carried_out(stage: &Stage, patience: Duration) {
         (swapped && is_gone && served && !fakes.is_empty()).then_some(())
     })
     .await;
+}
+
+/// Scales `base` up to `count` replicas; all of them, once each serves the adapter `name`.
+pub(crate) async fn grown(stage: &Stage, count: usize, name: &str) -> Vec<Arc<Fake>> {
+    let replicas = format!("--replicas={count}");
+    stage.kubectl.run(&["scale", "ldep/base", &replicas, "--namespace", &stage.namespace]);
+    let fakes = stage.kubelet.until_running(count).await;
+    until("a new replica serves it too", PATIENCE, async || {
+        fakes.iter().all(|fake| fake.serves(name)).then_some(())
+    })
+    .await;
+    fakes
 }
