@@ -112,28 +112,20 @@ impl Inner {
         most: usize,
         wish: Wish<'_>,
     ) -> Result<(Vec<u8>, Option<u64>), FetchError> {
-        self.read(order, pass, item, most, wish).await.map_err(|error| error.of_file(&item.name))
-    }
-
-    async fn read(
-        &self,
-        order: &Order,
-        pass: &Pass,
-        item: &Item,
-        most: usize,
-        wish: Wish<'_>,
-    ) -> Result<(Vec<u8>, Option<u64>), FetchError> {
         let patience = self.config.patience.read;
         let late = |_| FetchError::Unavailable(format!("{}: no byte for {patience:?}", item.name));
-        let mut body = timeout(patience, self.open(order, pass, item, wish)).await.map_err(late)??;
-        let mut begin = Vec::new();
-        while begin.len() < most {
-            let Some(piece) = timeout(patience, body.pieces.next()).await.map_err(late)? else { break };
-            let piece = piece?;
-            begin.extend_from_slice(&piece[..piece.len().min(most - begin.len())]);
-        }
-        // The rest is not read: the connection ends with the body.
-        Ok((begin, body.total.or(item.size)))
+        let read = async {
+            let mut body = timeout(patience, self.open(order, pass, item, wish)).await.map_err(late)??;
+            let mut begin = Vec::new();
+            while begin.len() < most {
+                let Some(piece) = timeout(patience, body.pieces.next()).await.map_err(late)? else { break };
+                let piece = piece?;
+                begin.extend_from_slice(&piece[..piece.len().min(most - begin.len())]);
+            }
+            // The rest is not read: the connection ends with the body.
+            Ok((begin, body.total.or(item.size)))
+        };
+        read.await.map_err(|error: FetchError| error.of_file(&item.name))
     }
 }
 
