@@ -3,6 +3,7 @@
 //! Carries out desired sets and collects reports. Must not decide what a replica should hold.
 
 pub mod actor;
+mod arriving;
 pub mod change;
 pub mod client;
 mod poll;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures::{TryStreamExt as _, stream};
+use futures::stream;
 use internment::ArcIntern;
 use lorikeet_api::{
     ADAPTERS_PATH, Accepted, AdminError, DesiredAdapter, DesiredChange, ErrorCode, Failure, INSPECT_PATH,
@@ -15,10 +15,9 @@ use lorikeet_api::{
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
-use tokio::io::AsyncReadExt as _;
-use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::fleet::{DesiredList, Report};
+use crate::replicas::arriving::Arriving;
 
 /// An answer that does not begin in that time will not come; what a write left is read from the next report.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,10 +27,10 @@ const ADAPTER_TIMEOUT: Duration = Duration::from_millis(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a replica holds a report back while nothing changes.
 const POLL_SECONDS: u64 = 20;
-/// The largest answer that is read: 100,000 adapters' reports.
-const MAX_ANSWER: u64 = 64 << 20;
-/// An answer up to that size is read at once; a larger one is taken apart while it arrives.
-const SMALL_ANSWER: u64 = 64 << 10;
+/// The longest report that is read, in bytes: 100,000 adapters'.
+const MAX_REPORT: usize = 64 << 20;
+/// The longest other answer: a source's configuration of [`MAX_CONFIG_BYTES`](lorikeet_api::MAX_CONFIG_BYTES), each of them escaped.
+const MAX_ANSWER: usize = 8 << 20;
 /// Adapters of a whole set that are sent at once.
 const PIECE: usize = 256;
 
@@ -177,7 +176,7 @@ impl Client {
         }
         let asked = self.opened(|http| http.get(url.clone()).timeout(patience + REPORT_TIMEOUT));
         let response = tokio::time::timeout(patience, asked).await.map_err(|_| ClientError::Late)?;
-        read(accepted(response?).await?).await
+        read_report(accepted(response?).await?).await
     }
 
     /// Replaces the whole desired set. It is sent in pieces: of ten thousand adapters it is megabytes, and 64 replicas may
@@ -301,20 +300,44 @@ async fn accepted(response: Response) -> Result<Response, ClientError> {
     })
 }
 
-/// Reads an answer; a large one while it arrives, so that its text is never there as a whole.
-async fn read<T: DeserializeOwned + Send + 'static>(response: Response) -> Result<T, ClientError> {
-    let strange = |error: serde_json::Error| {
-        ClientError::Unreachable(format!("the answer is not of this API: {}", chain(&error)))
-    };
-    if response.content_length().is_some_and(|length| length <= SMALL_ANSWER) {
-        let body = response.bytes().await.map_err(unreachable)?;
-        return serde_json::from_slice(&body).map_err(strange);
+/// Reads an answer.
+async fn read<T: DeserializeOwned>(response: Response) -> Result<T, ClientError> {
+    let mut answer = Vec::new();
+    each_piece(response, MAX_ANSWER, |piece| {
+        answer.extend_from_slice(piece);
+        Ok(())
+    })
+    .await?;
+    serde_json::from_slice(&answer).map_err(strange)
+}
+
+/// Reads a report while it arrives.
+async fn read_report(response: Response) -> Result<Report, ClientError> {
+    let mut arriving = Arriving::default();
+    each_piece(response, MAX_REPORT, |piece| arriving.take(piece)).await?;
+    arriving.end().map_err(strange)
+}
+
+/// Hands the body of `response`, of at most `limit` bytes, to `take`.
+async fn each_piece(
+    mut response: Response,
+    limit: usize,
+    mut take: impl FnMut(&[u8]) -> serde_json::Result<()>,
+) -> Result<(), ClientError> {
+    let mut left = limit;
+    while let Some(piece) = response.chunk().await.map_err(unreachable)? {
+        left = left.checked_sub(piece.len()).ok_or_else(|| too_long(limit))?;
+        take(&piece).map_err(strange)?;
     }
-    let pieces = response.bytes_stream().map_err(|error| std::io::Error::other(error.without_url()));
-    let arriving = SyncIoBridge::new(StreamReader::new(Box::pin(pieces)).take(MAX_ANSWER));
-    let reading = move || serde_json::from_reader(std::io::BufReader::new(arriving)).map_err(strange);
-    let broken = |_| ClientError::Unreachable("the answer was not read".to_owned());
-    tokio::task::spawn_blocking(reading).await.map_err(broken)?
+    Ok(())
+}
+
+fn too_long(limit: usize) -> ClientError {
+    ClientError::Unreachable(format!("the answer has more than {limit} bytes"))
+}
+
+fn strange(error: serde_json::Error) -> ClientError {
+    ClientError::Unreachable(format!("the answer is not of this API: {}", chain(&error)))
 }
 
 fn unreachable(error: reqwest::Error) -> ClientError {

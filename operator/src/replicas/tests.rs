@@ -1,13 +1,16 @@
 //! Writes to replicas that answer over TLS, as all of them do: no more are under way at once than may be, and one that hangs
 //! holds up nobody.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use futures::{StreamExt as _, stream};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use internment::ArcIntern;
@@ -70,6 +73,8 @@ enum Behaviour {
     Hangs,
     /// It never holds a report back.
     Chatters,
+    /// It begins its next report and does not end it.
+    Stops,
 }
 
 /// One replica's face.
@@ -82,8 +87,14 @@ struct Face {
 /// It says once that it holds nothing, and nothing new after that; one that chatters says the same at any time.
 async fn report(State(face): State<Face>, RawQuery(query): RawQuery) -> Response {
     face.counts.polls.send_modify(|count| *count += 1);
-    if face.behaviour != Behaviour::Chatters && query.is_some_and(|query| query.contains("after=")) {
-        std::future::pending::<()>().await;
+    let is_next = query.is_some_and(|query| query.contains("after="));
+    match face.behaviour {
+        Behaviour::Answers | Behaviour::Hangs if is_next => std::future::pending().await,
+        Behaviour::Stops if is_next => {
+            let begin = stream::once(async { Ok::<_, Infallible>(r#"{"instance": "one", "adapters": ["#) });
+            return Body::from_stream(begin.chain(stream::pending())).into_response();
+        }
+        _ => {}
     }
     let none = json!({"used": 0, "budget": 0});
     Json(json!({
@@ -261,4 +272,17 @@ async fn a_replica_that_always_has_something_to_say_is_asked_at_a_pace() {
     until("it is asked on", &scene.counts.polls, before + 40).await;
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(39 * 25), "{took:?} for 40 polls");
+}
+
+/// Reports of thousands of adapters come in many pieces, and the next one may never come.
+#[test]
+fn a_replica_that_stops_within_its_report_keeps_no_thread() {
+    let threads = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(1).enable_all().build();
+    threads.unwrap().block_on(async {
+        let scene = Scene::new(1, 1, Behaviour::Stops).await;
+        until("it is asked for the next report", &scene.counts.polls, 2).await;
+        // What it sent first has arrived long since.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        in_time("the one thread is free", tokio::task::spawn_blocking(|| ())).await.unwrap();
+    });
 }
