@@ -80,7 +80,6 @@ pub struct Probes {
 
 struct Inner {
     config: ProbeConfig,
-    readable: Readable,
     reading: Reading,
     memory: Mutex<Memory>,
     changed: mpsc::UnboundedSender<FleetKey>,
@@ -106,9 +105,9 @@ impl Probes {
         if let Err(error) = &web {
             tracing::warn!(%error, "this process reads no sources on the web");
         }
+        let readable = Readable { hub, paths: config.paths };
         let inner = Inner {
-            readable: Readable { hub, paths: config.paths },
-            reading: Reading::new(config.limit, config.concurrent, web.ok()),
+            reading: Reading::new(config.limit, config.concurrent, readable, web.ok()),
             memory: Mutex::new(Memory::new(config.fresh, Instant::now())),
             changed,
             config,
@@ -125,11 +124,12 @@ impl Probes {
         if inner.config.limit.is_zero() {
             return probed;
         }
-        let wanted = wanted(fleet, &inner.readable);
+        let (wanted, now) = (wanted(fleet), Instant::now());
         inner.reading.meet(&fleet.key, (!wanted.is_empty()).then_some(readers));
         for (key, wanted) in wanted {
             let lacked = readers.lacked(&wanted);
-            let asked = inner.memory().ask(wanted, lacked, Instant::now());
+            let is_own = |wanted: &Wanted| inner.reading.is_own(wanted);
+            let asked = inner.memory().ask(wanted, is_own, lacked, now);
             if let Some((wanted, failures)) = asked.read {
                 tokio::spawn(Arc::clone(inner).keep(wanted, failures));
             }
@@ -139,6 +139,7 @@ impl Probes {
             probed.again = [probed.again, asked.again].into_iter().flatten().min();
             probed.probes.insert(key, asked.probe);
         }
+        inner.memory().settle(&fleet.key, now);
         probed
     }
 }

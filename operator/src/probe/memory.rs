@@ -11,7 +11,7 @@ use crate::probe::wanted::Wanted;
 
 /// Sources that are remembered at a time; further ones wait.
 const REMEMBERED: usize = 65_536;
-/// What nobody asked about for so long is forgotten.
+/// Of a fleet that nobody asked about for so long everything is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(900);
 /// Between two rounds of forgetting.
 const ROUND: Duration = Duration::from_secs(60);
@@ -30,13 +30,21 @@ pub(super) struct Memory {
     /// What was read is read again after so long.
     fresh: Duration,
     start: Instant,
-    known: HashMap<Arc<Wanted>, Known>,
-    /// How many of each fleet are being read.
-    running: HashMap<FleetKey, usize>,
+    fleets: HashMap<FleetKey, OfFleet>,
     round: Instant,
 }
 
+/// What is remembered for one fleet.
+#[derive(Default)]
+struct OfFleet {
+    known: HashMap<Arc<Wanted>, Known>,
+    /// How many of them are being read.
+    running: usize,
+}
+
 struct Known {
+    /// The operator may read it itself.
+    is_own: bool,
     probe: Probe,
     /// Since when it is so.
     since: Instant,
@@ -81,44 +89,43 @@ pub(super) struct Asked {
 impl Memory {
     /// Of nothing, at `now`.
     pub(super) fn new(fresh: Duration, now: Instant) -> Self {
-        Self { fresh, start: now, known: HashMap::new(), running: HashMap::new(), round: now }
+        Self { fresh, start: now, fleets: HashMap::new(), round: now }
     }
 
-    /// What is known of `wanted` at `now`; `lacked` is what there would have to be for anybody to read it beside a replica.
-    pub(super) fn ask(&mut self, wanted: Wanted, lacked: Option<String>, now: Instant) -> Asked {
-        if !self.known.contains_key(&wanted) {
+    /// What is known of `wanted` at `now`. `lacked` is what there would have to be for anybody to read it beside a replica;
+    /// `is_own` says whether the operator may read it itself, and is asked once of each.
+    pub(super) fn ask(
+        &mut self,
+        wanted: Wanted,
+        is_own: impl FnOnce(&Wanted) -> bool,
+        lacked: Option<String>,
+        now: Instant,
+    ) -> Asked {
+        let is_known = |fleet: &OfFleet| fleet.known.contains_key(&wanted);
+        if !self.fleets.get(&wanted.fleet).is_some_and(is_known) {
             self.forget(now);
-            if self.known.len() >= REMEMBERED {
+            if self.fleets.values().map(|fleet| fleet.known.len()).sum::<usize>() >= REMEMBERED {
                 let probe = Probe::Awaited(format!("room for it: {REMEMBERED} sources are being read"));
                 return Asked { probe, read: None, again: Some(ROUND), is_young: false };
             }
         }
         let (beat, passed) = (TRIED_AGAIN.min(self.fresh), now.duration_since(self.start));
-        let new = || Known {
-            probe: Probe::Pending,
-            since: now,
-            asked: now,
-            running: false,
-            failures: 0,
-            untried: 0,
-            alone: false,
-            own: None,
-        };
-        let wanted = match self.known.get_key_value(&wanted) {
+        let fleet = self.fleets.entry(wanted.fleet.clone()).or_default();
+        let wanted = match fleet.known.get_key_value(&wanted) {
             Some((wanted, _)) => Arc::clone(wanted),
             None => Arc::new(wanted),
         };
-        let running = self.running.entry(wanted.fleet.clone()).or_default();
-        let known = self.known.entry(Arc::clone(&wanted)).or_insert_with(new);
+        let new = || Known::new(is_own(&wanted), now);
+        let known = fleet.known.entry(Arc::clone(&wanted)).or_insert_with(new);
         known.asked = now;
         let waits = known.waits(self.fresh, lacked.is_none(), now);
         let mut asked = Asked { probe: known.probe.clone(), read: None, again: None, is_young: false };
-        let may_be_read = wanted.at.is_some() || lacked.is_none();
+        let may_be_read = known.is_own || lacked.is_none();
         let is_due = !known.running && waits == Some(Duration::ZERO) && may_be_read;
-        if is_due && *running < BEGUN {
+        if is_due && fleet.running < BEGUN {
             asked.read = Some((Arc::clone(&wanted), known.failures));
             (known.running, known.since) = (true, now);
-            *running += 1;
+            fleet.running += 1;
         }
         if known.running || is_due {
             // It tells when there is news. When there is none, it is to be tried again.
@@ -134,7 +141,7 @@ impl Memory {
         }
         if let Some(lacked) = lacked
             && known.probe == Probe::Pending
-            && (wanted.at.is_none() || known.failures > 0)
+            && (!known.is_own || known.failures > 0)
         {
             asked.probe = Probe::Awaited(match &known.own {
                 Some(why) => format!("{lacked}; the operator itself cannot read it: {why}"),
@@ -146,11 +153,10 @@ impl Memory {
 
     /// Takes over what came of reading `wanted`. Whether that is news.
     pub(super) fn learn(&mut self, wanted: &Wanted, outcome: Outcome, now: Instant) -> bool {
-        let Some(known) = self.known.get_mut(wanted) else { return false };
+        let Some(fleet) = self.fleets.get_mut(&wanted.fleet) else { return false };
+        let Some(known) = fleet.known.get_mut(wanted) else { return false };
+        fleet.running -= usize::from(known.running);
         (known.since, known.running) = (now, false);
-        if let Some(running) = self.running.get_mut(&wanted.fleet) {
-            *running = running.saturating_sub(1);
-        }
         known.alone = matches!(outcome, Outcome::Alone(_));
         known.untried = if matches!(outcome, Outcome::Untried(_)) { known.untried + 1 } else { 0 };
         let is_told = matches!(&outcome, Outcome::Said(probe) if !matches!(probe, Probe::Refused(_)));
@@ -180,19 +186,48 @@ impl Memory {
     /// Whether somebody reads anything.
     #[cfg(test)]
     pub(super) fn is_reading(&self) -> bool {
-        self.known.values().any(|known| known.running)
+        self.fleets.values().any(|fleet| fleet.running > 0)
+    }
+
+    /// All that is wanted of `fleet` was asked about at `asked`: the rest is accepted, or gone, and is forgotten.
+    pub(super) fn settle(&mut self, fleet: &FleetKey, asked: Instant) {
+        let Some(of_fleet) = self.fleets.get_mut(fleet) else { return };
+        of_fleet.known.retain(|_, known| known.running || known.asked == asked);
+        if of_fleet.known.is_empty() {
+            self.fleets.remove(fleet);
+        } else if of_fleet.known.len() < of_fleet.known.capacity() / 4 {
+            of_fleet.known.shrink_to_fit();
+        }
     }
 
     fn forget(&mut self, now: Instant) {
-        if now.duration_since(self.round) >= ROUND {
-            self.round = now;
-            self.known.retain(|_, known| known.running || now.duration_since(known.asked) < FORGOTTEN);
-            self.running.retain(|_, running| *running > 0);
+        if now.duration_since(self.round) < ROUND {
+            return;
         }
+        self.round = now;
+        for fleet in self.fleets.values_mut() {
+            fleet.known.retain(|_, known| known.running || now.duration_since(known.asked) < FORGOTTEN);
+        }
+        self.fleets.retain(|_, fleet| !fleet.known.is_empty());
     }
 }
 
 impl Known {
+    /// Nothing but whether the operator may read it itself.
+    const fn new(is_own: bool, now: Instant) -> Self {
+        Self {
+            is_own,
+            probe: Probe::Pending,
+            since: now,
+            asked: now,
+            running: false,
+            failures: 0,
+            untried: 0,
+            alone: false,
+            own: None,
+        }
+    }
+
     /// How long it stands from `now` on before it is read again; for ever where only another source would help.
     fn waits(&self, fresh: Duration, is_somebody_there: bool, now: Instant) -> Option<Duration> {
         if self.alone && is_somebody_there {
@@ -223,7 +258,11 @@ mod tests {
 
     fn wanted(source: usize) -> Wanted {
         let (fleet, source) = (FleetKey::default(), source.to_string());
-        Wanted { fleet, source, digest: None, at: None, secret: None, claim: None }
+        Wanted { fleet, source, digest: None, secret: None, claim: None }
+    }
+
+    fn not_own(_: &Wanted) -> bool {
+        false
     }
 
     fn refused(code: ErrorCode, message: &str) -> Outcome {
@@ -246,7 +285,7 @@ mod tests {
         }
 
         fn ask(&mut self) -> Asked {
-            self.memory.ask(wanted(0), None, self.now)
+            self.memory.ask(wanted(0), not_own, None, self.now)
         }
 
         /// Passes the time until it is to be read again, and says so of it; how long that was.
@@ -305,7 +344,7 @@ mod tests {
     #[test]
     fn without_a_reader_it_waits_for_one_and_nothing_is_begun() {
         let mut scene = Scene::new();
-        let asked = scene.memory.ask(wanted(0), Some("a pod".to_owned()), scene.now);
+        let asked = scene.memory.ask(wanted(0), not_own, Some("a pod".to_owned()), scene.now);
         let awaited = Probe::Awaited("a pod".to_owned());
         assert_eq!((asked.probe, asked.again), (awaited, None));
         assert!(asked.read.is_none());
@@ -316,16 +355,13 @@ mod tests {
     #[test]
     fn what_the_operator_cannot_read_alone_waits_for_a_pod_and_is_read_as_soon_as_there_is_one() {
         let mut scene = Scene::new();
-        let config: reqwest::Url = "https://hub.invalid/x".parse().unwrap();
-        let at = Some(crate::probe::wanted::Place::Web { weights: config.clone(), config });
-        let wanted = Wanted { at, ..wanted(0) };
         let ask = |memory: &mut Memory, now, lacked: Option<&str>| {
-            memory.ask(wanted.clone(), lacked.map(str::to_owned), now)
+            memory.ask(wanted(0), |_| true, lacked.map(str::to_owned), now)
         };
         let first = ask(&mut scene.memory, scene.now, Some("a pod"));
         assert_eq!((first.probe, first.is_young), (Probe::Pending, true));
         assert!(first.read.is_some());
-        assert!(scene.memory.learn(&wanted, Outcome::Alone(Some("no".to_owned())), scene.now));
+        assert!(scene.memory.learn(&wanted(0), Outcome::Alone(Some("no".to_owned())), scene.now));
         let second = ask(&mut scene.memory, scene.now, Some("a pod"));
         let awaited = "a pod; the operator itself cannot read it: no".to_owned();
         assert_eq!(second.probe, Probe::Awaited(awaited));
@@ -342,23 +378,48 @@ mod tests {
         for source in 0..100 {
             scene.now += Duration::from_millis(30);
             let wanted = wanted(source);
-            assert!(scene.memory.ask(wanted.clone(), None, scene.now).read.is_some());
+            assert!(scene.memory.ask(wanted.clone(), not_own, None, scene.now).read.is_some());
             scene.memory.learn(&wanted, refused(ErrorCode::SourceUnavailable, "no"), scene.now);
-            let again = scene.memory.ask(wanted, None, scene.now).again.unwrap();
+            let again = scene.memory.ask(wanted, not_own, None, scene.now).again.unwrap();
             times.insert(scene.now + again);
         }
         assert!(times.len() <= 2, "{times:?}");
         for source in 100..REMEMBERED {
-            let begun = scene.memory.ask(wanted(source), None, scene.now).read.is_some();
+            let begun = scene.memory.ask(wanted(source), not_own, None, scene.now).read.is_some();
             assert_eq!(begun, source < 100 + BEGUN, "so many at once: {source}");
         }
-        let full = scene.memory.ask(wanted(REMEMBERED), None, scene.now);
+        let full = scene.memory.ask(wanted(REMEMBERED), not_own, None, scene.now);
         assert!(matches!(full.probe, Probe::Awaited(_)) && full.again.is_some());
         // Those that nobody reads nor asks about make room.
         for source in 100..REMEMBERED {
             scene.memory.learn(&wanted(source), untried(), scene.now);
         }
         scene.now += FORGOTTEN;
-        assert!(scene.memory.ask(wanted(REMEMBERED), None, scene.now).read.is_some());
+        assert!(scene.memory.ask(wanted(REMEMBERED), not_own, None, scene.now).read.is_some());
+    }
+
+    #[test]
+    fn what_is_wanted_no_longer_is_forgotten_unless_somebody_reads_it() {
+        let mut scene = Scene::new();
+        let facts = || Outcome::Said(Probe::Facts(AdapterFacts::default()));
+        let ask = |scene: &mut Scene, source: usize| {
+            scene.memory.ask(wanted(source), not_own, None, scene.now).read.is_some()
+        };
+        assert!((0..3).all(|source| ask(&mut scene, source)));
+        scene.memory.learn(&wanted(0), facts(), scene.now);
+        scene.memory.learn(&wanted(1), facts(), scene.now);
+        scene.now += Duration::from_secs(1);
+        assert!(!ask(&mut scene, 0));
+        scene.memory.settle(&FleetKey::default(), scene.now);
+        assert!(!ask(&mut scene, 0), "it was asked about");
+        assert!(ask(&mut scene, 1), "it is read anew");
+        assert!(!ask(&mut scene, 2), "it is being read");
+        for source in 0..3 {
+            scene.memory.learn(&wanted(source), facts(), scene.now);
+        }
+        scene.now += Duration::from_secs(1);
+        scene.memory.settle(&FleetKey::default(), scene.now);
+        assert!(scene.memory.fleets.is_empty());
+        assert!(!scene.memory.learn(&wanted(0), facts(), scene.now), "of no interest any more");
     }
 }

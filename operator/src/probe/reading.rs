@@ -14,7 +14,7 @@ use crate::fleet::{FleetKey, Probe};
 use crate::probe::beside::{self, Asking, Readers};
 use crate::probe::files;
 use crate::probe::memory::Outcome;
-use crate::probe::wanted::{Place, Wanted};
+use crate::probe::wanted::{Place, Readable, Wanted};
 use crate::probe::web::{Web, WebError};
 use crate::replicas::client::{Client, ClientError, Endpoint};
 
@@ -29,6 +29,8 @@ const CLIENTS: usize = 1024;
 pub(super) struct Reading {
     /// The longest that one try may take.
     limit: Duration,
+    /// What the operator may read itself.
+    readable: Readable,
     web: Option<Web>,
     /// Turns of those that the operator reads itself.
     own: Semaphore,
@@ -69,10 +71,11 @@ impl Clients {
 }
 
 impl Reading {
-    /// One that reads so many sources at once itself, and as many for each fleet beside its replicas.
-    pub(super) fn new(limit: Duration, concurrent: usize, web: Option<Web>) -> Self {
+    /// One that reads so many sources at once itself, of what is `readable`, and as many for each fleet beside its replicas.
+    pub(super) fn new(limit: Duration, concurrent: usize, readable: Readable, web: Option<Web>) -> Self {
         Self {
             limit,
+            readable,
             web,
             own: Semaphore::new(concurrent.max(1)),
             folders: Arc::new(Semaphore::new(FOLDERS)),
@@ -96,14 +99,19 @@ impl Reading {
         }
     }
 
+    /// Whether the operator may read `wanted` itself.
+    pub(super) fn is_own(&self, wanted: &Wanted) -> bool {
+        wanted.place(&self.readable).is_some()
+    }
+
     /// Reads `wanted` when its turn comes. `failures` of it went before. Thousands may wait: what a try takes is made when its turn
     /// has come.
     pub(super) async fn read(&self, wanted: &Wanted, failures: u32) -> Outcome {
         let mut own = None;
-        if let Some(at) = &wanted.at {
+        if let Some(at) = wanted.place(&self.readable) {
             // Nobody closes it.
             let _turn = self.own.acquire().await;
-            match Box::pin(self.itself(at)).await {
+            match Box::pin(self.itself(&at)).await {
                 Outcome::Said(Probe::Refused(failure)) => own = Some(failure.message),
                 said @ Outcome::Said(_) => return said,
                 Outcome::Untried(_) | Outcome::Alone(_) => {}

@@ -35,8 +35,6 @@ pub(super) struct Wanted {
     pub source: String,
     /// The content asked for. It tells apart what was read before from what is asked for now; it is not checked here.
     pub digest: Option<String>,
-    /// Where this operator may read its files itself.
-    pub at: Option<Place>,
     /// The Secret that opens it.
     pub secret: Option<String>,
     /// The claim that it is on.
@@ -44,7 +42,7 @@ pub(super) struct Wanted {
 }
 
 /// Where an adapter's files are.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// On servers.
     Web {
@@ -60,29 +58,21 @@ pub(super) enum Place {
 /// The sources of `fleet` to read: of Adapters that are not accepted as they are now and that no replica has read, but for
 /// those that no replica may be given.
 #[must_use]
-pub(super) fn wanted(fleet: &Fleet, readable: &Readable) -> Vec<(AdapterKey, Wanted)> {
+pub(super) fn wanted(fleet: &Fleet) -> Vec<(AdapterKey, Wanted)> {
     let formers = Formers::of(fleet);
     let is_to_read = |adapter: &&Arc<Adapter>| {
         is_new(adapter) && may_be_given(fleet, adapter) && !formers.is_read(adapter)
     };
-    fleet
-        .adapters
-        .iter()
-        .filter(is_to_read)
-        .map(|adapter| (key_of(adapter), one(fleet, adapter, readable)))
-        .collect()
+    fleet.adapters.iter().filter(is_to_read).map(|adapter| (key_of(adapter), one(fleet, adapter))).collect()
 }
 
-fn one(fleet: &Fleet, adapter: &Adapter, readable: &Readable) -> Wanted {
+fn one(fleet: &Fleet, adapter: &Adapter) -> Wanted {
     let source = &adapter.spec.source;
-    let carried = carried(&source.source, source.revision.as_deref(), &fleet.claims);
-    let secret = mounts::secret(source).map(str::to_owned);
     Wanted {
         fleet: fleet.key.clone(),
-        at: secret.is_none().then(|| place(&carried, readable)).flatten(),
-        source: carried,
+        source: carried(&source.source, source.revision.as_deref(), &fleet.claims),
         digest: source.digest.clone(),
-        secret,
+        secret: mounts::secret(source).map(str::to_owned),
         claim: mounts::claim(&source.source).map(str::to_owned),
     }
 }
@@ -98,6 +88,13 @@ fn may_be_given(fleet: &Fleet, adapter: &Adapter) -> bool {
     let from = adapter.metadata.namespace.as_deref().unwrap_or_default();
     sources::check("source", &source.source).is_ok()
         && Mounts::default().take_of(source, from, &fleet.key.namespace).is_ok()
+}
+
+impl Wanted {
+    /// Where this operator, which may read what is `readable`, reads its files itself; nothing where it does not.
+    pub(super) fn place(&self, readable: &Readable) -> Option<Place> {
+        self.secret.is_none().then(|| place(&self.source, readable)).flatten()
+    }
 }
 
 /// Where the files of `source` are; nothing where it is not to be read from here.
