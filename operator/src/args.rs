@@ -198,6 +198,10 @@ pub struct RunArgs {
         help_heading = "Leader")]
     pub lease_seconds: u32,
 
+    /// Threads that compute, and no more than there are cores. Each keeps freed memory to itself for a while.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256),
+        help_heading = "Limits")]
+    pub threads: u16,
     /// Fleets (a Deployment with its Adapters) that are worked on at once.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256),
         help_heading = "Limits")]

@@ -91,8 +91,11 @@ pub enum ClusterError {
 /// # Errors
 /// [`ClusterError`].
 pub fn run(config: Config) -> Result<(), ClusterError> {
-    let threads =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ClusterError::Process)?;
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.threads)
+        .enable_all()
+        .build()
+        .map_err(ClusterError::Process)?;
     // Whatever still runs ends with the process.
     let done = threads.block_on(serve(config));
     threads.shutdown_background();

@@ -24,6 +24,8 @@ pub struct Config {
     pub lease: LeaseConfig,
     /// The bounds.
     pub limits: Limits,
+    /// Threads that compute.
+    pub threads: usize,
     /// How sources are read.
     pub probe: ProbeConfig,
 }
@@ -106,8 +108,10 @@ impl TryFrom<RunArgs> for Config {
         if backoff > max_backoff {
             return Err(ConfigError::Backoff { got: backoff, max: max_backoff });
         }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             kubeconfig: args.kubeconfig,
+            threads: usize::from(args.threads).min(cores),
             namespace: args.namespace,
             watch_namespace: args.watch_namespace,
             runtime_image: args.runtime_image,
