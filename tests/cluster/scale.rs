@@ -9,6 +9,7 @@ use kube::api::{ListParams, PostParams};
 use lorikeet_crds::condition::find;
 use lorikeet_crds::{Adapter, ConditionType, Deployment};
 use lorikeet_tests::args;
+use lorikeet_tests::process::Memory;
 use lorikeet_tests::say::say;
 use serde_json::json;
 
@@ -116,6 +117,12 @@ async fn restart(stage: &mut Stage, fakes: &[std::sync::Arc<Fake>]) {
     say(&format!("scale: restart to in sync {:.1} s", begin.elapsed().as_secs_f64()));
 }
 
+/// What the operator's process takes, and took at most so far.
+fn memory(stage: &mut Stage) -> String {
+    let Memory { resident, peak } = stage.operator().process().memory();
+    format!("{} MiB (at most {})", resident >> 20, peak >> 20)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "`make scale`: minutes"]
 async fn ten_thousand_adapters_over_sixty_four_replicas() {
@@ -127,12 +134,9 @@ async fn ten_thousand_adapters_over_sixty_four_replicas() {
     stage.kubectl.apply(&[with(base, "/spec/adapters/gpuMemory", json!("16Gi"))]);
     stage.until_deployment_ready("base").await;
     let fakes = stage.kubelet.until_running(REPLICAS).await;
-    say(&format!(
-        "scale: {REPLICAS} replicas; operator {} MiB",
-        stage.operator().process().resident_bytes() >> 20
-    ));
+    say(&format!("scale: {REPLICAS} replicas; operator {}", memory(&mut stage)));
     load(&stage, &fakes, args::steps(10_000)).await;
-    say(&format!("scale: operator {} MiB", stage.operator().process().resident_bytes() >> 20));
+    say(&format!("scale: operator {}", memory(&mut stage)));
     stage.until_quiet(Duration::from_secs(5)).await;
     let times = probe(&stage, &fakes).await;
     say(&format!(
@@ -144,14 +148,10 @@ async fn ten_thousand_adapters_over_sixty_four_replicas() {
     let rest = Instant::now();
     until("a time of rest", PATIENCE, async || (rest.elapsed() > REST).then_some(())).await;
     let writes = stage.audit.count() - before;
-    let resident = stage.operator().process().resident_bytes();
-    say(&format!("scale: {writes} writes in {} s at rest; operator {} MiB", REST.as_secs(), resident >> 20));
+    say(&format!("scale: {writes} writes in {} s at rest; operator {}", REST.as_secs(), memory(&mut stage)));
     restart(&mut stage, &fakes).await;
     stage.until_quiet(Duration::from_secs(5)).await;
     let written = stage.audit.count() - before;
-    let resident = stage.operator().process().resident_bytes();
-    say(&format!(
-        "scale: {written} writes after the restart and its one new Adapter; operator {} MiB",
-        resident >> 20
-    ));
+    let memory = memory(&mut stage);
+    say(&format!("scale: {written} writes after the restart and its one new Adapter; operator {memory}"));
 }

@@ -8,6 +8,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use lorikeet_tests::process::Memory;
 use lorikeet_tests::say::say;
 
 /// How much of the log is shown when a test fails.
@@ -100,12 +101,9 @@ impl Tethered {
         self.child.id()
     }
 
-    /// Its resident memory in bytes.
-    pub(crate) fn resident_bytes(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(path).expect("a running process");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") * 1024
+    /// Its resident memory.
+    pub(crate) fn memory(&self) -> Memory {
+        Memory::of(self.child.id())
     }
 
     /// The end of its log.

@@ -100,10 +100,32 @@ impl Process {
     /// When it is gone, or the system has no `/proc`.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a running process");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") * 1024
+        Memory::of(self.child.id()).resident
+    }
+}
+
+/// The resident memory of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Bytes now.
+    pub resident: u64,
+    /// The most that it ever had, in bytes.
+    pub peak: u64,
+}
+
+impl Memory {
+    /// That of process `id`.
+    ///
+    /// # Panics
+    /// When it is gone, or the system has no `/proc`.
+    #[must_use]
+    pub fn of(id: u32) -> Self {
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a running process");
+        let bytes = |field: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("it is told");
+            line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") * 1024
+        };
+        Self { resident: bytes("VmRSS:"), peak: bytes("VmHWM:") }
     }
 }
 
