@@ -333,10 +333,12 @@ fn leave(
 ) {
     let key = key_of(adapter);
     let name = served_name_of(adapter);
+    // Nothing takes it from the replicas of a paused one: until `paused` is false there is nothing to wait for.
+    let is_kept = fleet.deployment.is_none() || valid.paused;
     let taken_over = valid.served().any(|other| other.served_name == name);
     let end = since.as_second().saturating_add(i64::from(valid.drain_seconds));
     let left = u64::try_from(end.saturating_sub(now.as_second())).unwrap_or(0);
-    if fleet.deployment.is_none() || taken_over || !reports.mentions(&name) {
+    if is_kept || taken_over || !reports.mentions(&name) {
         decision.released.push(key);
     } else if left == 0 {
         decision.events.push(drain_timeout(&key, valid.drain_seconds));

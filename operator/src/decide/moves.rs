@@ -40,7 +40,7 @@ struct Mover {
 /// How far a replica is with an adapter that it should take over.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Progress {
-    /// It cannot: it keeps nobody waiting.
+    /// It cannot, or does not answer: it keeps nobody waiting.
     Failed,
     /// It loads it.
     Begun,
@@ -114,13 +114,15 @@ fn mover(at: usize, place: &Place, moves: &Moves<'_>) -> Option<Mover> {
     if from.is_empty() {
         return None;
     }
-    let answers = |index: &&usize| matches!(moves.replicas[**index].contact, Contact::Reported(_));
+    let answers = |index: usize| matches!(moves.replicas[index].contact, Contact::Reported(_));
     let lacks = |index: &usize| match of(*index) {
+        // Whatever it had: until it answers again somebody else does.
+        _ if !answers(*index) => Some((*index, Progress::Failed)),
         Some(report) if is_resident(report) => None,
         Some(report) => Some((*index, progress(report))),
         None => Some((*index, Progress::None)),
     };
-    let to: Vec<(usize, Progress)> = place.replicas.iter().filter(answers).filter_map(lacks).collect();
+    let to: Vec<(usize, Progress)> = place.replicas.iter().filter_map(lacks).collect();
     (!to.is_empty()).then_some(Mover { at, to, from })
 }
 

@@ -1,6 +1,7 @@
 //! A replica joins: its share comes to it bit by bit, and stays where it was until it is there.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use lorikeet_api::{AdapterReport, AdapterState, Tier};
@@ -126,6 +127,35 @@ proptest! {
         }
         prop_assert!(steps >= share);
     }
+}
+
+#[test]
+fn one_that_joins_and_falls_silent_takes_nothing_away() {
+    let mut slow = Slow::settled(30, 2);
+    slow.scene.fleet.moves = 2;
+    slow.joins("s0");
+    (0..3).for_each(|_| drop(slow.step()));
+    let Contact::Reported(last) = slow.scene.fleet.replicas[2].contact.clone() else { panic!("it answers") };
+    slow.scene.fleet.replicas[2].contact = Contact::Unreachable {
+        error: "it does not answer".to_owned(),
+        since: jiff::Timestamp::UNIX_EPOCH,
+        last: Some(Arc::clone(&last)),
+    };
+    let came = last.adapters.iter().filter(|one| one.state == AdapterState::Ready).count();
+    assert!(came > 0);
+    for _ in 0..3 {
+        slow.step();
+        // What had arrived there is lost for the while; all else stays where it was.
+        let lost = (0..30).filter(|index| slow.copies(&format!("a{index}")) == 0).count();
+        assert!(lost <= came, "{lost} of {came}");
+        let of = |adapter: &lorikeet_crds::Adapter| adapter.status.clone().unwrap().conditions;
+        let unready =
+            slow.scene.fleet.adapters.iter().filter(|one| !is_true(&of(one), ConditionType::Ready)).count();
+        assert_eq!(unready, lost);
+    }
+    slow.scene.fleet.replicas[2].contact = Contact::Reported(last);
+    slow.step();
+    assert!(slow.loading()["s0"] < 2, "{:?}", slow.loading());
 }
 
 #[test]

@@ -201,6 +201,20 @@ fn an_adapter_that_is_let_go_before_it_has_drained_is_warned_of_and_one_that_has
 }
 
 #[test]
+fn a_deletion_does_not_wait_for_replicas_that_are_not_asked_as_they_are_paused() {
+    let mut scene = Scene::with_replicas(1).adapter("sql").settle();
+    scene.deployment().spec.paused = true;
+    let now = Time(Timestamp::from_second(1000 + scene.second).unwrap());
+    scene.edit("sql", |adapter| adapter.metadata.deletion_timestamp = Some(now));
+    let decision = scene.step();
+    assert_eq!(decision.released, [("here".to_owned(), "sql".to_owned())]);
+    assert!(decision.events.iter().all(|one| one.reason != Reason::DrainTimeout), "{:?}", decision.events);
+    // It goes from them when they are asked again.
+    scene.deployment().spec.paused = false;
+    assert!(wanted(&scene.step(), "r0", "sql").is_none());
+}
+
+#[test]
 fn of_an_invalid_deployment_whose_budget_is_full_no_more_becomes_resident() {
     for make_invalid in [
         (|deployment| deployment.spec.model.source.source = "nowhere".to_owned()) as fn(&mut Deployment),
