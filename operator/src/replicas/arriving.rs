@@ -85,8 +85,9 @@ impl Arriving {
     /// # Errors
     /// It is none.
     pub(super) fn end(self) -> Result<Report, Error> {
-        let rest: Report = serde_json::from_slice(&self.rest)?;
-        Ok(Report { adapters: self.adapters, ..rest })
+        let mut report: Report = serde_json::from_slice(&self.rest)?;
+        report.adapters.extend(self.adapters);
+        Ok(report)
     }
 
     /// An adapter, of which `end` is the end.
@@ -146,6 +147,8 @@ mod tests {
     #[test]
     fn fields_come_in_any_order_and_unknown_ones_are_left_out() {
         let mut fields = serde_json::to_value(report(vec![said("a", 1), said("b", 2)], &[])).unwrap();
+        let escaped = serde_json::to_string(&fields).unwrap().replace("\"adapters\"", "\"\\u0061dapters\"");
+        assert_eq!(arrived(escaped.as_bytes(), 5).unwrap().adapters.len(), 2);
         fields["more"] = serde_json::json!({"adapters": [{"name": 1}], "x": [[1, 2], []]});
         let fields: Vec<_> = fields.as_object().unwrap().iter().collect();
         for turn in 0..fields.len() {

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use crate::fleet::{DesiredList, Report};
 use crate::replicas::arriving::Arriving;
 
-/// An answer that does not begin in that time will not come; what a write left is read from the next report.
+/// An answer that does not begin in that time, or go on, will not come; what a write left is read from the next report.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// What an answer of many adapters may take beside that, and what each adapter that is sent adds.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -94,7 +94,7 @@ pub enum ClientError {
     /// No answer, or a broken one.
     #[error("{0}")]
     Unreachable(String),
-    /// No answer in the time that it has.
+    /// No answer, or no more of one, in the time that it has.
     #[error("it does not answer in time")]
     Late,
     /// It loads its model.
@@ -325,7 +325,11 @@ async fn each_piece(
     mut take: impl FnMut(&[u8]) -> serde_json::Result<()>,
 ) -> Result<(), ClientError> {
     let mut left = limit;
-    while let Some(piece) = response.chunk().await.map_err(unreachable)? {
+    let next = async |response: &mut Response| {
+        let piece = tokio::time::timeout(ANSWER_TIMEOUT, response.chunk()).await;
+        piece.map_err(|_| ClientError::Late)?.map_err(unreachable)
+    };
+    while let Some(piece) = next(&mut response).await? {
         left = left.checked_sub(piece.len()).ok_or_else(|| too_long(limit))?;
         take(&piece).map_err(strange)?;
     }

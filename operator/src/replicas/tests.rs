@@ -149,7 +149,7 @@ struct Scene {
     fleet: FleetKey,
     names: Vec<String>,
     _served: Vec<AbortOnDropHandle<()>>,
-    _changed: mpsc::UnboundedReceiver<FleetKey>,
+    changed: mpsc::UnboundedReceiver<FleetKey>,
 }
 
 impl Scene {
@@ -188,7 +188,7 @@ impl Scene {
             in_time("every replica is heard", changed.recv()).await.expect("their actors are there");
         }
         let served = served.into_iter().map(AbortOnDropHandle::new).collect();
-        Self { counts, replicas, fleet, names, _served: served, _changed: changed }
+        Self { counts, replicas, fleet, names, _served: served, changed }
     }
 
     /// All of `names` should hold one adapter.
@@ -276,13 +276,17 @@ async fn a_replica_that_always_has_something_to_say_is_asked_at_a_pace() {
 
 /// Reports of thousands of adapters come in many pieces, and the next one may never come.
 #[test]
-fn a_replica_that_stops_within_its_report_keeps_no_thread() {
+fn a_replica_that_stops_within_its_report_keeps_no_thread_and_is_told_of() {
     let threads = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(1).enable_all().build();
     threads.unwrap().block_on(async {
-        let scene = Scene::new(1, 1, Behaviour::Stops).await;
+        let mut scene = Scene::new(1, 1, Behaviour::Stops).await;
         until("it is asked for the next report", &scene.counts.polls, 2).await;
         // What it sent first has arrived long since.
         tokio::time::sleep(Duration::from_millis(200)).await;
         in_time("the one thread is free", tokio::task::spawn_blocking(|| ())).await.unwrap();
+        let contact = |scene: &Scene| scene.replicas.contact(&scene.fleet, &scene.names[0]);
+        while !matches!(contact(&scene), Contact::Unreachable { .. }) {
+            in_time("it is told of", scene.changed.recv()).await.expect("its actor is there");
+        }
     });
 }
