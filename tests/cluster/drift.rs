@@ -42,6 +42,8 @@ fn edits(registry: &str) -> Vec<(Kind, String, Value)> {
         (NETWORK, "base-runtime", label(json!("other"))),
         (SERVICE, "base-replicas", json!({"metadata": {"ownerReferences": null}})),
         (WORKLOAD, "base-runtime", json!({"metadata": {"ownerReferences": null}})),
+        (SECRET, "base-admin", json!({"metadata": {"ownerReferences": null}})),
+        (SECRET, "base-admin", label(Value::Null)),
     ];
     edits.into_iter().map(|(kind, name, patch)| (kind, name.to_owned(), patch)).collect()
 }

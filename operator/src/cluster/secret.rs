@@ -12,6 +12,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt as _};
 use lorikeet_crds::Deployment;
@@ -26,7 +27,17 @@ use crate::replicas::client::{Access, Pass};
 /// The digest of what opens the replicas, and what opened them: nobody but the operator edits that.
 const DIGEST: &str = "digest";
 /// What it is of.
-const WHOLE: [&str; 6] = ["ca.crt", "tls.crt", "tls.key", "token", "former-ca.crt", "former-token"];
+const WHOLE: [&str; 9] = [
+    "ca.crt",
+    "tls.crt",
+    "tls.key",
+    "token",
+    "made",
+    "expires",
+    "former-ca.crt",
+    "former-token",
+    "former-expires",
+];
 
 /// What opened the replicas before a renewal opens them for that long: kubelets bring files up to date within minutes, and
 /// so does one that was away once it is back.
@@ -104,17 +115,36 @@ pub async fn ensure(
         Owner::Other => return Err(Failure::NotOurs { what: what() }),
     }
     let admin = read(&there, now);
-    if !may_write || admin.as_ref().is_some_and(|admin| !admin.is_due(now)) {
+    let is_good = admin.as_ref().is_some_and(|admin| !admin.is_due(now));
+    let metadata = claimed(&there.metadata, scope.metadata("-admin"));
+    if !may_write || is_good && metadata == there.metadata {
         return Ok(admin);
     }
-    let mut next =
-        secret(&scope, data(&credentials::make(&host(fleet), days, now)?, admin.as_ref().or(known), now));
-    // Only over what was read.
-    next.metadata.resource_version = there.metadata.resource_version;
-    let why = if admin.is_some() { "it is due" } else { "it is not as it was written" };
-    tracing::info!(secret = what(), why, "renewing");
-    let renewed = api.replace(&name, &writing(), &next).await;
-    renewed.map(|secret| read(&secret, now)).map_err(|error| Failure::of(what(), error))
+    let next = if is_good {
+        tracing::info!(secret = what(), "its labels and owner are put right");
+        Secret { metadata, ..there }
+    } else {
+        let why = if admin.is_some() { "it is due" } else { "it is not as it was written" };
+        tracing::info!(secret = what(), why, "renewing");
+        let data = data(&credentials::make(&host(fleet), days, now)?, admin.as_ref().or(known), now);
+        Secret { metadata, ..secret(&scope, data) }
+    };
+    let written = api.replace(&name, &writing(), &next).await;
+    written.map(|secret| read(&secret, now)).map_err(|error| Failure::of(what(), error))
+}
+
+/// `there` with the labels and the owner of `ours`; with its version too, so that it is written over nothing but what was read.
+fn claimed(there: &ObjectMeta, ours: ObjectMeta) -> ObjectMeta {
+    let mut claimed = there.clone();
+    claimed.labels.get_or_insert_default().extend(ours.labels.unwrap_or_default());
+    for owner in ours.owner_references.unwrap_or_default() {
+        let owners = claimed.owner_references.get_or_insert_default();
+        match owners.iter_mut().find(|one| one.uid == owner.uid) {
+            Some(one) => *one = owner,
+            None => owners.push(owner),
+        }
+    }
+    claimed
 }
 
 fn writing() -> PostParams {
@@ -173,6 +203,8 @@ fn read(secret: &Secret, now: Timestamp) -> Option<Admin> {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
     use super::*;
 
     fn at(day: i64) -> Timestamp {
@@ -198,6 +230,41 @@ mod tests {
             damaged.data.as_mut().unwrap().insert(key.to_owned(), ByteString(b"edited".to_vec()));
             assert_eq!(read(&damaged, at(0)), None, "{key} is another");
         }
+        for key in ["made", "expires", "former-expires"] {
+            let mut damaged = secret.clone();
+            let time = ByteString(at(3000).to_string().into_bytes());
+            damaged.data.as_mut().unwrap().insert(key.to_owned(), time);
+            assert_eq!(read(&damaged, at(0)), None, "{key} is another time");
+        }
+    }
+
+    #[test]
+    fn what_others_put_on_it_stays_and_what_is_ours_is_put_right() {
+        let owner = |uid: &str, name: &str| OwnerReference {
+            uid: uid.to_owned(),
+            name: name.to_owned(),
+            ..OwnerReference::default()
+        };
+        let labels = |all: &[(&str, &str)]| {
+            Some(all.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+        };
+        let ours = || ObjectMeta {
+            labels: labels(&[("a", "1"), ("b", "2")]),
+            owner_references: Some(vec![owner("u", "base")]),
+            ..ObjectMeta::default()
+        };
+        let there = ObjectMeta {
+            labels: labels(&[("a", "9"), ("theirs", "x")]),
+            owner_references: Some(vec![owner("t", "theirs"), owner("u", "other")]),
+            resource_version: Some("7".to_owned()),
+            ..ObjectMeta::default()
+        };
+        let claimed_now = claimed(&there, ours());
+        assert_eq!(claimed_now.labels, labels(&[("a", "1"), ("b", "2"), ("theirs", "x")]));
+        assert_eq!(claimed_now.owner_references, Some(vec![owner("t", "theirs"), owner("u", "base")]));
+        assert_eq!(claimed_now.resource_version, there.resource_version);
+        assert_eq!(claimed(&claimed_now, ours()), claimed_now, "once");
+        assert_eq!(claimed(&ObjectMeta::default(), ours()), ours());
     }
 
     #[test]
