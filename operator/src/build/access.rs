@@ -14,8 +14,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::build::{ADMIN_PORT, INSPECT_PORT, PUBLIC_PORT, Scope, Settings};
 
 const DNS_PORT: i32 = 53;
-/// All of IPv4, and what no replica may reach of it: link-local addresses, where clouds hand out a node's credentials.
-const IPV4: (&str, &[&str]) = ("0.0.0.0/0", &["169.254.0.0/16"]);
+/// All of IPv4, and what no replica may reach of it: link-local addresses, where clouds hand out a node's credentials, and the
+/// address where Azure hands out a node's settings.
+const IPV4: (&str, &[&str]) = ("0.0.0.0/0", &["169.254.0.0/16", "168.63.129.16/32"]);
 /// All of IPv6, and the same of it; EC2 answers on an address of its own.
 const IPV6: (&str, &[&str]) = ("::/0", &["fe80::/10", "fd00:ec2::254/128"]);
 

@@ -139,6 +139,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     let protocol = a == 192 && b == 0 && c == 0;
     let benchmark = a == 198 && (18..20).contains(&b);
     let relay = a == 192 && b == 88 && c == 99;
+    // A node's settings on Azure, with what it may.
+    let azure = address == Ipv4Addr::new(168, 63, 129, 16);
     !(a == 0
         || a >= 224
         || address.is_private()
@@ -148,7 +150,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         || shared
         || protocol
         || benchmark
-        || relay)
+        || relay
+        || azure)
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
@@ -190,6 +193,7 @@ mod tests {
             "https://172.16.0.1/x",
             "https://192.168.1.1/x",
             "https://169.254.169.254/latest/meta-data",
+            "https://168.63.129.16/x",
             "https://100.64.0.1/x",
             "https://[::1]/x",
             "https://[::ffff:127.0.0.1]/x",
