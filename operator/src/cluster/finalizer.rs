@@ -5,7 +5,8 @@
 //! and an Adapter that this operator may not outlive has none. Such a one is gone at once, and drains all the same, since it
 //! is in no desired set any more.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::StreamExt as _;
@@ -81,12 +82,12 @@ fn was_refused(adapter: &Adapter) -> bool {
 /// it. Only an Adapter whose status has its name can be there; the replicas are not searched for others.
 #[must_use]
 pub fn untold<'a>(lacking: &[&'a Arc<Adapter>], replicas: &[Replica]) -> Vec<&'a Arc<Adapter>> {
-    let is_there = |name: &str| {
-        let mut said = replicas.iter().filter_map(|one| last(&one.contact)).flat_map(|one| &one.adapters);
-        said.any(|one| one.name == name && one.state != AdapterState::Draining)
-    };
+    let said = replicas.iter().filter_map(|one| last(&one.contact)).flat_map(|one| &one.adapters);
+    let there = LazyCell::new(|| -> HashSet<&str> {
+        said.filter(|one| one.state != AdapterState::Draining).map(|one| one.name.as_str()).collect()
+    });
     let is_served = |adapter: &Adapter| {
-        adapter.status.as_ref().is_some_and(has_served) && is_there(&served_name_of(adapter))
+        adapter.status.as_ref().is_some_and(has_served) && there.contains(served_name_of(adapter).as_str())
     };
     lacking.iter().copied().filter(|adapter| !is_served(adapter)).collect()
 }
@@ -137,8 +138,9 @@ pub fn released<'a>(
     decision: &Decision,
     outlives: Outlives<'_>,
 ) -> Vec<&'a Arc<Adapter>> {
+    let released: HashSet<&AdapterKey> = decision.released.iter().collect();
     let is_released = |adapter: &&Arc<Adapter>| {
-        has(adapter) && (!outlives.holds(adapter) || decision.released.contains(&key_of(adapter)))
+        has(adapter) && (!outlives.holds(adapter) || released.contains(&key_of(adapter)))
     };
     adapters.iter().filter(is_released).collect()
 }
