@@ -48,7 +48,7 @@ use crate::build::Settings;
 use crate::cluster::client::Gate;
 use crate::cluster::clock::Clock;
 use crate::cluster::config::Config;
-use crate::cluster::controller::Controller;
+use crate::cluster::controller::{Controller, Heard};
 use crate::cluster::herald::Herald;
 use crate::cluster::leader::{Candidate, Term};
 use crate::cluster::look::Looker;
@@ -56,7 +56,7 @@ use crate::cluster::watch::{News, Watches, lock};
 use crate::cluster::world::World;
 use crate::http::{self, Health};
 use crate::metrics::Metrics;
-use crate::probe::Probes;
+use crate::probe::{self, Probes};
 use crate::replicas::Replicas;
 use crate::replicas::versions::Versions;
 
@@ -174,6 +174,7 @@ impl Run {
         tracing::info!(epoch, "leading");
         let versions = Arc::new(Versions::new(epoch));
         let (tell, mut changed) = unbounded_channel();
+        let (tell_read, mut read) = unbounded_channel();
         let reporter = Reporter {
             controller: lorikeet_crds::FIELD_MANAGER.to_owned(),
             instance: Some(config.lease.identity.clone()),
@@ -181,7 +182,7 @@ impl Run {
         let looker = Arc::new(Looker {
             client: self.client.clone(),
             world: self.world,
-            probes: Probes::new(config.probe.clone(), tell.clone()),
+            probes: Probes::new(config.probe.clone(), probe::News { some: tell.clone(), all: tell_read }),
             replicas: Mutex::new(Replicas::new(Arc::clone(&versions), config.limits.replica_writes, tell)),
             settings: Settings {
                 image: config.runtime_image.clone(),
@@ -196,7 +197,7 @@ impl Run {
         });
         let controller = Controller::new(looker, self.health);
         tokio::select! {
-            () = controller.run(&mut self.news, &mut changed, &self.stop) => {}
+            () = controller.run(Heard { news: &mut self.news, changed: &mut changed, read: &mut read }, &self.stop) => {}
             lost = term.hold(&versions) => {
                 self.metrics.leader.set(0);
                 return Err(lost.into());

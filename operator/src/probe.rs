@@ -82,7 +82,16 @@ struct Inner {
     config: ProbeConfig,
     reading: Reading,
     memory: Mutex<Memory>,
-    changed: mpsc::UnboundedSender<FleetKey>,
+    news: News,
+}
+
+/// Who hears of every fleet of which something new was read.
+#[derive(Clone, Debug)]
+pub struct News {
+    /// While more of it is being read.
+    pub some: mpsc::UnboundedSender<FleetKey>,
+    /// When all of it that had begun to be read is: somebody waits for it.
+    pub all: mpsc::UnboundedSender<FleetKey>,
 }
 
 /// What is known of a fleet's sources.
@@ -97,9 +106,9 @@ pub struct Probed {
 }
 
 impl Probes {
-    /// Nothing is read yet. `changed` hears of every fleet of which something new was read.
+    /// Nothing is read yet. `news` hear of what is.
     #[must_use]
-    pub fn new(config: ProbeConfig, changed: mpsc::UnboundedSender<FleetKey>) -> Self {
+    pub fn new(config: ProbeConfig, news: News) -> Self {
         let hub: Option<Url> = config.hub.parse().ok().filter(Url::has_host);
         let web = Web::new(config.hosts.clone(), hub.as_ref());
         if let Err(error) = &web {
@@ -109,7 +118,7 @@ impl Probes {
         let inner = Inner {
             reading: Reading::new(config.limit, config.concurrent, readable, web.ok()),
             memory: Mutex::new(Memory::new(config.fresh, Instant::now())),
-            changed,
+            news,
             config,
         };
         Self { inner: Arc::new(inner) }
@@ -144,6 +153,14 @@ impl Probes {
     }
 }
 
+impl Probes {
+    /// There is no such fleet any more.
+    pub fn forget(&self, fleet: &FleetKey) {
+        self.inner.reading.meet(fleet, None);
+        self.inner.memory().settle(fleet, Instant::now());
+    }
+}
+
 impl Inner {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
@@ -160,9 +177,14 @@ impl Inner {
         {
             tracing::debug!(source = wanted.source.split('?').next(), why, "a source was not read");
         }
-        if self.memory().learn(&wanted, outcome, Instant::now()) {
+        let (is_news, is_through) = {
+            let mut memory = self.memory();
+            (memory.learn(&wanted, outcome, Instant::now()), memory.is_through(&wanted.fleet))
+        };
+        let told = [(is_through, &self.news.all), (is_news && !is_through, &self.news.some)];
+        for (_, news) in told.iter().filter(|(is_told, _)| *is_told) {
             // Nobody listens any more only while the operator stops.
-            let _ = self.changed.send(wanted.fleet.clone());
+            let _ = news.send(wanted.fleet.clone());
         }
     }
 }

@@ -43,7 +43,7 @@ use tokio::time::MissedTickBehavior;
 use crate::args::UpArgs;
 use crate::credentials;
 use crate::fleet::FleetKey;
-use crate::probe::{ProbeConfig, Probes};
+use crate::probe::{News, ProbeConfig, Probes};
 use crate::replicas::client::{Access, Pass};
 use crate::up::carrier::Carrier;
 use crate::up::files::Stamps;
@@ -162,7 +162,10 @@ async fn up(config: Config) -> Result<(), UpError> {
         .map_err(|source| UpError::Bind { address: config.listen, source })?;
     let (changed, changes) = mpsc::unbounded_channel();
     let machine = machine(&config, &state, changed)?;
-    let probes = Probes::new(config.probe.clone(), machine.changed.clone());
+    let probes = Probes::new(
+        config.probe.clone(),
+        News { some: machine.changed.clone(), all: machine.changed.clone() },
+    );
     let ports = Ports::new(first, config.connections.clone())?;
     let carrier = Carrier::new(machine, probes, config.folder, ports, epoch).map_err(in_state)?;
     drive(carrier, changes, &config.connections).await

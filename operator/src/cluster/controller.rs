@@ -44,6 +44,16 @@ pub struct Controller {
     tellers: Arc<Semaphore>,
 }
 
+/// What the loop hears.
+pub struct Heard<'a> {
+    /// Of the watches.
+    pub news: &'a mut UnboundedReceiver<News>,
+    /// Of replicas that said something new, and of sources while more are being read.
+    pub changed: &'a mut UnboundedReceiver<FleetKey>,
+    /// Of sources when all that had begun to be read were.
+    pub read: &'a mut UnboundedReceiver<FleetKey>,
+}
+
 /// What came of writing statuses.
 struct Said {
     /// There were more than were written at once.
@@ -72,16 +82,12 @@ impl Controller {
     }
 
     /// Runs until `stop`. Looks that are under way then are given up: each step of one can be repeated.
-    pub async fn run(
-        mut self,
-        news: &mut UnboundedReceiver<News>,
-        changed: &mut UnboundedReceiver<FleetKey>,
-        stop: &CancellationToken,
-    ) {
+    pub async fn run(mut self, heard: Heard<'_>, stop: &CancellationToken) {
+        let Heard { news, changed, read } = heard;
         let all = lock(&self.looker.world).fleets();
         let now = Instant::now();
         all.iter().for_each(|fleet| self.queue.mark(fleet, true, now));
-        let (mut some_news, mut some_changed) = (Vec::new(), Vec::new());
+        let (mut some_news, mut some_changed, mut some_read) = (Vec::new(), Vec::new(), Vec::new());
         loop {
             self.health.turn();
             self.start_looks();
@@ -93,11 +99,8 @@ impl Controller {
                 _ = news.recv_many(&mut some_news, NEWS_AT_ONCE) => {
                     some_news.drain(..).for_each(|one| self.hear(one));
                 }
-                _ = changed.recv_many(&mut some_changed, NEWS_AT_ONCE) => {
-                    let now = Instant::now();
-                    some_changed.drain(..).collect::<BTreeSet<_>>().iter()
-                        .for_each(|fleet| self.queue.mark(fleet, false, now));
-                }
+                _ = changed.recv_many(&mut some_changed, NEWS_AT_ONCE) => self.mark(&mut some_changed, false),
+                _ = read.recv_many(&mut some_read, NEWS_AT_ONCE) => self.mark(&mut some_read, true),
                 Some(looked) = self.looks.next() => self.looked(looked),
                 Some(said) = self.said.next() => self.said(said),
                 Some(told) = self.telling.join_next() => {
@@ -110,6 +113,15 @@ impl Controller {
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
+    }
+
+    fn mark(&mut self, fleets: &mut Vec<FleetKey>, urgent: bool) {
+        let now = Instant::now();
+        fleets
+            .drain(..)
+            .collect::<BTreeSet<_>>()
+            .iter()
+            .for_each(|fleet| self.queue.mark(fleet, urgent, now));
     }
 
     fn has_room(&self) -> bool {
@@ -256,7 +268,7 @@ mod tests {
     use crate::cluster::world::{InFleet as _, Known, World};
     use crate::http;
     use crate::metrics::Metrics;
-    use crate::probe::{ProbeConfig, Probes};
+    use crate::probe::{self, ProbeConfig, Probes};
     use crate::replicas::Replicas;
     use crate::replicas::versions::Versions;
 
@@ -300,7 +312,7 @@ mod tests {
         Looker {
             world: Arc::new(Mutex::new(world)),
             replicas: Mutex::new(Replicas::new(Arc::new(Versions::new(1)), 1, tell.clone())),
-            probes: Probes::new(probe, tell),
+            probes: Probes::new(probe, probe::News { some: tell.clone(), all: tell }),
             settings: Settings { image: "image".to_owned(), namespace: "ns".to_owned(), reach },
             is_cluster_wide: false,
             limits,
@@ -334,8 +346,9 @@ mod tests {
         let metrics = looker.metrics.clone();
         let (_news, mut news) = tokio::sync::mpsc::unbounded_channel();
         let (_changed, mut changed) = tokio::sync::mpsc::unbounded_channel();
+        let (_read, mut read) = tokio::sync::mpsc::unbounded_channel();
         let controller = Controller::new(looker, Arc::default());
-        let run = controller.run(&mut news, &mut changed, &stop);
+        let run = controller.run(Heard { news: &mut news, changed: &mut changed, read: &mut read }, &stop);
         tokio::time::timeout(Duration::from_secs(30), run).await.expect("the status is written again");
         assert_eq!(metrics.errors.with_label_values(&["Broken"]).get(), 2);
         assert!(all.load(Ordering::Relaxed) > 3);
@@ -379,8 +392,9 @@ mod tests {
         looker.limits.concurrency = concurrency;
         let (_news, mut news) = tokio::sync::mpsc::unbounded_channel();
         let (_changed, mut changed) = tokio::sync::mpsc::unbounded_channel();
+        let (_read, mut read) = tokio::sync::mpsc::unbounded_channel();
         let controller = Controller::new(Arc::new(looker), Arc::default());
-        let run = controller.run(&mut news, &mut changed, &stop);
+        let run = controller.run(Heard { news: &mut news, changed: &mut changed, read: &mut read }, &stop);
         tokio::time::timeout(Duration::from_secs(30), run)
             .await
             .expect("both are looked at, again and again");
@@ -430,7 +444,10 @@ mod tests {
         let run = runtime.spawn(async move {
             let (_news, mut news) = tokio::sync::mpsc::unbounded_channel();
             let (_changed, mut changed) = tokio::sync::mpsc::unbounded_channel();
-            controller.run(&mut news, &mut changed, &stopping).await;
+            let (_read, mut read) = tokio::sync::mpsc::unbounded_channel();
+            controller
+                .run(Heard { news: &mut news, changed: &mut changed, read: &mut read }, &stopping)
+                .await;
         });
         let began = Instant::now();
         while began.elapsed() < longest + TURN {

@@ -115,6 +115,7 @@ impl Looker {
     pub async fn look(&self, fleet: &FleetKey, lane: Lane, say: bool) -> Looked {
         let Some(sight) = lock(&self.world).sight(fleet) else {
             self.replicas().observe(fleet, &BTreeMap::new());
+            self.probes.forget(fleet);
             return Looked { lane: Lane::default(), ended: Ended::Gone, statuses: None };
         };
         let mut look = Look { looker: self, fleet, sight, lane, failures: Vec::new(), again: None };

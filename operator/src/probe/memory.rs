@@ -40,6 +40,8 @@ struct OfFleet {
     known: HashMap<Arc<Wanted>, Known>,
     /// How many of them are being read.
     running: usize,
+    /// There was news since the last time that none was.
+    is_news: bool,
 }
 
 struct Known {
@@ -156,31 +158,15 @@ impl Memory {
         let Some(fleet) = self.fleets.get_mut(&wanted.fleet) else { return false };
         let Some(known) = fleet.known.get_mut(wanted) else { return false };
         fleet.running -= usize::from(known.running);
-        (known.since, known.running) = (now, false);
-        known.alone = matches!(outcome, Outcome::Alone(_));
-        known.untried = if matches!(outcome, Outcome::Untried(_)) { known.untried + 1 } else { 0 };
-        let is_told = matches!(&outcome, Outcome::Said(probe) if !matches!(probe, Probe::Refused(_)));
-        known.failures = if is_told { 0 } else { known.failures.saturating_add(1) };
-        let probe = match outcome {
-            Outcome::Said(probe) => probe,
-            Outcome::Untried(message) if known.probe == Probe::Pending && known.untried > UNTRIED => {
-                Probe::Refused(Failure { code: ErrorCode::SourceUnavailable, message })
-            }
-            // Whom it waits for is told.
-            Outcome::Alone(own) => {
-                let is_news = own.is_some() && own != known.own || known.failures == 1;
-                known.own = own.or_else(|| known.own.take());
-                return known.probe == Probe::Pending && is_news;
-            }
-            Outcome::Untried(_) => return false,
-        };
-        // What was read stays true while it cannot be read again.
-        let is_read = matches!(known.probe, Probe::Facts(_) | Probe::Faulty(_) | Probe::Unjudged(_));
-        if known.probe == probe || is_read && !is_told {
-            return false;
-        }
-        known.probe = probe;
-        true
+        let is_news = known.learn(outcome, now);
+        fleet.is_news |= is_news;
+        is_news
+    }
+
+    /// Whether nothing of `fleet` is being read any more, and something of that was news. Said once.
+    pub(super) fn is_through(&mut self, fleet: &FleetKey) -> bool {
+        let through = self.fleets.get_mut(fleet).filter(|fleet| fleet.running == 0);
+        through.is_some_and(|fleet| std::mem::take(&mut fleet.is_news))
     }
 
     /// Whether somebody reads anything.
@@ -226,6 +212,35 @@ impl Known {
             alone: false,
             own: None,
         }
+    }
+
+    /// Takes over what came of reading it. Whether that is news.
+    fn learn(&mut self, outcome: Outcome, now: Instant) -> bool {
+        (self.since, self.running) = (now, false);
+        self.alone = matches!(outcome, Outcome::Alone(_));
+        self.untried = if matches!(outcome, Outcome::Untried(_)) { self.untried + 1 } else { 0 };
+        let is_told = matches!(&outcome, Outcome::Said(probe) if !matches!(probe, Probe::Refused(_)));
+        self.failures = if is_told { 0 } else { self.failures.saturating_add(1) };
+        let probe = match outcome {
+            Outcome::Said(probe) => probe,
+            Outcome::Untried(message) if self.probe == Probe::Pending && self.untried > UNTRIED => {
+                Probe::Refused(Failure { code: ErrorCode::SourceUnavailable, message })
+            }
+            // Whom it waits for is told.
+            Outcome::Alone(own) => {
+                let is_news = own.is_some() && own != self.own || self.failures == 1;
+                self.own = own.or_else(|| self.own.take());
+                return self.probe == Probe::Pending && is_news;
+            }
+            Outcome::Untried(_) => return false,
+        };
+        // What was read stays true while it cannot be read again.
+        let is_read = matches!(self.probe, Probe::Facts(_) | Probe::Faulty(_) | Probe::Unjudged(_));
+        if self.probe == probe || is_read && !is_told {
+            return false;
+        }
+        self.probe = probe;
+        true
     }
 
     /// How long it stands from `now` on before it is read again; for ever where only another source would help.
@@ -421,5 +436,21 @@ mod tests {
         scene.memory.settle(&FleetKey::default(), scene.now);
         assert!(scene.memory.fleets.is_empty());
         assert!(!scene.memory.learn(&wanted(0), facts(), scene.now), "of no interest any more");
+    }
+
+    #[test]
+    fn that_all_was_read_is_said_once_where_any_of_it_is_news() {
+        let mut scene = Scene::new();
+        let facts = || Outcome::Said(Probe::Facts(AdapterFacts::default()));
+        for source in 0..3 {
+            scene.memory.ask(wanted(source), not_own, None, scene.now);
+        }
+        let (fleet, mut through) = (FleetKey::default(), Vec::new());
+        for (source, outcome) in [(0, facts()), (1, untried()), (2, untried())] {
+            scene.memory.learn(&wanted(source), outcome, scene.now);
+            through.push(scene.memory.is_through(&fleet));
+        }
+        assert_eq!(through, [false, false, true]);
+        assert!(!scene.memory.is_through(&fleet));
     }
 }

@@ -115,7 +115,7 @@ impl Scene {
             workload: None,
         };
         let readers = Readers::Inspectors([].into());
-        Self { probes: Probes::new(config, tell), readers, fleet, changed }
+        Self { probes: Probes::new(config, News { some: tell.clone(), all: tell }), readers, fleet, changed }
     }
 
     fn adapter(&mut self, source: &str) -> &mut Adapter {
@@ -316,6 +316,7 @@ async fn what_was_read_stays_while_it_cannot_be_read_again() {
     while scene.is_reading() {
         tokio::task::yield_now().await;
     }
+    while scene.changed.try_recv().is_ok() {}
     server.is_broken.store(true, Ordering::SeqCst);
     let asked = server.asked.load(Ordering::SeqCst);
     for _ in 0..3 {
