@@ -147,7 +147,8 @@ impl Controller {
             let looker = Arc::clone(&self.looker);
             let now = Instant::now();
             let say = self.saying.get_mut(&fleet).is_none_or(|saying| saying.may(now));
-            self.looks.spawn(fleet.clone(), async move { looker.look(&fleet, lane, say).await });
+            let telling = self.saying.get(&fleet).map(Saying::of).unwrap_or_default();
+            self.looks.spawn(fleet.clone(), async move { looker.look(&fleet, lane, say, &telling).await });
         }
         let metrics = &self.looker.metrics;
         metrics.queue.set(i64::try_from(self.queue.waiting(Instant::now())).unwrap_or(i64::MAX));
@@ -177,7 +178,7 @@ impl Controller {
     }
 
     fn say(&mut self, fleet: &FleetKey, statuses: Batch) {
-        self.saying.entry(fleet.clone()).or_default().begin();
+        self.saying.entry(fleet.clone()).or_default().begin(statuses.adapters().collect());
         let looker = Arc::clone(&self.looker);
         self.said.spawn(fleet.clone(), async move {
             let is_cut = statuses.is_cut;

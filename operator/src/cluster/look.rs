@@ -105,20 +105,28 @@ struct Look<'a> {
     looker: &'a Looker,
     fleet: &'a FleetKey,
     sight: Sight,
+    /// Adapters whose statuses are being written.
+    telling: &'a BTreeSet<AdapterKey>,
     lane: Lane,
     failures: Vec<Failure>,
     again: Option<Duration>,
 }
 
 impl Looker {
-    /// Looks at `fleet`. `say` is false while statuses of it are being written.
-    pub async fn look(&self, fleet: &FleetKey, lane: Lane, say: bool) -> Looked {
+    /// Looks at `fleet`. `say` is false while statuses of it are being written, which are those of `telling` among others.
+    pub async fn look(
+        &self,
+        fleet: &FleetKey,
+        lane: Lane,
+        say: bool,
+        telling: &BTreeSet<AdapterKey>,
+    ) -> Looked {
         let Some(sight) = lock(&self.world).sight(fleet) else {
             self.replicas().observe(fleet, &BTreeMap::new());
             self.probes.forget(fleet);
             return Looked { lane: Lane::default(), ended: Ended::Gone, statuses: None };
         };
-        let mut look = Look { looker: self, fleet, sight, lane, failures: Vec::new(), again: None };
+        let mut look = Look { looker: self, fleet, sight, telling, lane, failures: Vec::new(), again: None };
         let statuses = look.run(say).await;
         look.complain();
         let ended = look.ended();

@@ -2,12 +2,18 @@
 //! passed. They are written beside the looks: a look that meets the writes of an earlier one says nothing, nor does one
 //! after a failed write, for a while. What it had to say must not wait for the next thing that happens.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::fleet::AdapterKey;
+
 /// The statuses of one fleet.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Saying {
     under_way: bool,
+    /// The Adapters whose statuses are under way.
+    of: Arc<BTreeSet<AdapterKey>>,
     /// The newest look said nothing.
     owes: bool,
     failures: u32,
@@ -22,9 +28,16 @@ impl Saying {
         may
     }
 
-    /// What a look said is being written. [`Self::written`] or [`Self::failed`] must follow.
-    pub fn begin(&mut self) {
+    /// What a look said, of Adapters `of` among others, is being written. [`Self::written`] or [`Self::failed`] must follow.
+    pub fn begin(&mut self, of: BTreeSet<AdapterKey>) {
         self.under_way = true;
+        self.of = Arc::new(of);
+    }
+
+    /// The Adapters whose statuses are being written: what else is written of them now would meet that.
+    #[must_use]
+    pub fn of(&self) -> Arc<BTreeSet<AdapterKey>> {
+        Arc::clone(&self.of)
     }
 
     /// When to look again after a look that said nothing: once the pause after a failure is over. Where something is being
@@ -44,6 +57,7 @@ impl Saying {
     /// Some of it was not written. When to look again, and not to say anything before: after the pause of that many failures.
     pub fn failed(&mut self, pause: impl FnOnce(u32) -> Duration, now: Instant) -> Instant {
         self.under_way = false;
+        self.of = Arc::default();
         self.failures = self.failures.saturating_add(1);
         let until = now + pause(self.failures);
         self.held_until = Some(until);
@@ -73,16 +87,16 @@ mod tests {
         let now = Instant::now();
         let mut saying = Saying::default();
         assert!(saying.may(now));
-        saying.begin();
+        saying.begin(BTreeSet::new());
         assert_eq!(saying.owed(now), None, "it has said all");
         assert!(!saying.may(now));
         assert_eq!(saying.owed(now), None, "the end of the writes says when");
         assert_eq!(saying.written(false, now), Some(now));
         assert!(saying.may(now));
-        saying.begin();
+        saying.begin(BTreeSet::new());
         assert_eq!(saying.written(false, now), None);
         assert!(saying.may(now));
-        saying.begin();
+        saying.begin(BTreeSet::new());
         assert_eq!(saying.written(true, now), Some(now), "there is more");
     }
 
@@ -90,17 +104,17 @@ mod tests {
     fn after_a_failure_nothing_is_said_before_a_pause_that_grows_is_over() {
         let now = Instant::now();
         let mut saying = Saying::default();
-        saying.begin();
+        saying.begin(BTreeSet::new());
         assert_eq!(saying.failed(pause, now), now + 100 * MS);
         assert!(!saying.may(now + 99 * MS));
         assert!(saying.may(now + 100 * MS));
-        saying.begin();
+        saying.begin(BTreeSet::new());
         assert_eq!(saying.failed(pause, now), now + 200 * MS);
         saying.forgive();
         assert!(saying.may(now));
-        saying.begin();
+        saying.begin(BTreeSet::new());
         saying.written(false, now);
-        saying.begin();
+        saying.begin(BTreeSet::new());
         assert_eq!(saying.failed(pause, now), now + 100 * MS, "success begins anew");
     }
 
@@ -116,7 +130,7 @@ mod tests {
             let says = saying.may(at);
             queue.ended(&fleet, Ended::Done(None), MS, at);
             if says {
-                saying.begin();
+                saying.begin(BTreeSet::new());
             }
             if let Some(owed) = saying.owed(at) {
                 queue.mark(&fleet, false, owed);

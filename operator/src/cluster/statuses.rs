@@ -76,6 +76,14 @@ impl Batch {
         self.writes.is_empty()
     }
 
+    /// The Adapters among them.
+    pub fn adapters(&self) -> impl Iterator<Item = AdapterKey> {
+        self.writes.iter().filter_map(|write| match &write.of {
+            Of::Adapter(adapter, _) => Some(key_of(adapter)),
+            Of::Deployment(..) => None,
+        })
+    }
+
     /// Writes them, so many at once. Returns what failed. An object that changed since is left to the next look.
     pub async fn write(self, client: &Client, herald: &Herald, concurrent: usize) -> Vec<Failure> {
         let writes = self.writes.into_iter().map(|write| one(client.clone(), herald, write));

@@ -45,7 +45,9 @@ impl Look<'_> {
         let mut untold = finalizer::untold(&on, &fleet.replicas);
         self.want(desired.clone(), &untold);
         let concurrent = self.looker.limits.concurrent_writes;
-        let mut written = finalizer::write(&self.looker.client, &on, &off, concurrent).await;
+        // A write of a status that is under way would find another version: the end of that brings the next look.
+        let now: Vec<_> = on.iter().copied().filter(|one| !self.telling.contains(&key_of(one))).collect();
+        let mut written = finalizer::write(&self.looker.client, &now, &off, concurrent).await;
         self.failures.append(&mut written.failures);
         self.lane.bearers.add(on.iter().copied().filter(|one| written.held.contains(&key_of(one))));
         written.held.extend(stale.iter().map(|one| key_of(one)));
