@@ -71,7 +71,11 @@ fn leaves(line: &str, indent: Option<usize>) -> bool {
 }
 
 /// The column of the key `name` in `line`, where it is there: as `name:`, `- name:` or inside `{…}`, quoted or not.
+/// A key without a name is not looked for: it would be found everywhere.
 fn key_of(line: &str, name: &str) -> Option<usize> {
+    if name.is_empty() {
+        return None;
+    }
     let mut from = 0;
     while let Some(found) = line[from..].find(name) {
         let (start, end) = (from + found, from + found + name.len());
@@ -299,6 +303,17 @@ mod tests {
             ("metadata.name", 5),
         ] {
             assert_eq!(document.line_of(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_field_without_a_name_is_where_its_nearest_parent_is() {
+        let text = "kind: B\nspec:\n  \"\": 1\n  \"[a\": {rank: 2}\n";
+        let document = parse(Path::new("a.yaml"), 1, text.to_owned());
+        for (path, expected) in
+            [("", 1), (".", 1), (".spec", 1), ("spec.", 2), ("spec..rank", 2), ("spec.[a.rank", 2)]
+        {
+            assert_eq!(document.line_of(path), expected, "{path:?}");
         }
     }
 

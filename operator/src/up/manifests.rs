@@ -200,11 +200,16 @@ impl Manifests {
         self.faults.push(format!("{file}:{line}: {}{fault}", object.unwrap_or_default()));
     }
 
-    /// `FILE:LINE` of a field of an object, as `spec.source`.
+    /// `FILE:LINE` of a field of an object's spec, as `source`; of the spec, where nothing in it is called so.
     #[must_use]
     pub fn place(&self, kind: &'static str, key: &Key, field: &str) -> Option<String> {
         let document = self.named.get(&(kind, key.clone()))?;
-        Some(format!("{}:{}", document.file.display(), document.line_of(field)))
+        let outermost = field.split(['.', '[']).next().unwrap_or(field);
+        let spec = document.content.as_ref().ok().map(|content| &content["spec"]);
+        let is_written = spec.is_some_and(|spec| spec.get(outermost).is_some());
+        let line =
+            if is_written { document.line_of(&format!("spec.{field}")) } else { document.line_of("spec") };
+        Some(format!("{}:{line}", document.file.display()))
     }
 
     /// The name of `document`, where it has one and no other document has it; else that is told.

@@ -1,6 +1,8 @@
 //! What is told of events: the object's name first, then where it is written; what several Adapters have in common is told
 //! once. Pure.
 
+use lorikeet_crds::Reason;
+
 use crate::decide::Occurrence;
 use crate::fleet::FleetKey;
 use crate::up::manifests::{Manifests, shown};
@@ -44,9 +46,9 @@ fn line(fleet: &FleetKey, group: &[&Occurrence], manifests: &Manifests) -> News 
     let of = match (&first.adapter, group.len()) {
         (None, _) => {
             let key = (fleet.namespace.clone(), fleet.name.clone());
-            placed("Deployment", &key, &first.message, manifests)
+            placed("Deployment", &key, first, manifests)
         }
-        (Some(key), 1) => placed("Adapter", key, &first.message, manifests),
+        (Some(key), 1) => placed("Adapter", key, first, manifests),
         (Some(_), count) => {
             let names = group.iter().filter_map(|event| event.adapter.as_ref()).map(|key| key.1.as_str());
             let listed: Vec<&str> = names.take(LISTED).collect();
@@ -58,19 +60,21 @@ fn line(fleet: &FleetKey, group: &[&Occurrence], manifests: &Manifests) -> News 
     News { warning: first.warning, reason: first.reason.as_str(), text: format!("{of}: {}", first.message) }
 }
 
-/// `Adapter sql (tasks/sql.yaml:7)`; the message begins with the field where it is about one.
-fn placed(kind: &'static str, key: &Key, message: &str, manifests: &Manifests) -> String {
-    let field = message.split(": ").next().unwrap_or_default();
-    let field = format!("spec.{}", field.strip_prefix("spec.").unwrap_or(field));
+/// `Adapter sql (tasks/sql.yaml:7)`; the message begins with the field where it is about one. Where the source is, the words
+/// are a replica's own, and may begin with a path that is called like a field.
+fn placed(kind: &'static str, key: &Key, event: &Occurrence, manifests: &Manifests) -> String {
+    let field = match event.reason {
+        Reason::SourceUnavailable | Reason::SourceForbidden | Reason::SourceUnauthorized => "source",
+        _ => event.message.split(": ").next().unwrap_or_default(),
+    };
     let name = shown(kind, key);
-    manifests.place(kind, key, &field).map_or(name.clone(), |place| format!("{name} ({place})"))
+    let place = manifests.place(kind, key, field.strip_prefix("spec.").unwrap_or(field));
+    place.map_or(name.clone(), |place| format!("{name} ({place})"))
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
-
-    use lorikeet_crds::Reason;
 
     use super::*;
     use crate::up::files::Document;
@@ -86,8 +90,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_many_have_in_common_is_told_once_and_one_is_told_with_its_place() {
+    /// The Adapter `a`, as it is written in a.yaml.
+    fn manifests() -> Manifests {
         let text = "apiVersion: lorikeet.dev/v1alpha1\nkind: Adapter\nmetadata: {name: a}\nspec:\n  \
                     deploymentRef: {name: x}\n  source: hf://x/a\n";
         let content = serde_json::to_value(serde_yaml::from_str::<serde_yaml::Value>(text).unwrap()).unwrap();
@@ -96,8 +100,16 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let (deployments, adapters) =
             (Objects::open(state.path()).unwrap(), Objects::open(state.path()).unwrap());
-        let manifests = Admission::default().read(&[document.into()], &deployments, &adapters);
-        let fleet = FleetKey { namespace: "default".to_owned(), name: "x".to_owned() };
+        Admission::default().read(&[document.into()], &deployments, &adapters)
+    }
+
+    fn fleet() -> FleetKey {
+        FleetKey { namespace: "default".to_owned(), name: "x".to_owned() }
+    }
+
+    #[test]
+    fn what_many_have_in_common_is_told_once_and_one_is_told_with_its_place() {
+        let (manifests, fleet) = (manifests(), fleet());
         let gone = "deploymentRef: no Deployment default/x";
         let mut events = vec![event(Some("a"), "servedName: taken"), event(None, "no node")];
         events.extend(["b", "c", "d", "e"].map(|name| event(Some(name), gone)));
@@ -112,5 +124,19 @@ mod tests {
         );
         let one = news(&fleet, &[event(Some("a"), gone)], &manifests);
         assert_eq!(one[0].text, format!("Adapter a (a.yaml:5): {gone}"));
+    }
+    #[test]
+    fn a_replicas_words_about_a_path_name_no_field() {
+        for (reason, message, line) in [
+            (Reason::SourceUnavailable, ".drafts: no such folder", 6),
+            (Reason::SourceUnavailable, "deploymentRef: no such folder", 6),
+            (Reason::InvalidConfig, ".drafts: r: expected a number", 4),
+            (Reason::InvalidConfig, "..: r: expected a number", 4),
+            (Reason::InvalidConfig, "adapter_config.json: r: expected a number", 4),
+            (Reason::InvalidSpec, "spec.source: expected another", 6),
+        ] {
+            let one = news(&fleet(), &[Occurrence { reason, ..event(Some("a"), message) }], &manifests());
+            assert_eq!(one[0].text, format!("Adapter a (a.yaml:{line}): {message}"));
+        }
     }
 }

@@ -80,6 +80,17 @@ fn a_broken_document_is_told_with_file_line_and_field_and_nothing_else_suffers()
 }
 
 #[test]
+fn a_key_without_a_name_is_told_where_its_parent_is() {
+    let mut world = World::new();
+    let label = adapter("a", "hf://x/a").replace("{name: a}", "\n  name: a\n  labels:\n    \"\": true");
+    world.write("a.yaml", &label);
+    world.write("b.yaml", &(adapter("b", "hf://x/b") + "  \"\": 1\n  \"[c\": 1\n"));
+    let faults = world.step().faults;
+    let places: Vec<&str> = faults.iter().filter_map(|fault| fault.split(": ").next()).collect();
+    assert_eq!(places, ["a.yaml:5", "b.yaml:4", "b.yaml:4"], "{faults:?}");
+}
+
+#[test]
 fn one_name_twice_is_told_and_other_kinds_are_passed_over() {
     let mut world = World::new();
     world.write("a.yaml", &adapter("a", "hf://x/a"));
@@ -215,5 +226,5 @@ fn of_two_files_with_one_name_the_one_that_was_there_first_keeps_it() {
     assert!(read.faults.is_empty());
     assert_eq!(world.adapters(), ["x hf://x/a"], "the name goes to the other, and nothing drains");
     let key = ("default".to_owned(), "x".to_owned());
-    assert_eq!(read.place("Adapter", &key, "spec.source").as_deref(), Some("a.yaml:8"));
+    assert_eq!(read.place("Adapter", &key, "source").as_deref(), Some("a.yaml:8"));
 }
