@@ -15,7 +15,6 @@ use tokio::sync::mpsc;
 
 use crate::build::arguments::{Places, Reach, arguments};
 use crate::build::health::LIVE;
-use crate::build::workload::surges;
 use crate::decide::desired::desired_anywhere;
 use crate::decide::scale::gpus;
 use crate::decide::scale::replicas;
@@ -25,7 +24,7 @@ use crate::replicas::Replicas;
 use crate::replicas::client::{Access, Endpoint};
 use crate::up::log::Log;
 use crate::up::process::{Failed, Launch, Phase, Process, available_bytes};
-use crate::up::roll::{Standing, steps};
+use crate::up::roll::{Standing, next_steps};
 use crate::up::whole;
 
 /// The name in the certificate of every replica of this machine.
@@ -295,7 +294,7 @@ impl Running {
                 leaving: process.is_leaving(),
             })
             .collect();
-        let next = steps(&standing, wanted, self.may_surge(deployment));
+        let next = next_steps(&standing, wanted, deployment.spec.rollout.strategy, self.fits_one_more());
         for name in next.leave {
             if let Some(process) = self.processes.get(&name) {
                 tracing::info!(replica = name, "let go");
@@ -314,11 +313,10 @@ impl Running {
         }
     }
 
-    /// On this machine's processors a new one may come first where there is memory for one more of what runs now.
-    fn may_surge(&self, deployment: &Deployment) -> bool {
+    /// Whether there is memory for one more of what runs now.
+    fn fits_one_more(&self) -> bool {
         let one = self.processes.values().map(Process::resident_bytes).max().unwrap_or(0);
-        let fits = one.saturating_add(one / 8) <= available_bytes();
-        surges(deployment.spec.rollout.strategy, Capacity::default(), u32::from(!fits))
+        one.saturating_add(one / 8) <= available_bytes()
     }
 
     /// What a replica serves that starts before it is told more.

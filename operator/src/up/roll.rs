@@ -1,6 +1,11 @@
 //! How the processes of one Deployment come to be as many as asked for, of the newest template. What `apps/v1` does with
 //! `maxSurge` and `maxUnavailable`, with the same two numbers. Pure.
 
+use lorikeet_crds::deployment::RolloutStrategy;
+
+use crate::build::workload::surges;
+use crate::fleet::Capacity;
+
 /// A process, as far as a rollout looks at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -23,10 +28,26 @@ pub struct Steps {
     pub leave: Vec<String>,
 }
 
+/// The next steps towards `wanted` processes of the newest template, in the order of `strategy`. `fits`: there is memory for
+/// one more. A rollout that began with a surge keeps it: where memory has become scarce that may be the new one's own doing,
+/// and the old ones would go before it is ready, if it ever is.
+#[must_use]
+pub fn next_steps(standing: &[Standing], wanted: usize, strategy: RolloutStrategy, fits: bool) -> Steps {
+    let comes_first = fits || is_surging(standing, wanted);
+    // What a replica takes of this machine is its memory, as it takes GPUs of a node.
+    let surge = surges(strategy, Capacity::default(), u32::from(!comes_first));
+    steps(standing, wanted, surge)
+}
+
+/// Whether one of the newest template came before an old one went.
+fn is_surging(standing: &[Standing], wanted: usize) -> bool {
+    let here = || standing.iter().filter(|one| !one.leaving);
+    here().count() > wanted && here().any(|one| one.current) && here().any(|one| !one.current)
+}
+
 /// The next steps towards `wanted` processes of the newest template. `surge`: one more may run meanwhile, so that none
 /// that is ready goes before another is; else one fewer may be ready, and none starts before its predecessor has ended.
-#[must_use]
-pub fn steps(standing: &[Standing], wanted: usize, surge: bool) -> Steps {
+fn steps(standing: &[Standing], wanted: usize, surge: bool) -> Steps {
     let mut here: Vec<&Standing> = standing.iter().filter(|one| !one.leaving).collect();
     // The old before the new, those that serve nobody before those that do, the youngest first.
     here.sort_by(|one, other| {
@@ -112,6 +133,34 @@ mod tests {
                 "{text:?} to {wanted}, surge {surge}"
             );
         }
+    }
+
+    #[test]
+    fn a_rollout_keeps_its_order_when_memory_becomes_scarce() {
+        use RolloutStrategy::{Auto, Recreate, Surge};
+        for (text, wanted, strategy, start, leave) in [
+            // Nothing has begun: the old one makes room.
+            ("o+", 1, Auto, 0, vec!["x-0"]),
+            ("o+ o+", 2, Auto, 0, vec!["x-1"]),
+            ("o+", 1, Surge, 1, vec![]),
+            // The new one came first, and loads, or fails: the old ones serve until it is ready.
+            ("o+ C-", 1, Auto, 0, vec![]),
+            ("o+ o+ C-", 2, Auto, 0, vec![]),
+            ("o+ C+", 1, Auto, 0, vec!["x-0"]),
+            ("o+ o+ C+", 2, Auto, 0, vec!["x-1"]),
+            // For the next one there is to be memory again.
+            ("o+ o! C+", 2, Auto, 0, vec![]),
+            ("o+ C+", 2, Auto, 0, vec!["x-0"]),
+            // Asked for since.
+            ("o+ C-", 1, Recreate, 0, vec!["x-0"]),
+            // A third template: no new one is there.
+            ("o+ o-", 1, Auto, 0, vec!["x-1"]),
+        ] {
+            let expected = Steps { start, leave: leave.into_iter().map(str::to_owned).collect() };
+            let found = next_steps(&standing(text), wanted, strategy, false);
+            assert_eq!(found, expected, "{text:?} to {wanted}, {strategy:?}");
+        }
+        assert_eq!(next_steps(&standing("o+"), 1, Auto, true).start, 1, "there is memory: the new one first");
     }
 
     #[test]
