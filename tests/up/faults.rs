@@ -163,12 +163,25 @@ async fn what_is_waited_for_is_said_and_nothing_is_started_before() {
     cluster.until_ready("Deployment", "a", 2).await;
     let running = cluster.children();
 
-    // Paused and edited: all stays as it is.
-    cluster.write("a.yaml", &deployment("a", model, "  paused: true\n  replicas: 3\n"));
-    let seen = |object: &serde_yaml::Value| object["status"]["observedGeneration"].as_u64() == Some(3);
-    cluster.until("Deployment", "a", "has seen it", seen).await;
+    // Paused and edited: all stays as it is, and is not what the spec asks for.
+    for (edit, generation) in [("serving: {maxQueue: 5}", 3), ("replicas: 3", 4)] {
+        cluster.write("a.yaml", &deployment("a", model, &format!("  paused: true\n  {edit}\n")));
+        let seen =
+            |object: &serde_yaml::Value| object["status"]["observedGeneration"].as_u64() == Some(generation);
+        let object = cluster.until("Deployment", "a", "has seen it", seen).await;
+        assert_eq!(
+            (condition(&object, "Ready").0, reason(&object, "Ready")),
+            ("False".to_owned(), Some("Paused")),
+            "{edit}"
+        );
+        assert_eq!(condition(&object, "Available").0, "True");
+        assert_eq!(cluster.children(), running);
+        assert_eq!(cluster.client(0).get("/v1/models").await.status, 200);
+    }
+    cluster.write("a.yaml", &paused(true));
+    let object = cluster.until_ready("Deployment", "a", 5).await;
+    assert_eq!(reason(&object, "Reconciling"), Some("Paused"), "nothing is lacking: {object:?}");
     assert_eq!(cluster.children(), running);
-    assert_eq!(cluster.client(0).get("/v1/models").await.status, 200);
 
     let auth = "  auth: {apiKeysSecretRef: {name: keys}}\n";
     cluster.write("a.yaml", &deployment("a", model, auth));
@@ -182,7 +195,7 @@ async fn what_is_waited_for_is_said_and_nothing_is_started_before() {
         "keys.yaml",
         "apiVersion: v1\nkind: Secret\nmetadata: {name: keys}\nstringData: {keys: the-key}\n",
     );
-    cluster.until_ready("Deployment", "a", 4).await;
+    cluster.until_ready("Deployment", "a", 6).await;
     assert_eq!(cluster.client(0).get("/v1/models").await.status, 401);
 }
 

@@ -13,6 +13,7 @@ use lorikeet_crds::{Adapter, ConditionType, Deployment};
 
 use crate::decide::events::is_true;
 use crate::decide::mounts::{self, is_object_name};
+use crate::decide::outcome;
 use crate::decide::validate::{ValidFleet, validate};
 use crate::decide::{Decision, decide};
 use crate::fleet::{Fleet, FleetKey, Hindrance, Unread};
@@ -190,7 +191,9 @@ impl Carrier {
             if !self.stopping {
                 self.carry_processes(&fleet);
             }
-            let decision = decide(&self.facts(&key, port), now);
+            let fleet = self.facts(&key, port);
+            let mut decision = decide(&fleet, now);
+            self.conclude(&fleet, &mut decision, now);
             self.carry_out(&key, decision);
         }
         self.fleets.retain(|_, running| !running.is_empty());
@@ -311,17 +314,22 @@ impl Carrier {
         }
     }
 
-    /// Lays out the Secrets that the replicas of a fleet read: the file of API keys, or why there is none.
-    fn mount(
-        &mut self,
-        key: &FleetKey,
-        deployment: &Deployment,
-        valid: &ValidFleet,
-    ) -> Result<Option<PathBuf>, String> {
+    /// Lets the status of a Deployment say whether what was counted is of its spec.
+    fn conclude(&self, fleet: &Fleet, decision: &mut Decision, now: Timestamp) {
+        let (key, running) = (&fleet.key, self.fleets.get(&fleet.key));
+        if let (Some(deployment), Some(valid), Some(running)) = (&fleet.deployment, &decision.valid, running)
+        {
+            let outcome = running.outcome(&self.machine.template(key, deployment, valid));
+            outcome::conclude(decision, deployment, &outcome, now);
+        }
+    }
+
+    /// Lays out the Secrets that the replicas of a fleet read: its API keys are there, or why not.
+    fn mount(&mut self, key: &FleetKey, deployment: &Deployment, valid: &ValidFleet) -> Result<(), String> {
         let namespace = &key.namespace;
         let folder = self.machine.secrets_folder().join(namespace);
         self.lay_out(namespace, &valid.mounts.secrets);
-        let Some(auth) = &deployment.spec.auth else { return Ok(None) };
+        let Some(auth) = &deployment.spec.auth else { return Ok(()) };
         let name = &auth.api_keys_secret_ref.name;
         let goes_on = "Until then what runs goes on as it is, and nothing is started";
         let secret = self.manifests.secrets.get(&(namespace.clone(), name.clone()));
@@ -334,7 +342,7 @@ impl Carrier {
         let mounted = secrets::mount(&folder, name, Some(secret));
         let why = mounted.as_ref().err().map(|error| format!("auth.apiKeysSecretRef: {error}. {goes_on}"));
         self.troubles.note(shown("Secret", &(namespace.clone(), name.clone())), mounted);
-        why.map_or_else(|| Ok(Some(folder.join(name).join("keys"))), Err)
+        why.map_or(Ok(()), Err)
     }
 
     fn carry_out(&mut self, key: &FleetKey, decision: Decision) {

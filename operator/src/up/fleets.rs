@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::build::arguments::{Places, Reach, arguments};
 use crate::build::health::LIVE;
 use crate::decide::desired::desired_anywhere;
+use crate::decide::outcome::Outcome;
 use crate::decide::scale::gpus;
 use crate::decide::scale::replicas;
 use crate::decide::validate::ValidFleet;
@@ -105,10 +106,22 @@ impl Machine {
         vec!["/".to_owned()]
     }
 
+    /// The file of API keys that `deployment` asks for.
+    fn keys_file(&self, key: &FleetKey, deployment: &Deployment) -> Option<PathBuf> {
+        let name = &deployment.spec.auth.as_ref()?.api_keys_secret_ref.name;
+        Some(self.secrets_folder().join(&key.namespace).join(name).join("keys"))
+    }
+
+    /// What a replica of `deployment` is started with, beside its addresses: where that is another one, it is replaced.
+    pub(super) fn template(&self, key: &FleetKey, deployment: &Deployment, valid: &ValidFleet) -> String {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        arguments(deployment, valid, &self.places(key, deployment, nowhere, nowhere)).join(" ")
+    }
+
     fn places(
         &self,
         key: &FleetKey,
-        api_keys: Option<&Path>,
+        deployment: &Deployment,
         public: SocketAddr,
         admin: SocketAddr,
     ) -> Places {
@@ -119,7 +132,7 @@ impl Machine {
             admin_folder: text(self.run_folder().join("admin")),
             registry: text(self.folder_of(key).join("registry")),
             cache: text(self.state.join("cache")),
-            api_keys: api_keys.map(|path| path.display().to_string()),
+            api_keys: self.keys_file(key, deployment).map(text),
             source_roots: self.source_roots(),
             claims: self.claims.clone(),
             credentials: text(self.secrets_folder().join(&key.namespace)),
@@ -224,7 +237,14 @@ impl Running {
         self.processes.values().for_each(Process::leave);
     }
 
-    /// Brings the processes to what `deployment` asks for. `keys` is the file of its API keys, or why there is none.
+    /// Whether what is counted is of what the spec asks for: while it is paused, its template is not carried out.
+    #[must_use]
+    pub fn outcome(&self, template: &str) -> Outcome {
+        let is_former = |process: &Process| !process.is_leaving() && process.template != template;
+        if self.processes.values().any(is_former) { Outcome::Pending } else { Outcome::Done }
+    }
+
+    /// Brings the processes to what `deployment` asks for. `keys`: its API keys are there, or why not.
     ///
     /// # Errors
     /// The registry cannot be written. Without a first one nothing is started.
@@ -234,32 +254,27 @@ impl Running {
         key: &FleetKey,
         deployment: &Deployment,
         valid: &ValidFleet,
-        keys: Result<Option<PathBuf>, String>,
+        keys: Result<(), String>,
     ) -> io::Result<()> {
         if valid.paused {
             return Ok(());
         }
-        let keys = match keys {
-            Ok(keys) => keys,
-            Err(why) => {
-                self.hindrance = Some(Hindrance::NoSecret(why));
-                return Ok(());
-            }
-        };
-        self.hindrance = None;
+        self.hindrance = keys.err().map(Hindrance::NoSecret);
+        if self.hindrance.is_some() {
+            return Ok(());
+        }
         let registered = self.write_registry(&machine.folder_of(key).join("registry"), valid);
         if self.registry.is_empty() {
             return registered;
         }
-        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let of = {
             let (machine, key, deployment, valid) =
                 (machine.clone(), key.clone(), deployment.clone(), valid.clone());
             move |public, admin| {
-                arguments(&deployment, &valid, &machine.places(&key, keys.as_deref(), public, admin))
+                arguments(&deployment, &valid, &machine.places(&key, &deployment, public, admin))
             }
         };
-        self.template = of(nowhere, nowhere).join(" ");
+        self.template = machine.template(key, deployment, valid);
         let wanted = usize::try_from(replicas(&deployment.spec)).unwrap_or(0);
         let threads = (machine.threads / wanted.max(1)).max(1);
         let recreates = deployment.spec.rollout.strategy == RolloutStrategy::Recreate;
@@ -368,5 +383,28 @@ mod tests {
         ] {
             assert_eq!(suffices(threads, share), expected, "{threads} of {share}");
         }
+    }
+    #[tokio::test]
+    async fn what_is_counted_is_pending_while_one_of_a_former_template_stays() {
+        let launch = Launch {
+            program: PathBuf::from("/nowhere"),
+            arguments: Arc::new(|_, _| Vec::new()),
+            threads: 1,
+            log: Log { path: PathBuf::from("/nowhere/log"), limit: 1 },
+            drain: Duration::ZERO,
+            live: LIVE,
+        };
+        let (changed, _changes) = mpsc::unbounded_channel();
+        let start = |template: &str| {
+            Process::start(FleetKey::default(), launch.clone(), template.to_owned(), changed.clone())
+        };
+        let mut running = Running::default();
+        assert_eq!(running.outcome("new"), Outcome::Done);
+        running.processes.insert("x-0".to_owned(), start("new"));
+        running.processes.insert("x-1".to_owned(), start("old"));
+        assert_eq!(running.outcome("new"), Outcome::Pending);
+        running.processes["x-1"].leave();
+        assert_eq!(running.outcome("new"), Outcome::Done);
+        assert_eq!(running.outcome("newer"), Outcome::Pending);
     }
 }
