@@ -294,7 +294,34 @@ async fn drive(
 mod tests {
     use std::sync::Barrier;
 
+    use clap::Parser as _;
+
     use super::*;
+    use crate::args::{Cli, Command};
+
+    #[tokio::test]
+    async fn a_manifest_that_could_not_be_read_is_taken_when_it_can_be_though_its_stamp_is_the_same() {
+        let (folder, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let typed = ["lorikeet-operator", "up", folder.path().to_str().unwrap(), "--listen", "127.0.0.1:0"];
+        let Command::Up(args) = Cli::parse_from(typed).command else { panic!("another command") };
+        let config = Config::try_from(*args).unwrap();
+        let (changed, _changes) = mpsc::unbounded_channel();
+        let machine = machine(&config, state.path(), changed).unwrap();
+        let probes = Probes::new(config.probe.clone(), machine.changed.clone());
+        let ports = Ports::new(TcpListener::bind(config.listen).await.unwrap(), config.connections).unwrap();
+        let mut carrier = Carrier::new(machine, probes, config.folder.clone(), ports, 1).unwrap();
+        let manifest = config.folder.join("a.yaml");
+        let write = || std::fs::write(&manifest, "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n");
+        write().unwrap();
+        let stamps = carrier.stamps().unwrap();
+        // In the place of a mode that forbids it: nothing is forbidden to whoever may all.
+        std::fs::remove_file(&manifest).unwrap();
+        assert!(carrier.read(stamps.clone()), "it is told");
+        assert!(!carrier.read(stamps.clone()), "it is told once");
+        write().unwrap();
+        assert!(carrier.read(stamps.clone()), "it is taken");
+        assert!(!carrier.read(stamps), "all is read");
+    }
 
     #[test]
     fn of_two_that_start_at_once_on_a_new_folder_one_is_told_of_the_other() {

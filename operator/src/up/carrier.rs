@@ -119,9 +119,9 @@ impl Carrier {
         stamps.ok()
     }
 
-    /// Reads the files anew where they are not those that were read. Whether they were.
+    /// Reads the files anew where they are not those that were read, or one of them can be read only now. Whether they were.
     pub fn read(&mut self, stamps: Stamps) -> bool {
-        if self.read.as_ref() == Some(&stamps) {
+        if self.read.as_ref() == Some(&stamps) && !self.parsed.may_read_more() {
             return false;
         }
         let documents = self.parsed.documents(&self.folder, &stamps);

@@ -2,7 +2,8 @@
 //! and line that it begins at. Reads; must not judge what a document says beyond whether it is one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -146,12 +147,17 @@ impl Walk<'_> {
 
 /// The documents of files. One that did not change is not parsed again.
 #[derive(Default)]
-pub struct Parsed(BTreeMap<PathBuf, (Stamp, Vec<Arc<Document>>)>);
+pub struct Parsed {
+    files: BTreeMap<PathBuf, (Stamp, Vec<Arc<Document>>)>,
+    /// Those that could not be read.
+    unread: Vec<PathBuf>,
+}
 
 impl Parsed {
     /// The documents of the files of `stamps`, in order. A file that cannot be read, or is empty, is one that says why.
     pub fn documents(&mut self, folder: &Path, stamps: &Stamps) -> Vec<Arc<Document>> {
-        let mut before = std::mem::take(&mut self.0);
+        let mut before = std::mem::take(&mut self.files);
+        self.unread.clear();
         let mut all = Vec::new();
         for (path, stamp) in stamps {
             let file = path.strip_prefix(folder).unwrap_or(path);
@@ -160,16 +166,23 @@ impl Parsed {
                 _ => match read(path, file, stamp.1) {
                     Ok(documents) => documents.into_iter().map(Arc::new).collect(),
                     Err(error) => {
-                        // Whoever mends that may leave the stamp as it is.
                         all.push(Arc::new(broken(file, error.to_string())));
+                        self.unread.push(path.clone());
                         continue;
                     }
                 },
             };
             all.extend(documents.iter().cloned());
-            self.0.insert(path.clone(), (*stamp, documents));
+            self.files.insert(path.clone(), (*stamp, documents));
         }
         all
+    }
+
+    /// Whether a file that could not be read can be now. Whoever mended that may have left its stamp as it was.
+    #[must_use]
+    pub fn may_read_more(&self) -> bool {
+        let begins = |path: &PathBuf| File::open(path).and_then(|mut file| file.read(&mut [0]));
+        self.unread.iter().any(|path| begins(path).is_ok())
     }
 }
 
@@ -191,7 +204,13 @@ fn read(path: &Path, file: &Path, bytes: u64) -> io::Result<Vec<Document>> {
         let why = format!("{bytes} bytes, at most {MAX_BYTES} are read");
         return Ok(vec![if is_json { silent() } else { broken(file, why) }]);
     }
-    let text = std::fs::read_to_string(path)?;
+    let text = match std::fs::read_to_string(path) {
+        // That is what is in it: until it changes, no other try finds anything else.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Ok(vec![broken(file, error.to_string())]);
+        }
+        text => text?,
+    };
     if text.trim().is_empty() {
         // As an editor leaves it that has not written yet: nothing of it is known to be gone.
         let why = "empty; what came from it stays until it says something or is removed".to_owned();
@@ -437,5 +456,22 @@ mod tests {
         assert_eq!(after[1].text_at("/kind"), Some("Other"));
         std::fs::remove_file(folder.path().join("a.yaml")).unwrap();
         assert_eq!(read().len(), 1);
+    }
+    #[test]
+    fn a_file_that_could_not_be_read_is_read_when_it_can_be_and_one_that_is_no_text_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (gone, bytes) = (folder.path().join("a.yaml"), folder.path().join("b.yaml"));
+        std::fs::write(&gone, "kind: A").unwrap();
+        std::fs::write(&bytes, b"kind: \xff").unwrap();
+        let stamps = stamps(folder.path(), Path::new("/nowhere")).unwrap();
+        std::fs::remove_file(&gone).unwrap();
+        let mut parsed = Parsed::default();
+        let all = parsed.documents(folder.path(), &stamps);
+        assert!(all.len() == 2 && all.iter().all(|one| one.content.is_err()), "{all:?}");
+        assert!(!parsed.may_read_more());
+        std::fs::write(&gone, "kind: A").unwrap();
+        assert!(parsed.may_read_more());
+        assert_eq!(parsed.documents(folder.path(), &stamps)[0].text_at("/kind"), Some("A"));
+        assert!(!parsed.may_read_more());
     }
 }
