@@ -131,7 +131,7 @@ mod tests {
             (Reason::SourceUnavailable, ".drafts: no such folder", 6),
             (Reason::SourceUnavailable, "deploymentRef: no such folder", 6),
             (Reason::InvalidConfig, ".drafts: r: expected a number", 4),
-            (Reason::InvalidConfig, "..: r: expected a number", 4),
+            (Reason::InvalidConfig, "name: r: expected a number", 4),
             (Reason::InvalidConfig, "adapter_config.json: r: expected a number", 4),
             (Reason::InvalidSpec, "spec.source: expected another", 6),
         ] {
