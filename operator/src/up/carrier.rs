@@ -21,8 +21,9 @@ use crate::probe::Probes;
 use crate::probe::beside::{Program, Readers};
 use crate::replicas::versions::Versions;
 use crate::replicas::{CONCURRENT_WRITES, Replicas};
-use crate::up::files::{self, Parsed, Stamps};
+use crate::up::files::Parsed;
 use crate::up::fleets::{Machine, Running, capacity};
+use crate::up::folder::{Stamps, stamps};
 use crate::up::manifests::{Admission, Manifests, Secrets, called, shown};
 use crate::up::news::news;
 use crate::up::ports::Ports;
@@ -110,7 +111,7 @@ impl Carrier {
 
     /// The manifest files as they are now; nothing, and why is said once, where they cannot be seen.
     pub fn stamps(&mut self) -> Option<Stamps> {
-        let stamps = files::stamps(&self.folder, &self.machine.state);
+        let stamps = stamps(&self.folder, &self.machine.state);
         let unseen = stamps.as_ref().err().map(ToString::to_string);
         if let Some(why) = unseen.as_ref().filter(|_| unseen != self.unseen) {
             tracing::error!("{why}");

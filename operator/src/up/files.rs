@@ -1,28 +1,21 @@
-//! The manifests of a folder, as they are on disk now: every document of the YAML and JSON files below it, with the file
-//! and line that it begins at. Reads; must not judge what a document says beyond whether it is one.
+//! The manifests of a folder, as they are on disk now: every document of its YAML and JSON files, with the file and line that
+//! it begins at. Reads; must not judge what a document says beyond whether it is one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use serde_json::{Map, Value};
 
+use crate::up::folder::{Stamp, Stamps};
 use crate::up::nesting::deeper_than;
 
 /// Longer files are refused unread.
 const MAX_BYTES: u64 = 16 << 20;
 /// Documents whose brackets are nested deeper are refused unparsed: no object of Kubernetes comes near.
 const MAX_DEPTH: usize = 128;
-
-/// What tells that a file changed: when it was written, and its length.
-pub type Stamp = (Option<SystemTime>, u64);
-
-/// Every manifest file.
-pub type Stamps = BTreeMap<PathBuf, Stamp>;
 
 /// One document of a manifest, or one item of a List in it.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,61 +81,6 @@ fn key_of(line: &str, name: &str) -> Option<usize> {
         from = end;
     }
     None
-}
-
-/// A folder that cannot be read: nobody knows what is in it, or that anything is gone.
-#[derive(Debug, thiserror::Error)]
-#[error("{folder}: {source}; until it can be read, everything stays as it is")]
-pub struct Unreadable {
-    folder: PathBuf,
-    source: io::Error,
-}
-
-/// The manifests below `folder`: `.yaml`, `.yml` and `.json`, but nothing whose name begins with a dot, and not `except`.
-/// Links are followed; a folder that several lead to is read once.
-///
-/// # Errors
-/// `folder` is not there, or a folder below it cannot be read.
-pub fn stamps(folder: &Path, except: &Path) -> Result<Stamps, Unreadable> {
-    let mut walk = Walk { except, entered: BTreeSet::new(), found: Stamps::new() };
-    walk.enter(folder)?;
-    Ok(walk.found)
-}
-
-struct Walk<'a> {
-    except: &'a Path,
-    /// Device and inode of each folder.
-    entered: BTreeSet<(u64, u64)>,
-    found: Stamps,
-}
-
-impl Walk<'_> {
-    fn enter(&mut self, folder: &Path) -> Result<(), Unreadable> {
-        let unreadable = |source| Unreadable { folder: folder.to_owned(), source };
-        let own = std::fs::metadata(folder).map_err(unreadable)?;
-        if !self.entered.insert((own.dev(), own.ino())) {
-            return Ok(());
-        }
-        let mut paths = Vec::new();
-        for entry in std::fs::read_dir(folder).map_err(unreadable)? {
-            let entry = entry.map_err(unreadable)?;
-            if !entry.file_name().to_string_lossy().starts_with('.') && entry.path() != self.except {
-                paths.push(entry.path());
-            }
-        }
-        paths.sort();
-        for path in paths {
-            // It was removed meanwhile, or leads nowhere.
-            let Ok(metadata) = std::fs::metadata(&path) else { continue };
-            let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-            if metadata.is_dir() {
-                self.enter(&path).or_else(|error| if path.exists() { Err(error) } else { Ok(()) })?;
-            } else if metadata.is_file() && matches!(ending, "yaml" | "yml" | "json") {
-                self.found.insert(path, (metadata.modified().ok(), metadata.len()));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The documents of files. One that did not change is not parsed again.
@@ -285,6 +223,7 @@ fn parse(file: &Path, line: usize, text: String) -> Document {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::up::folder::stamps;
 
     const TWO: &str = "# a comment\napiVersion: v1\nkind: A\n---\nkind: B\nspec:\n  placement: {replicas: 3, pinned: no}\n  items:\n  - name: x\n    source: y\nother:\n  source: z\n";
 
@@ -334,40 +273,6 @@ mod tests {
         {
             assert_eq!(document.line_of(path), expected, "{path:?}");
         }
-    }
-
-    #[test]
-    fn the_folder_of_the_state_is_no_manifest() {
-        let folder = tempfile::tempdir().unwrap();
-        let state = folder.path().join("state");
-        std::fs::create_dir(&state).unwrap();
-        std::fs::write(state.join("a.yaml"), "kind: A").unwrap();
-        assert!(stamps(folder.path(), &state).unwrap().is_empty());
-    }
-
-    #[test]
-    fn links_are_followed_and_those_that_lead_in_circles_end() {
-        use std::os::unix::fs::symlink;
-        let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        std::fs::write(folder.path().join("a.yaml"), "kind: A").unwrap();
-        std::fs::write(outside.path().join("b.yaml"), "kind: B").unwrap();
-        symlink(outside.path(), folder.path().join("elsewhere")).unwrap();
-        symlink(outside.path().join("b.yaml"), folder.path().join("c.yaml")).unwrap();
-        symlink("/nowhere/at/all", folder.path().join("d.yaml")).unwrap();
-        for name in ["one", "two", "three"] {
-            symlink(folder.path(), folder.path().join(name)).unwrap();
-        }
-        let found = stamps(folder.path(), Path::new("/nowhere")).unwrap();
-        let names = found.keys().map(|path| path.strip_prefix(folder.path()).unwrap().to_str().unwrap());
-        assert_eq!(names.collect::<Vec<_>>(), ["a.yaml", "c.yaml", "elsewhere/b.yaml"]);
-    }
-
-    #[test]
-    fn a_folder_that_cannot_be_read_is_no_empty_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let gone = folder.path().join("gone");
-        let error = stamps(&gone, Path::new("/nowhere")).unwrap_err().to_string();
-        assert!(error.contains("gone: No such file") && error.contains("everything stays"), "{error}");
     }
 
     #[test]
@@ -457,6 +362,7 @@ mod tests {
         std::fs::remove_file(folder.path().join("a.yaml")).unwrap();
         assert_eq!(read().len(), 1);
     }
+
     #[test]
     fn a_file_that_could_not_be_read_is_read_when_it_can_be_and_one_that_is_no_text_is_not() {
         let folder = tempfile::tempdir().unwrap();

@@ -125,6 +125,7 @@ mod tests {
         let one = news(&fleet, &[event(Some("a"), gone)], &manifests);
         assert_eq!(one[0].text, format!("Adapter a (a.yaml:5): {gone}"));
     }
+
     #[test]
     fn a_replicas_words_about_a_path_name_no_field() {
         for (reason, message, line) in [

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::*;
-use crate::up::files::{Parsed, stamps};
+use crate::up::files::Parsed;
+use crate::up::folder::stamps;
 
 struct World {
     folder: tempfile::TempDir,
