@@ -1,6 +1,7 @@
 //! Why a replica holds an adapter or not, and what would change that. Pure: the fleet comes from whoever observed it, and
 //! what is said goes to whoever prints it. Decides nothing: it tells what [`crate::decide`] decides.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use jiff::Timestamp;
@@ -12,8 +13,11 @@ use lorikeet_crds::{Adapter, ConditionType};
 use crate::decide::decide_places;
 use crate::decide::place::Place;
 use crate::decide::reports::{Reports, is_resident, speaks_of};
+use crate::decide::scale;
 use crate::decide::validate::{AdapterKey, Spread, ValidAdapter, ValidFleet, key_of, served_name_of};
-use crate::fleet::{Contact, Fleet, Replica};
+use crate::fleet::{Contact, Fleet, Hindrance, Replica};
+
+mod leaving;
 
 /// Names that are offered for one that nobody has.
 const OFFERED: usize = 3;
@@ -30,6 +34,10 @@ pub struct Sight {
     /// What replicas say is taken from statuses that were last written then; absent where the replicas themselves were
     /// asked.
     pub written: Option<Timestamp>,
+    /// What keeps replicas from running, by their names, as far as who looked can tell.
+    pub hindrances: BTreeMap<String, Hindrance>,
+    /// Nobody carries the fleet out: no `up` runs.
+    pub stopped: bool,
 }
 
 /// Whether a replica serves an adapter without a load.
@@ -116,12 +124,15 @@ pub fn named<'a>(
 /// # Errors
 /// `out` takes no more.
 pub fn print(sight: &Sight, out: &mut impl Write) -> io::Result<()> {
-    let Sight { fleet, key, written } = sight;
+    let Sight { fleet, key, written, .. } = sight;
     let name = format!("{}/{}", key.0, key.1);
     let status = adapter(sight).and_then(|one| one.status.as_ref());
     let is_of_now = status
         .zip(adapter(sight))
         .is_some_and(|(status, adapter)| status.observed_generation == adapter.metadata.generation);
+    if sight.stopped {
+        writeln!(out, "No `up` runs on this state folder: what follows is as the last one left it")?;
+    }
     match (status, written) {
         (None, _) => writeln!(
             out,
@@ -139,7 +150,7 @@ pub fn print(sight: &Sight, out: &mut impl Write) -> io::Result<()> {
     match why(sight) {
         Err(for_all) => writeln!(out, "No replica holds {name}: {for_all}"),
         Ok(lines) if lines.is_empty() => {
-            writeln!(out, "No replica holds {name}: {} has no replicas; raise spec.replicas", fleet.key.name)
+            writeln!(out, "No replica holds {name}: {} has no replicas{}", fleet.key.name, absence(sight))
         }
         Ok(lines) => lines.iter().try_for_each(|Line { replica, holds, because }| match holds {
             Holds::It => writeln!(out, "{replica}: holds it: {because}"),
@@ -150,6 +161,29 @@ pub fn print(sight: &Sight, out: &mut impl Write) -> io::Result<()> {
             Holds::Nothing => writeln!(out, "{replica}: does not hold it: {because}"),
             Holds::Unlisted => writeln!(out, "{replica}: is not listed: {because}"),
         }),
+    }
+}
+
+/// Why a fleet has no replica, and what would change that.
+fn absence(sight: &Sight) -> String {
+    let deployment = sight.fleet.deployment.as_deref();
+    if deployment.is_some_and(|one| scale::replicas(&one.spec) == 0) {
+        return "; raise spec.replicas".to_owned();
+    }
+    if sight.stopped {
+        return " while no `up` runs; start it again".to_owned();
+    }
+    let lacking = deployment.and_then(|one| {
+        let ready = find(&one.status.as_ref()?.conditions, ConditionType::Ready)?;
+        let is_of_now = ready.observed_generation == one.metadata.generation;
+        (is_of_now && ready.status != "True").then_some(&ready.message)
+    });
+    match lacking {
+        Some(message) => format!(": {message}"),
+        None => format!(
+            ", and its status does not say why yet: see that the operator runs, and that it watches namespace {}",
+            sight.fleet.key.namespace
+        ),
     }
 }
 
@@ -170,14 +204,14 @@ fn unaccepted(adapter: &Adapter) -> Option<String> {
 /// The one reason that holds for all of them.
 pub fn why(sight: &Sight) -> Result<Vec<Line>, String> {
     let Sight { fleet, key, .. } = sight;
+    if let Some(gone) = adapter(sight).and_then(|one| leaving::lines(sight, one)) {
+        return gone;
+    }
     let (valid, places) =
         decide_places(fleet, sight.written.is_some()).map_err(|refusal| refusal.to_string())?;
     let refused = valid.refused.get(key).map(ToString::to_string);
     if let Some(refusal) = refused.or_else(|| adapter(sight).and_then(unaccepted)) {
         return meanwhile(sight, &valid, refusal);
-    }
-    if valid.leaving.contains_key(key) {
-        return Err("it is being deleted; running requests finish".to_owned());
     }
     let (Some(adapter), Some(place)) = (valid.accepted(key), places.get(key)) else {
         return Err("there is no such Adapter".to_owned());
@@ -189,7 +223,7 @@ pub fn why(sight: &Sight) -> Result<Vec<Line>, String> {
         let holds = report.map_or(Holds::Nothing, |report| holds(report, adapter));
         let refusal = replica.refusal.as_deref();
         let subject = Subject { sight, valid: &valid, adapter, place, placed, holds: &holds, refusal };
-        let silence = silence(replica);
+        let silence = silence(sight, replica);
         if let Some(last) = last_listed(sight, replica).filter(|_| silence.is_none() && refusal.is_none()) {
             return unlisted(&subject, replica, last);
         }
@@ -216,7 +250,7 @@ fn meanwhile(sight: &Sight, valid: &ValidFleet, refusal: String) -> Result<Vec<L
     let of = |(index, replica): (usize, &Replica)| Line {
         replica: replica.name.clone(),
         holds: if serves(index) { Holds::Former(Some(digest.clone())) } else { Holds::Nothing },
-        because: silence(replica).unwrap_or_else(|| refusal.clone()),
+        because: silence(sight, replica).unwrap_or_else(|| refusal.clone()),
     };
     let lines: Vec<Line> = fleet.replicas.iter().enumerate().map(of).collect();
     match lines.iter().any(|line| line.holds != Holds::Nothing) {
@@ -235,9 +269,11 @@ fn holds(report: &AdapterReport, adapter: &ValidAdapter) -> Holds {
 }
 
 /// Why a replica says nothing of any adapter.
-fn silence(replica: &Replica) -> Option<String> {
+fn silence(sight: &Sight, replica: &Replica) -> Option<String> {
+    let hindrance = sight.hindrances.get(&replica.name);
     match &replica.contact {
         _ if replica.leaving => Some("it finishes its requests and goes; another takes its place".to_owned()),
+        Contact::Pending | Contact::Unreachable { .. } if hindrance.is_some() => hindrance.map(hindered),
         Contact::Pending => {
             Some("it is not ready: it waits for a node, or loads its model, and was not heard yet".to_owned())
         }
@@ -246,6 +282,21 @@ fn silence(replica: &Replica) -> Option<String> {
             Some(format!("it does not answer since {since}: {error}; see its log"))
         }
         Contact::Reported(_) => None,
+    }
+}
+
+/// What keeps a replica from running, and what would change it where that does not say so itself.
+fn hindered(hindrance: &Hindrance) -> String {
+    match hindrance {
+        Hindrance::Unschedulable(why) => format!(
+            "no node has room for it: {why}; free some, add a node, or ask for less in spec.nodePool or spec.resources"
+        ),
+        Hindrance::NoSecret(why)
+        | Hindrance::Unmounted(why)
+        | Hindrance::Failing(why)
+        | Hindrance::NoPort(why) => {
+            format!("it does not run: {why}; once that is mended it starts by itself")
+        }
     }
 }
 

@@ -50,4 +50,7 @@ async fn one_that_was_started_to_outlive_its_terminal_does() {
     cluster.until_ready("Adapter", "other", 1).await;
     cluster.process().terminate();
     cluster.until_ended().await;
+    // Its last step noted that there are no replicas; the spec asks for one all the same.
+    let why = cluster.why("other");
+    assert!(why.contains("a has no replicas while no `up` runs; start it again"), "{why}");
 }

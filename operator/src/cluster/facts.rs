@@ -183,7 +183,10 @@ fn why(container: &ContainerStatus) -> Option<String> {
     match waiting.reason.as_deref()? {
         "ContainerCreating" | "PodInitializing" => None,
         // The two take turns, each with a text of its own.
-        "ErrImagePull" | "ImagePullBackOff" => Some(format!("{} cannot be pulled", container.image)),
+        "ErrImagePull" | "ImagePullBackOff" => Some(format!(
+            "{} cannot be pulled: see that there is such an image, and that its node may pull it",
+            container.image
+        )),
         reason => {
             let message = waiting.message.as_deref().unwrap_or_default();
             Some(format!("{} does not start: {reason}: {message}", container.name))
@@ -305,7 +308,7 @@ mod tests {
         assert_eq!(container(waiting("ContainerCreating", ""), json!({}), 0), None);
         assert_eq!(container(json!({"running": {}}), json!({}), 0), None);
         let pull = container(waiting("ErrImagePull", "not found"), json!({}), 0);
-        assert_eq!(pull.as_deref(), Some("nowhere/none:1 cannot be pulled"));
+        assert!(pull.as_ref().unwrap().starts_with("nowhere/none:1 cannot be pulled: see"), "{pull:?}");
         assert_eq!(pull, container(waiting("ImagePullBackOff", "Back-off"), json!({}), 0));
         let ended = json!({"terminated": {"reason": "OOMKilled", "exitCode": 137}});
         let again = container(json!({"running": {}}), ended.clone(), 1);

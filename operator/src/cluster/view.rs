@@ -26,7 +26,7 @@ use crate::cluster::world::{InFleet as _, Known};
 use crate::decide::placements::REFUSED;
 use crate::decide::sources::{carried, shown};
 use crate::decide::validate::{key_of, served_name_of};
-use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Replica, Report, Said, Unread};
+use crate::fleet::{Capacity, Contact, Fleet, FleetKey, Hindrance, Replica, Report, Said, Unread};
 use crate::why::{NoAdapter, Sight, named};
 
 /// Why there is no answer.
@@ -67,7 +67,8 @@ async fn look(asked: &WhyArgs) -> Result<Sight, ViewError> {
     let fleet = adapter.map(|one| one.fleet()).unwrap_or_default();
     let written = adapter.and_then(|one| last_written(one.as_ref()));
     let of_fleet = adapters.iter().filter(|one| one.object.fleet() == fleet).cloned().collect();
-    Ok(Sight { fleet: facts(&client, fleet, of_fleet).await?, key, written })
+    let (fleet, hindrances) = facts(&client, fleet, of_fleet).await?;
+    Ok(Sight { fleet, key, written, hindrances, stopped: false })
 }
 
 async fn config(asked: &WhyArgs) -> Result<Config, ViewError> {
@@ -127,7 +128,12 @@ fn last_written(object: &impl ResourceExt) -> Option<Timestamp> {
     of_status.filter_map(|one| one.time.as_ref()).map(|time| time.0).max()
 }
 
-async fn facts(client: &Client, key: FleetKey, adapters: Vec<Known<Adapter>>) -> Result<Fleet, ViewError> {
+/// The fleet, and what keeps its replicas from running.
+async fn facts(
+    client: &Client,
+    key: FleetKey,
+    adapters: Vec<Known<Adapter>>,
+) -> Result<(Fleet, BTreeMap<String, Hindrance>), ViewError> {
     let what = format!("Deployment {}/{}", key.namespace, key.name);
     let kind = ApiResource::erase::<Deployment>(&());
     let api = Api::<DynamicObject>::namespaced_with(client.clone(), &key.namespace, &kind);
@@ -149,7 +155,8 @@ async fn facts(client: &Client, key: FleetKey, adapters: Vec<Known<Adapter>>) ->
     let mut replicas: Vec<Replica> =
         pods.iter().filter_map(|pod| replica(pod, deployment.as_deref(), &adapters)).collect();
     replicas.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(Fleet {
+    let hindrances = pods.iter().filter_map(|pod| hindrance(pod, Timestamp::now())).collect();
+    let fleet = Fleet {
         namespaces: namespaces(client, &adapters).await,
         deployment,
         adapters,
@@ -162,7 +169,13 @@ async fn facts(client: &Client, key: FleetKey, adapters: Vec<Known<Adapter>>) ->
         url: None,
         workload: None,
         key,
-    })
+    };
+    Ok((fleet, hindrances))
+}
+
+/// The name of `pod` and what keeps it from running at `now`.
+fn hindrance(pod: &Pod, now: Timestamp) -> Option<(String, Hindrance)> {
+    Some((pod.name_any(), PodFacts::of(pod).hindrance(now)?))
 }
 
 /// The labels of the Adapters' namespaces. One that may not be read has none.
@@ -314,6 +327,19 @@ mod tests {
         let mut unknown = spec;
         unknown["deploymentRef"] = json!("base");
         assert_eq!(known::<Adapter>(&object(unknown)), None);
+    }
+
+    #[test]
+    fn what_keeps_a_pod_from_running_is_said_of_it() {
+        let of = |status: serde_json::Value| {
+            let pod = json!({"metadata": {"name": "p"}, "status": status});
+            hindrance(&serde_json::from_value(pod).unwrap(), Timestamp::UNIX_EPOCH)
+        };
+        let full =
+            json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3"});
+        let said = of(json!({"phase": "Pending", "conditions": [full]}));
+        assert_eq!(said, Some(("p".to_owned(), Hindrance::Unschedulable("0/3".to_owned()))));
+        assert_eq!(of(json!({"phase": "Running"})), None);
     }
 
     #[test]

@@ -50,34 +50,51 @@ pub fn lock(folder: &Path) -> Result<Lock, LockError> {
     let failed = |source| LockError::File { path: path.clone(), source };
     let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = options.map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let holder = holder(&mut file).map_err(failed)?;
-            return Err(LockError::Held { folder: folder.to_owned(), holder });
+    let deadline = Instant::now() + WRITTEN;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) => {
+                if let Some(holder) = holder(&mut file, deadline).map_err(failed)? {
+                    return Err(LockError::Held { folder: folder.to_owned(), holder });
+                }
+                std::thread::sleep(LOOK);
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
-        Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
     file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
     writeln!(file, "{}", std::process::id()).map_err(failed)?;
     Ok(Lock { _file: file })
 }
 
-/// The id in the file: of the process that has the lock, which may have it for a moment only and not have written it.
-fn holder(file: &mut File) -> std::io::Result<String> {
-    let deadline = Instant::now() + WRITTEN;
-    loop {
-        let mut text = String::new();
-        file.rewind()?;
-        file.read_to_string(&mut text)?;
-        let id = text.trim();
-        // That of a process that is no more is of an earlier one.
-        let is_alive = !id.is_empty() && Path::new("/proc").join(id).exists();
-        if is_alive || Instant::now() > deadline {
-            return Ok(id.to_owned());
-        }
-        std::thread::sleep(LOOK);
+/// Whether a process has locked `folder`. It is shared for a moment to see that; [`lock`] waits for that moment.
+///
+/// # Errors
+/// The lock file is there and cannot be read.
+pub fn is_held(folder: &Path) -> std::io::Result<bool> {
+    let file = match File::open(folder.join(FILE)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
     }
+}
+
+/// The id in the file: of the process that has the lock. Nothing before `deadline` where that has not written it: it may
+/// have the lock for a moment only.
+fn holder(file: &mut File, deadline: Instant) -> std::io::Result<Option<String>> {
+    let mut text = String::new();
+    file.rewind()?;
+    file.read_to_string(&mut text)?;
+    let id = text.trim();
+    // That of a process that is no more is of an earlier one.
+    let is_alive = !id.is_empty() && Path::new("/proc").join(id).exists();
+    Ok((is_alive || Instant::now() > deadline).then(|| id.to_owned()))
 }
 
 #[cfg(test)]
@@ -94,5 +111,25 @@ mod tests {
         );
         drop(first);
         assert!(lock(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn who_only_asks_whether_it_is_held_keeps_nobody_from_it() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!is_held(folder.path()).unwrap(), "there was no process yet");
+        let first = lock(folder.path()).unwrap();
+        assert!(is_held(folder.path()).unwrap());
+        drop(first);
+        assert!(!is_held(folder.path()).unwrap());
+        // Of a process that is no more: no id is so great.
+        std::fs::write(folder.path().join(FILE), "4194305\n").unwrap();
+        let asking = File::open(folder.path().join(FILE)).unwrap();
+        asking.try_lock_shared().unwrap();
+        let asked = std::thread::spawn(move || {
+            std::thread::sleep(WRITTEN / 4);
+            drop(asking);
+        });
+        assert!(lock(folder.path()).is_ok());
+        asked.join().unwrap();
     }
 }

@@ -13,6 +13,7 @@ use crate::fleet::{Contact, Fleet, Replica, Unread};
 use crate::replicas::client::{Access, Client, ClientError, Endpoint, Pass};
 use crate::up::carrier::{Labels, NAMESPACES, labels_of, named_by};
 use crate::up::fleets::{HOST, Noted, capacity};
+use crate::up::lock::is_held;
 use crate::up::state::Objects;
 use crate::why::{NoAdapter, Sight, named};
 
@@ -81,7 +82,8 @@ pub fn sight(state: &Path, asked: &WhyArgs) -> Result<Sight, LookError> {
         deployment,
         key: fleet_key,
     };
-    Ok(Sight { fleet, key, written: None })
+    let stopped = !is_held(state)?;
+    Ok(Sight { fleet, key, written: None, hindrances: BTreeMap::new(), stopped })
 }
 
 async fn ask(noted: Noted, access: Arc<Access>) -> Replica {

@@ -7,9 +7,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, T
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use lorikeet_api::{Failure, ReportedSet};
 use lorikeet_crds::deployment::NamespacesFrom;
-use lorikeet_crds::{AdapterStatus, Deployment};
+use lorikeet_crds::{AdapterStatus, Deployment, DeploymentStatus};
 
 use super::*;
+use crate::decide::adapter_status::leaving_status;
 use crate::fleet::{Capacity, FleetKey, Said, Unread};
 
 const OLD: &str = "sha256:old";
@@ -72,7 +73,7 @@ fn sight(adapter: Adapter, contacts: Vec<Contact>) -> Sight {
         url: None,
         workload: None,
     };
-    Sight { fleet, key, written: None }
+    Sight { fleet, key, written: None, hindrances: BTreeMap::new(), stopped: false }
 }
 
 fn said(sight: &Sight) -> String {
@@ -228,13 +229,115 @@ fn a_former_version_that_is_served_is_no_nothing() {
 fn what_nobody_looked_at_yet_is_said_and_when_it_was_looked_at() {
     let mut new = adapter_of("here", "sql");
     new.status = None;
-    says(&sight(new, Vec::new()), &["The operator has not looked at here/sql yet", "raise spec.replicas"]);
+    says(&sight(new, Vec::new()), &["The operator has not looked at here/sql yet", "does not say why yet"]);
     let mut edited = adapter_of("here", "sql");
     edited.metadata.generation = Some(2);
     says(&sight(edited, Vec::new()), &["has not looked at the newest edit of here/sql"]);
     let mut seen = sight(adapter_of("here", "sql"), Vec::new());
     seen.written = Some(Timestamp::UNIX_EPOCH);
     says(&seen, &["when it last wrote, at 1970-01-01T00:00:00Z:\n"]);
+}
+
+#[test]
+fn why_there_is_no_replica_is_said_by_the_deployment_and_a_spec_that_asks_for_none_is_to_be_raised() {
+    let mut sight = sight(adapter_of("here", "sql"), Vec::new());
+    let status = |message: &str, truth: &str| {
+        let ready = Condition {
+            type_: "Ready".to_owned(),
+            status: truth.to_owned(),
+            reason: "SecretNotFound".to_owned(),
+            message: message.to_owned(),
+            observed_generation: None,
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        };
+        Some(DeploymentStatus { conditions: vec![ready], ..DeploymentStatus::default() })
+    };
+    let edit = |sight: &mut Sight, edit: &dyn Fn(&mut Deployment)| {
+        edit(Arc::make_mut(sight.fleet.deployment.as_mut().unwrap()));
+    };
+    edit(&mut sight, &|one| one.status = status("there is no Secret keys", "False"));
+    says(&sight, &["No replica holds here/sql: base has no replicas: there is no Secret keys\n"]);
+    // Of another generation, or well, it says nothing of now.
+    edit(&mut sight, &|one| one.metadata.generation = Some(2));
+    says(&sight, &["base has no replicas, and its status does not say why yet: see that the operator runs"]);
+    edit(&mut sight, &|one| {
+        (one.metadata.generation, one.status) = (None, status("All is as the spec asks", "True"));
+    });
+    says(&sight, &["base has no replicas, and its status does not say why yet"]);
+    sight.stopped = true;
+    says(
+        &sight,
+        &["No `up` runs on this state folder", "base has no replicas while no `up` runs; start it again\n"],
+    );
+    edit(&mut sight, &|one| one.spec.replicas = Some(0));
+    says(&sight, &["No `up` runs", "base has no replicas; raise spec.replicas\n"]);
+}
+
+#[test]
+fn of_one_that_is_being_deleted_each_replica_that_has_it_is_told_of() {
+    let mut adapter = adapter_of("here", "sql");
+    adapter.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+    let status = adapter.status.as_mut().unwrap();
+    status.served_name = Some("acme/sql".to_owned());
+    status.digest = Some("sha256:new".to_owned());
+    adapter.status = Some(leaving_status(&adapter, Timestamp::UNIX_EPOCH));
+    assert_eq!(adapter.status.as_ref().unwrap().digest, None, "as the operator writes it");
+    let draining = AdapterReport { state: AdapterState::Draining, running: 3, ..report("sql") };
+    let contacts = vec![
+        reported(vec![draining]),
+        reported(vec![report("sql")]),
+        reported(Vec::new()),
+        Contact::Unreachable { error: "refused".to_owned(), since: Timestamp::UNIX_EPOCH, last: None },
+    ];
+    let mut sight = sight(adapter.clone(), contacts);
+    let deployment = Arc::make_mut(sight.fleet.deployment.as_mut().unwrap());
+    deployment.spec.rollout.drain_seconds = 60;
+    let since = "it is being deleted since 1970-01-01T00:00:00Z";
+    let goes = "then it is forgotten, after 60 s at the latest (rollout.drainSeconds)\n";
+    let expected = [
+        &format!("r0: holds it: {since}: 3 requests for it finish, {goes}"),
+        &format!("r1: holds it: {since}: running requests finish, {goes}"),
+        &format!("r2: does not hold it: {since}, and is not here\n"),
+        "r3: does not hold it: it does not answer since",
+    ];
+    says(&sight, &expected);
+    // A Deployment that is refused meanwhile keeps nothing of it back.
+    Arc::make_mut(sight.fleet.deployment.as_mut().unwrap()).spec.model.source.source = "none".to_owned();
+    says(&sight, &expected);
+    // What another of its name has is not its.
+    let mut other = adapter_of("there", "sql");
+    other.spec.served_name = Some("acme/sql".to_owned());
+    sight.fleet.adapters.push(Arc::new(other));
+    assert!(!said(&sight).contains(": holds it"), "{}", said(&sight));
+    adapter.metadata.finalizers = Some(vec!["lorikeet.dev/drain".to_owned(), "acme/backup".to_owned()]);
+    sight.fleet.adapters = vec![Arc::new(adapter)];
+    says(&sight, &["and is not here; others keep the object, by the finalizers "]);
+    sight.fleet.replicas.clear();
+    says(&sight, &["No replica holds here/sql: it is being deleted since 1970-01-01T00:00:00Z; others keep"]);
+}
+
+#[test]
+fn what_keeps_a_replica_from_running_is_said_of_it_with_what_would_change_it() {
+    let silent =
+        Contact::Unreachable { error: "refused".to_owned(), since: Timestamp::UNIX_EPOCH, last: None };
+    let contacts = vec![Contact::Pending, silent, Contact::Pending, reported(vec![report("sql")])];
+    let mut sight = sight(adapter_of("here", "sql"), contacts);
+    let failing = |why: &str| Hindrance::Failing(why.to_owned());
+    sight.hindrances = [
+        ("r0".to_owned(), Hindrance::Unschedulable("0/3 nodes".to_owned())),
+        ("r1".to_owned(), failing("runtime ends by itself; see its log")),
+        ("r3".to_owned(), failing("inspector does not start")),
+    ]
+    .into();
+    says(
+        &sight,
+        &[
+            "r0: does not hold it: no node has room for it: 0/3 nodes; free some, add a node, or ask for less",
+            "r1: does not hold it: it does not run: runtime ends by itself; see its log; once that is mended",
+            "r2: does not hold it: it is not ready: it waits for a node, or loads its model",
+            "r3: holds it",
+        ],
+    );
 }
 
 #[test]
