@@ -25,6 +25,7 @@ pub mod malformed;
 pub mod ownership;
 pub mod queue;
 pub mod reading;
+pub mod refusals;
 pub mod rollout;
 pub mod saying;
 pub mod secret;

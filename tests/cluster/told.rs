@@ -1,7 +1,7 @@
 //! What is told of a fleet comes though a write failed and whatever else happens, and it is told once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::events::v1::Event;
@@ -10,6 +10,7 @@ use lorikeet_crds::{Deployment, Reason};
 
 use crate::manifests::{adapter, deployment, strangers_service};
 use crate::proxy::Fault;
+use crate::scene::serving;
 use crate::stage::Stage;
 use crate::until::{PATIENCE, until};
 
@@ -47,6 +48,49 @@ async fn a_status_whose_write_failed_comes_though_something_happens_before_it_is
     let soon = Duration::from_secs(15);
     until("the status comes", soon, async || stage.get("chat").await.filter(crate::stage::is_ready_adapter))
         .await;
+}
+
+/// One tenant's rule against statuses is that tenant's alone: the pause before it is tried again is no other's. Nothing but
+/// the log can tell of it, and does, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adapter_whose_status_is_refused_holds_no_other_up_and_is_logged_once() {
+    let mut stage = Stage::new("untold").await;
+    stage.options().flags = vec!["--backoff-ms=16000".to_owned(), "--max-backoff-seconds=20".to_owned()];
+    let tried = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&tried);
+    stage.proxy.judge(move |call| match call.is_write() && call.path.ends_with("/adapters/stuck/status") {
+        true => {
+            count.fetch_add(1, Ordering::Relaxed);
+            Fault::Refuse(422, "Invalid")
+        }
+        false => Fault::None,
+    });
+    stage.start_operator().await;
+    serving(&stage, 1, &["sql"]).await;
+    stage.until_whole("base").await;
+    stage.kubectl.apply(&[adapter(&stage.namespace, "stuck", "base")]);
+    let attempts = async |least: usize| {
+        let is_tried = async || (tried.load(Ordering::Relaxed) >= least).then_some(());
+        until(&format!("it is tried {least} times"), PATIENCE, is_tried).await;
+    };
+    attempts(1).await;
+    for name in ["late", "later"] {
+        stage.kubectl.apply(&[adapter(&stage.namespace, name, "base")]);
+        // Less than the shortest pause after an error.
+        until(&format!("{name} is Ready"), Duration::from_secs(10), async || {
+            stage.get(name).await.filter(crate::stage::is_ready_adapter)
+        })
+        .await;
+    }
+    // However often others are told of: by the pause, and by nothing else.
+    assert_eq!(tried.load(Ordering::Relaxed), 1);
+    attempts(2).await;
+    stage.proxy.heal();
+    stage.until_adapter_ready("stuck").await;
+    let log = std::fs::read_to_string(&stage.options().log).expect("a log");
+    let told: Vec<&str> =
+        log.lines().filter(|line| line.contains("stuck") && line.contains("may not be written")).collect();
+    assert!(told.len() == 1 && told[0].contains("WARN"), "{told:?}");
 }
 
 /// The warnings of `namespace`: what is concerned, why, and how often it was said.

@@ -15,6 +15,7 @@ use crate::cluster::failure::Failure;
 use crate::cluster::look::{Lane, Looked, Looker};
 use crate::cluster::malformed;
 use crate::cluster::queue::{Ended, Pauses, Queue};
+use crate::cluster::refusals::{Refusals, Subject};
 use crate::cluster::saying::Saying;
 use crate::cluster::statuses::Batch;
 use crate::cluster::table::ObjectKey;
@@ -37,6 +38,7 @@ pub struct Controller {
     lanes: BTreeMap<FleetKey, Lane>,
     looks: Tasks<Looked>,
     saying: BTreeMap<FleetKey, Saying>,
+    refusals: BTreeMap<FleetKey, Refusals>,
     said: Tasks<Said>,
     told: BTreeMap<(OwnKind, ObjectKey), String>,
     telling: JoinSet<()>,
@@ -58,7 +60,7 @@ pub struct Heard<'a> {
 struct Said {
     /// There were more than were written at once.
     is_cut: bool,
-    failures: Vec<Failure>,
+    done: Vec<(Subject, Result<(), Failure>)>,
 }
 
 impl Controller {
@@ -74,6 +76,7 @@ impl Controller {
             lanes: BTreeMap::new(),
             looks: Tasks::default(),
             saying: BTreeMap::new(),
+            refusals: BTreeMap::new(),
             said: Tasks::default(),
             told: BTreeMap::new(),
             telling: JoinSet::new(),
@@ -135,6 +138,7 @@ impl Controller {
             News::Recovered => {
                 self.queue.forgive(now);
                 self.saying.values_mut().for_each(Saying::forgive);
+                self.refusals.values_mut().for_each(Refusals::forgive);
             }
         }
     }
@@ -157,7 +161,7 @@ impl Controller {
 
     fn looked(&mut self, Finished { fleet, took, result }: Finished<Looked>) {
         let looked = result.unwrap_or_else(|error| {
-            self.complain(&fleet, &error.into());
+            self.complain(&fleet, &error.into(), false);
             // What was known of the fleet went with it, and is read again.
             Looked { lane: Lane::default(), ended: Ended::Failed, statuses: None }
         });
@@ -166,14 +170,17 @@ impl Controller {
         self.queue.ended(&fleet, looked.ended, took, now);
         if looked.ended == Ended::Gone {
             self.saying.remove(&fleet);
+            self.refusals.remove(&fleet);
             return;
         }
-        if let Some(statuses) = looked.statuses.filter(|statuses| !statuses.is_empty()) {
+        let refusals = self.refusals.entry(fleet.clone()).or_default();
+        let statuses = looked.statuses.map(|all| all.at_once(refusals, now));
+        let due = refusals.due(now);
+        if let Some(statuses) = statuses.filter(|statuses| !statuses.is_empty()) {
             self.say(&fleet, statuses);
         }
-        if let Some(owed) = self.saying.get(&fleet).and_then(|saying| saying.owed(now)) {
-            self.queue.mark(&fleet, false, owed);
-        }
+        let owed = self.saying.get(&fleet).and_then(|saying| saying.owed(now));
+        [due, owed].into_iter().flatten().for_each(|at| self.queue.mark(&fleet, false, at));
         self.lanes.insert(fleet, looked.lane);
     }
 
@@ -183,31 +190,38 @@ impl Controller {
         self.said.spawn(fleet.clone(), async move {
             let is_cut = statuses.is_cut;
             let concurrent = looker.limits.concurrent_writes;
-            Said { is_cut, failures: statuses.write(&looker.client, &looker.herald, concurrent).await }
+            Said { is_cut, done: statuses.write(&looker.client, &looker.herald, concurrent).await }
         });
     }
 
     fn said(&mut self, Finished { fleet, result, .. }: Finished<Said>) {
-        let now = Instant::now();
-        let said = result.unwrap_or_else(|error| Said { is_cut: false, failures: vec![error.into()] });
-        said.failures.iter().for_each(|failure| self.complain(&fleet, failure));
-        let Some(saying) = self.saying.get_mut(&fleet) else { return };
-        let again = if said.failures.is_empty() {
-            saying.written(said.is_cut, now)
-        } else {
-            let pauses = pauses(self.looker.limits);
-            Some(saying.failed(|failures| pauses.after(&fleet, failures), now))
+        let (now, pauses) = (Instant::now(), pauses(self.looker.limits));
+        let pause = |failures| pauses.after(&fleet, failures);
+        let mut gone = Refusals::default();
+        let refusals = self.refusals.get_mut(&fleet).unwrap_or(&mut gone);
+        let (is_cut, failures) = match result {
+            Ok(Said { is_cut, done }) => (is_cut, refusals.take(done, pause, now)),
+            Err(error) => (false, vec![(error.into(), false)]),
         };
-        if let Some(again) = again {
-            self.queue.mark(&fleet, false, again);
-        }
+        let due = refusals.due(now);
+        failures.iter().for_each(|(failure, is_news)| self.complain(&fleet, failure, *is_news));
+        let Some(saying) = self.saying.get_mut(&fleet) else { return };
+        let again = if failures.iter().all(|(failure, _)| failure.is_lasting()) {
+            saying.written(is_cut, now)
+        } else {
+            Some(saying.failed(pause, now))
+        };
+        [due, again].into_iter().flatten().for_each(|at| self.queue.mark(&fleet, false, at));
     }
 
-    /// Counts and logs what failed beside the steps of a look. It is tried again.
-    fn complain(&self, FleetKey { namespace, name }: &FleetKey, failure: &Failure) {
-        self.looker.metrics.errors.with_label_values(&[failure.reason()]).inc();
+    /// Counts and logs what failed beside the steps of a look. It is tried again. `is_news`: nobody was told of it so far, and
+    /// it will not pass by itself.
+    fn complain(&self, FleetKey { namespace, name }: &FleetKey, failure: &Failure, is_news: bool) {
+        let reason = failure.reason();
+        self.looker.metrics.errors.with_label_values(&[reason]).inc();
         match failure {
             Failure::Broken(_) => tracing::error!(namespace, name, %failure, "not carried out"),
+            _ if is_news => tracing::warn!(namespace, name, reason, %failure, "a status may not be written"),
             _ => tracing::debug!(namespace, name, %failure, "a status was not written"),
         }
     }

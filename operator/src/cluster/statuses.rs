@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::StreamExt as _;
 use kube::api::{Patch, PatchParams};
@@ -15,6 +16,8 @@ use serde_json::{Map, Value, json};
 
 use crate::cluster::failure::{Failure, is_gone};
 use crate::cluster::herald::{Herald, name_of, shortened};
+use crate::cluster::refusals::{Refusals, Subject, Turn};
+use crate::cluster::world::OwnKind;
 use crate::decide::validate::{AdapterKey, key_of};
 use crate::decide::{Decision, Occurrence};
 
@@ -42,9 +45,20 @@ enum Of {
     Adapter(Arc<Adapter>, Box<AdapterStatus>),
 }
 
+impl Write {
+    fn subject(&self) -> Subject {
+        match &self.of {
+            Of::Deployment(one, _) => {
+                let (namespace, name) = (one.metadata.namespace.clone(), one.metadata.name.clone());
+                (OwnKind::Deployment, (namespace.unwrap_or_default(), name.unwrap_or_default()))
+            }
+            Of::Adapter(one, _) => (OwnKind::Adapter, key_of(one)),
+        }
+    }
+}
+
 impl Batch {
-    /// What differs between `decision` and the statuses that were looked at. Transitions first. `adapters` are ordered by
-    /// (namespace, name).
+    /// What differs between `decision` and the statuses that were looked at. `adapters` are ordered by (namespace, name).
     #[must_use]
     pub fn of(deployment: Option<&Arc<Deployment>>, adapters: &[Arc<Adapter>], decision: Decision) -> Self {
         let mut events: HashMap<Option<AdapterKey>, Event> =
@@ -62,12 +76,23 @@ impl Batch {
                 writes.push(Write { of, event: events.remove(&Some(key)) });
             }
         }
-        writes.sort_by_key(|write| write.event.is_none());
-        let transitions = writes.partition_point(|write| write.event.is_some());
+        Self { writes, is_cut: false }
+    }
+
+    /// Those whose turn it is, and no more than are written at once: transitions first, what was refused before last.
+    #[must_use]
+    pub fn at_once(self, refusals: &mut Refusals, now: Instant) -> Self {
+        let turn = |write: Write| (refusals.turn(&write.subject(), now), write);
+        let mut writes: Vec<(Turn, Write)> = self.writes.into_iter().map(turn).collect();
+        refusals.forget_others();
+        writes.retain(|(turn, _)| *turn != Turn::Held);
+        writes.sort_by_key(|(turn, write)| (*turn, write.event.is_none()));
+        let is_transition = |(turn, write): &(Turn, Write)| *turn == Turn::First && write.event.is_some();
+        let transitions = writes.partition_point(is_transition);
         let most = if transitions == 0 { AT_ONCE } else { AT_ONCE.min(transitions + BESIDE_TRANSITIONS) };
         let is_cut = writes.len() > most;
         writes.truncate(most);
-        Self { writes, is_cut }
+        Self { writes: writes.into_iter().map(|(_, write)| write).collect(), is_cut }
     }
 
     /// Whether there is nothing to write.
@@ -84,14 +109,18 @@ impl Batch {
         })
     }
 
-    /// Writes them, so many at once. Returns what failed. An object that changed since is left to the next look.
-    pub async fn write(self, client: &Client, herald: &Herald, concurrent: usize) -> Vec<Failure> {
-        let writes = self.writes.into_iter().map(|write| one(client.clone(), herald, write));
-        futures::stream::iter(writes)
-            .buffer_unordered(concurrent)
-            .filter_map(|done| std::future::ready(done.err()))
-            .collect()
-            .await
+    /// Writes them, so many at once. Returns what became of each. An object that changed since is left to the next look.
+    pub async fn write(
+        self,
+        client: &Client,
+        herald: &Herald,
+        concurrent: usize,
+    ) -> Vec<(Subject, Result<(), Failure>)> {
+        let writes = self.writes.into_iter().map(async |write| {
+            let subject = write.subject();
+            (subject, one(client.clone(), herald, write).await)
+        });
+        futures::stream::iter(writes).buffer_unordered(concurrent).collect().await
     }
 }
 
@@ -173,9 +202,15 @@ pub fn event(occurrence: &Occurrence) -> Event {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use lorikeet_crds::AdapterStatus;
 
     use super::*;
+
+    fn lasting() -> Failure {
+        Failure::Refused { what: "status".to_owned(), message: "a rule".to_owned() }
+    }
 
     #[test]
     fn a_merge_patch_says_what_changed_and_what_is_gone() {
@@ -206,6 +241,7 @@ mod tests {
             adapter.metadata.name = Some(format!("a{at:04}"));
             Arc::new(adapter)
         };
+        let (mut refusals, now) = (Refusals::default(), Instant::now());
         let adapters: Vec<_> = (0..AT_ONCE + 2).map(adapter).collect();
         let last = key_of(&adapters[AT_ONCE + 1]);
         let mut decision = Decision::default();
@@ -217,11 +253,20 @@ mod tests {
             message: "All is as the spec asks".to_owned(),
         });
         let without_events = Decision { events: Vec::new(), ..decision.clone() };
-        let batch = Batch::of(None, &adapters, decision);
+        let refused = decision.clone();
+        let batch = Batch::of(None, &adapters, decision).at_once(&mut refusals, now);
         assert!(batch.is_cut && batch.writes.len() == 1 + BESIDE_TRANSITIONS);
         assert!(matches!(&batch.writes[0].of, Of::Adapter(one, _) if key_of(one) == last));
         assert!(batch.writes[0].event.is_some() && batch.writes[1].event.is_none());
-        let batch = Batch::of(None, &adapters, without_events);
+        let batch = Batch::of(None, &adapters, without_events).at_once(&mut refusals, now);
         assert!(batch.is_cut && batch.writes.len() == AT_ONCE);
+        // One that was refused waits, or comes last though it is a transition.
+        let pause = Duration::from_secs(1);
+        refusals.take(vec![((OwnKind::Adapter, last.clone()), Err(lasting()))], |_| pause, now);
+        let batch = Batch::of(None, &adapters[2..], refused.clone()).at_once(&mut refusals, now);
+        assert!(!batch.is_cut && batch.writes.len() == AT_ONCE - 1);
+        let batch = Batch::of(None, &adapters[2..], refused).at_once(&mut refusals, now + pause);
+        let is_last = |write: &Write| matches!(&write.of, Of::Adapter(one, _) if key_of(one) == last);
+        assert!(!batch.is_cut && batch.writes.len() == AT_ONCE && batch.writes.last().is_some_and(is_last));
     }
 }
