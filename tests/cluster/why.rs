@@ -8,6 +8,7 @@ use lorikeet_api::{ErrorCode, Failure};
 use serde_json::json;
 
 use crate::manifests::{adapter, deployment, digest, with};
+use crate::scene::serving;
 use crate::stage::Stage;
 use lorikeet_tests::operator::binary;
 
@@ -86,4 +87,20 @@ async fn why_tells_of_each_pod_what_the_operator_saw() {
     stage.until_adapter_says("sql", lorikeet_crds::Reason::InvalidWeights).await;
     let said = of("sql").1;
     assert!(said.contains("serves the former version") && said.contains("the new one: torn"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_tells_where_an_adapter_is_that_is_being_deleted() {
+    // The operator outlives Adapters, and holds them until they have drained.
+    let mut stage = Stage::wide("why-leaving").await;
+    stage.start_operator().await;
+    serving(&stage, 2, &["sql"]).await;
+    let (person, _) = person(&stage);
+    let fakes = stage.kubelet.until_running(2).await;
+    fakes[0].script(|script| script.clings.push("sql".to_owned()));
+    stage.kubectl.run(&["delete", "lora", "sql", "--namespace", &stage.namespace, "--wait=false"]);
+    stage.until_adapter_says("sql", lorikeet_crds::Reason::Draining).await;
+    let (done, said) = why(&person, &["sql", "--namespace", &stage.namespace]);
+    let told = format!("{}: holds it: it is being deleted since ", fakes[0].name());
+    assert!(done && said.contains(&told) && said.contains("(rollout.drainSeconds)"), "{said}");
 }
