@@ -55,7 +55,7 @@ async fn a_status_whose_write_failed_comes_though_something_happens_before_it_is
 #[tokio::test(flavor = "multi_thread")]
 async fn an_adapter_whose_status_is_refused_holds_no_other_up_and_is_logged_once() {
     let mut stage = Stage::new("untold").await;
-    stage.options().flags = vec!["--backoff-ms=16000".to_owned(), "--max-backoff-seconds=20".to_owned()];
+    stage.options().flags = vec!["--backoff-ms=40000".to_owned(), "--max-backoff-seconds=60".to_owned()];
     let tried = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&tried);
     stage.proxy.judge(move |call| match call.is_write() && call.path.ends_with("/adapters/stuck/status") {
@@ -77,7 +77,7 @@ async fn an_adapter_whose_status_is_refused_holds_no_other_up_and_is_logged_once
     for name in ["late", "later"] {
         stage.kubectl.apply(&[adapter(&stage.namespace, name, "base")]);
         // Less than the shortest pause after an error.
-        until(&format!("{name} is Ready"), Duration::from_secs(10), async || {
+        until(&format!("{name} is Ready"), Duration::from_secs(25), async || {
             stage.get(name).await.filter(crate::stage::is_ready_adapter)
         })
         .await;

@@ -384,6 +384,7 @@ mod tests {
             assert_eq!(suffices(threads, share), expected, "{threads} of {share}");
         }
     }
+
     #[tokio::test]
     async fn what_is_counted_is_pending_while_one_of_a_former_template_stays() {
         let launch = Launch {
