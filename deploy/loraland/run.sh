@@ -22,7 +22,7 @@ case ${MODEL:-loraland} in
     is_ready() { curl -sf -o /dev/null "http://$LISTEN/ready"; }
     try=(
       "curl http://$LISTEN/v1/models"
-      "curl http://$LISTEN/v1/chat/completions -H 'content-type: application/json' -d '{\"model\": \"smollm2\", \"temperature\": 0, \"messages\": [{\"role\": \"user\", \"content\": \"What is the capital of France?\"}]}'"
+      "curl http://$LISTEN/v1/chat/completions -H 'content-type: application/json' -d '{\"model\": \"smollm2\", \"temperature\": 0, \"max_tokens\": 32, \"messages\": [{\"role\": \"system\", \"content\": \"You are a helpful assistant.\"}, {\"role\": \"user\", \"content\": \"What is the capital of France?\"}]}'"
       "curl -N http://$LISTEN/generate_stream -H 'content-type: application/json' -d '{\"inputs\": \"The sea is\", \"parameters\": {\"max_new_tokens\": 24}}'"
     ) ;;
   *) echo "run: no model '$MODEL'; there are loraland and smollm2" >&2; exit 2 ;;
@@ -37,6 +37,5 @@ announce() {
   printf 'Ready. In another terminal:\n\n'
   printf '  %s\n\n' "${try[@]}"
 }
-[ "${MODEL:-loraland}" = loraland ] && rm -f "$state/run/ready"
 announce &
 exec "${command[@]}"

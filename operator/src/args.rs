@@ -87,7 +87,7 @@ pub struct PlaceArgs {
 /// Which manifests, on which ports, kept where.
 #[derive(Debug, Args)]
 pub struct UpArgs {
-    /// The folder of manifests: Deployments and Adapters of lorikeet.dev in .yaml files, in it and below. It is followed:
+    /// The folder of manifests: Deployments and Adapters of lorikeet.dev in .yaml, .yml and .json files, in it and below. It is followed:
     /// what changes in it is carried out. `file:///PATH` is a path of this machine.
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,

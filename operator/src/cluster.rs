@@ -36,6 +36,7 @@ pub mod view;
 pub mod watch;
 pub mod world;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -71,8 +72,13 @@ pub enum ClusterError {
     #[error("no threads or signals: {0}")]
     Process(std::io::Error),
     /// Health and metrics have no port.
-    #[error("--listen: {0}")]
-    Listen(std::io::Error),
+    #[error("--listen: {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A metric is there twice.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -107,7 +113,9 @@ async fn serve(config: Config) -> Result<(), ClusterError> {
     // Two libraries bring a TLS provider each way; the first one stays.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let metrics = Metrics::new()?;
-    let listener = http::bind(config.listen).await.map_err(ClusterError::Listen)?;
+    let listener = http::bind(config.listen)
+        .await
+        .map_err(|source| ClusterError::Listen { address: config.listen, source })?;
     let gate = Gate::default();
     let clock = Clock::default();
     let (kubeconfig, limit) = (config.kubeconfig.clone(), config.limits.api);

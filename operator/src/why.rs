@@ -273,13 +273,18 @@ fn silence(sight: &Sight, replica: &Replica) -> Option<String> {
     let hindrance = sight.hindrances.get(&replica.name);
     match &replica.contact {
         _ if replica.leaving => Some("it finishes its requests and goes; another takes its place".to_owned()),
+        Contact::Pending | Contact::Loading | Contact::Unreachable { .. } if sight.stopped => {
+            Some("no `up` runs; start it again".to_owned())
+        }
         Contact::Pending | Contact::Unreachable { .. } if hindrance.is_some() => hindrance.map(hindered),
         Contact::Pending => {
             Some("it is not ready: it waits for a node, or loads its model, and was not heard yet".to_owned())
         }
         Contact::Loading => Some("it loads its model; then it is told".to_owned()),
         Contact::Unreachable { error, since, .. } => {
-            Some(format!("it does not answer since {since}: {error}; see its log"))
+            // Where replicas themselves were asked, that is the time of asking.
+            let since = sight.written.map(|_| format!(" since {since}")).unwrap_or_default();
+            Some(format!("it does not answer{since}: {error}; see its log"))
         }
         Contact::Reported(_) => None,
     }

@@ -14,7 +14,9 @@ const MEASURED: &str = ", as it was measured; an edit of revision or digest has 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The Deployment does not exist.
-    #[error("deploymentRef: no Deployment {namespace}/{name}; apply it, or correct the reference")]
+    #[error(
+        "deploymentRef: no Deployment {namespace}/{name}; apply it, or delete this Adapter and make it anew with another reference"
+    )]
     DeploymentNotFound {
         /// Its namespace.
         namespace: String,

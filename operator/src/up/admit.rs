@@ -7,6 +7,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::decide::mounts::is_object_name;
+
 /// Why an object is refused.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 #[error("{field}: {message}")]
@@ -136,6 +138,38 @@ pub fn admit_metadata(given: &Value) -> Result<Value, Vec<Fault>> {
     if faults.is_empty() { Ok(given) } else { Err(faults) }
 }
 
+/// Whether `name` is of letters and digits, and within of `-`, `_` and `.` as well; at most 63 of them.
+fn is_word(name: &str) -> bool {
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    name.len() <= 63
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+        && ends(name.chars().next())
+        && ends(name.chars().last())
+}
+
+/// What is wrong with the keys of `map`, which is `labels` or `annotations`, and with the values of labels.
+fn entries(map: &str, given: &Value, faults: &mut Vec<Fault>) {
+    for (key, value) in given.as_object().into_iter().flatten() {
+        // The domain of an annotation may be spelled as one likes.
+        let spelled = if map == "annotations" { key.to_ascii_lowercase() } else { key.clone() };
+        let (domain, name) =
+            spelled.split_once('/').map_or((None, spelled.as_str()), |(at, name)| (Some(at), name));
+        let mut fault = |what: &str, got: &str| {
+            let word = "letters, digits, -, _ and ., first and last a letter or digit, at most 63";
+            faults
+                .push(Fault::new(format!("metadata.{map}"), format!("{what}: expected {word}, got {got:?}")));
+        };
+        if !(domain.is_none_or(is_object_name) && is_word(name)) {
+            fault("a key, after DOMAIN/ if any", key);
+        }
+        if let Some(text) =
+            value.as_str().filter(|text| map == "labels" && !text.is_empty() && !is_word(text))
+        {
+            fault(&format!("the value of {key:?}"), text);
+        }
+    }
+}
+
 /// Names as the API server takes them.
 fn metadata(given: &Value) -> Vec<Fault> {
     let mut faults = Vec::new();
@@ -165,6 +199,7 @@ fn metadata(given: &Value) -> Vec<Fault> {
     for map in ["labels", "annotations"] {
         if let Some(given) = given["metadata"].get(map) {
             check(&texts, given, &format!("metadata.{map}"), &mut faults);
+            entries(map, given, &mut faults);
         }
     }
     faults
@@ -325,7 +360,7 @@ mod tests {
     #[test]
     fn what_the_api_server_refuses_is_refused_by_its_field() {
         type Change = fn(&mut Value);
-        let cases: [(Change, &str); 14] = [
+        let cases: [(Change, &str); 19] = [
             (
                 |g| g["spec"]["soruce"] = json!("x"),
                 "spec.soruce: no such field; there are baseModel, deploymentRef, digest",
@@ -356,6 +391,17 @@ mod tests {
                 "spec.placement.pinned: expected a boolean",
             ),
             (|g| g["spec"] = json!([]), "spec: expected an object"),
+            (
+                |g| g["metadata"]["labels"] = json!({"": "x"}),
+                "metadata.labels: a key, after DOMAIN/ if any: expected",
+            ),
+            (|g| g["metadata"]["labels"] = json!({"Acme.example/a": "x"}), "metadata.labels: a key"),
+            (|g| g["metadata"]["labels"] = json!({"acme.example/": "x"}), "got \"acme.example/\""),
+            (
+                |g| g["metadata"]["labels"] = json!({"a": "x y"}),
+                "metadata.labels: the value of \"a\": expected",
+            ),
+            (|g| g["metadata"]["annotations"] = json!({"b c": "x y"}), "metadata.annotations: a key"),
             (|g| g["metadata"]["name"] = json!("SQL"), "metadata.name: expected lower-case letters"),
             (|g| g["metadata"]["name"] = json!("a".repeat(64)), "metadata.name: at most 63 characters"),
         ];
@@ -363,6 +409,11 @@ mod tests {
             let error = admit(&adapter(change), None).unwrap_err();
             assert!(error.contains(expected), "{expected:?} not in {error:?}");
         }
+        let texts = adapter(|g| {
+            g["metadata"]["labels"] = json!({"acme.example/a_B.c-1": "", "x": "V_1.2"});
+            g["metadata"]["annotations"] = json!({"Acme.Example/note": "any text, at all"});
+        });
+        assert!(admit(&texts, None).is_ok());
     }
 
     #[test]

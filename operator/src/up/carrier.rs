@@ -354,8 +354,10 @@ impl Carrier {
         for (adapter, status) in decision.adapters {
             self.adapters.set_status(&adapter, status);
         }
+        let is_paused = self.deployments.get(&key_of(key)).is_some_and(|one| one.spec.paused);
+        let how = if is_paused { "; served until spec.paused of its Deployment is false" } else { "" };
         for adapter in decision.released {
-            tracing::info!("{}: gone", shown("Adapter", &adapter));
+            tracing::info!("{}: gone{how}", shown("Adapter", &adapter));
             self.adapters.remove(&adapter);
             // Its manifest may be back: what was refused while it drained is read again.
             self.read = None;

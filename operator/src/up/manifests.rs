@@ -85,9 +85,13 @@ impl Admission {
                     read.unclear.insert(file);
                 }
                 (Some(lorikeet_crds::GROUP), _) | (None, _) | (_, None) => {
+                    let (field, got) = if group.is_none() { ("apiVersion", group) } else { ("kind", kind) };
                     let fault = Fault::new(
-                        if group.is_none() { "apiVersion" } else { "kind" },
-                        "expected lorikeet.dev/v1alpha1 and Deployment or Adapter, or a kind of Kubernetes' own",
+                        field,
+                        format!(
+                            "expected lorikeet.dev/v1alpha1 and Deployment or Adapter, or a kind of Kubernetes' own, got {}",
+                            got.map_or_else(|| "none".to_owned(), |got| format!("{got:?}"))
+                        ),
                     );
                     read.fault(document, &fault);
                     read.unclear.insert(file);
@@ -296,6 +300,7 @@ impl Manifests {
         }
         // A Deployment goes at once and its replicas after it, as in a cluster; an Adapter once it has drained.
         for key in self.unnamed("Deployment", deployments) {
+            tracing::info!("{}: gone; its replicas finish what they have", shown("Deployment", &key));
             deployments.remove(&key);
         }
         for key in self.unnamed("Adapter", adapters) {

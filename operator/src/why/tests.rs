@@ -114,7 +114,7 @@ fn each_replica_is_told_of_by_its_own_reason() {
             "r0: holds it: it is placed here (placement.replicas is All), on the device as sha256:new\n",
             "r1: does not hold it: it is placed here and is being loaded\n",
             "r2: does not hold it: gone; mend the source",
-            "r3: does not hold it: it does not answer since 1970-01-01T00:00:00Z: refused; see its log\n",
+            "r3: does not hold it: it does not answer: refused; see its log\n",
             "r4: does not hold it: it is not ready",
             "r5: does not hold it: it was not told of it yet\n",
         ],
@@ -298,7 +298,7 @@ fn of_one_that_is_being_deleted_each_replica_that_has_it_is_told_of() {
         &format!("r0: holds it: {since}: 3 requests for it finish, {goes}"),
         &format!("r1: holds it: {since}: running requests finish, {goes}"),
         &format!("r2: does not hold it: {since}, and is not here\n"),
-        "r3: does not hold it: it does not answer since",
+        "r3: does not hold it: it does not answer: refused",
     ];
     says(&sight, &expected);
     // A Deployment that is refused meanwhile keeps nothing of it back.

@@ -88,7 +88,7 @@ fn a_key_without_a_name_is_told_where_its_parent_is() {
     world.write("b.yaml", &(adapter("b", "hf://x/b") + "  \"\": 1\n  \"[c\": 1\n"));
     let faults = world.step().faults;
     let places: Vec<&str> = faults.iter().filter_map(|fault| fault.split(": ").next()).collect();
-    assert_eq!(places, ["a.yaml:5", "b.yaml:4", "b.yaml:4"], "{faults:?}");
+    assert_eq!(places, ["a.yaml:5", "a.yaml:5", "b.yaml:4", "b.yaml:4"], "{faults:?}");
 }
 
 #[test]
