@@ -1,5 +1,7 @@
 //! The finalizer of Adapters that are served: lost, it comes back and takes nothing away; refused, it holds nobody else up.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lorikeet_crds::{Adapter, FINALIZER, Reason};
@@ -117,9 +119,20 @@ async fn finalizers_and_statuses_of_many_adapters_that_come_at_once_do_not_race(
 async fn an_adapter_whose_finalizer_is_refused_holds_no_other_up() {
     let mut stage = Stage::wide("stuck").await;
     stage.options().flags = vec!["--backoff-ms=30000".to_owned(), "--max-backoff-seconds=60".to_owned()];
-    stage.proxy.judge(|call| match call.is_of_finalizer() && call.path.ends_with("/stuck") {
-        true => Fault::Refuse(422, "Invalid"),
-        false => Fault::None,
+    // Nor is a status that met another's write worth that pause.
+    let conflicts = Arc::new(AtomicUsize::new(0));
+    let met = Arc::clone(&conflicts);
+    stage.proxy.judge(move |call| {
+        if call.is_of_finalizer() && call.path.ends_with("/stuck") {
+            Fault::Refuse(422, "Invalid")
+        } else if call.is_write()
+            && call.path.ends_with("/late/status")
+            && met.fetch_add(1, Ordering::Relaxed) < 2
+        {
+            Fault::Refuse(409, "Conflict")
+        } else {
+            Fault::None
+        }
     });
     stage.start_operator().await;
     serving(&stage, 2, &[]).await;
@@ -133,4 +146,5 @@ async fn an_adapter_whose_finalizer_is_refused_holds_no_other_up() {
         })
         .await;
     }
+    assert!(conflicts.load(Ordering::Relaxed) > 2);
 }

@@ -27,6 +27,8 @@ use crate::http::Health;
 
 /// The loop turns at least so often.
 const TURN: Duration = Duration::from_secs(1);
+/// Before statuses are written again that others were written over.
+const AFTER_CONFLICT: Duration = Duration::from_millis(200);
 /// News that are taken before due fleets are looked for again.
 const NEWS_AT_ONCE: usize = 4096;
 
@@ -206,8 +208,14 @@ impl Controller {
         let due = refusals.due(now);
         failures.iter().for_each(|(failure, is_news)| self.complain(&fleet, failure, *is_news));
         let Some(saying) = self.saying.get_mut(&fleet) else { return };
-        let again = if failures.iter().all(|(failure, _)| failure.is_lasting()) {
+        let mut passing =
+            failures.iter().map(|(failure, _)| failure).filter(|one| !one.is_lasting()).peekable();
+        let again = if passing.peek().is_none() {
             saying.written(is_cut, now)
+        } else if passing.all(|one| matches!(one, Failure::Conflict { .. })) {
+            // What somebody wrote meanwhile is seen in a moment.
+            let first = pauses.first.min(AFTER_CONFLICT);
+            Some(saying.failed(|failures| Pauses { first, ..pauses }.after(&fleet, failures), now))
         } else {
             Some(saying.failed(pause, now))
         };
