@@ -151,9 +151,7 @@ impl Probes {
         inner.memory().settle(&fleet.key, now);
         probed
     }
-}
 
-impl Probes {
     /// There is no such fleet any more.
     pub fn forget(&self, fleet: &FleetKey) {
         self.inner.reading.meet(fleet, None);
@@ -181,11 +179,13 @@ impl Inner {
             let mut memory = self.memory();
             (memory.learn(&wanted, outcome, Instant::now()), memory.is_through(&wanted.fleet))
         };
-        let told = [(is_through, &self.news.all), (is_news && !is_through, &self.news.some)];
-        for (_, news) in told.iter().filter(|(is_told, _)| *is_told) {
-            // Nobody listens any more only while the operator stops.
-            let _ = news.send(wanted.fleet.clone());
-        }
+        let news = match (is_through, is_news) {
+            (true, _) => &self.news.all,
+            (false, true) => &self.news.some,
+            (false, false) => return,
+        };
+        // Nobody listens any more only while the operator stops.
+        let _ = news.send(wanted.fleet.clone());
     }
 }
 

@@ -99,6 +99,12 @@ impl Reading {
         }
     }
 
+    /// Whether anything is kept for `fleet`.
+    #[cfg(test)]
+    pub(super) fn knows(&self, fleet: &FleetKey) -> bool {
+        lock(&self.fleets).contains_key(fleet)
+    }
+
     /// Whether the operator may read `wanted` itself.
     pub(super) fn is_own(&self, wanted: &Wanted) -> bool {
         wanted.place(&self.readable).is_some()

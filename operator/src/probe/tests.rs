@@ -385,3 +385,19 @@ async fn on_one_machine_folders_are_read_too() {
     assert!(why(&probes[3]).contains("adapter_config.json"));
     assert!(why(&probes[4]).contains("adapter_model.safetensors"));
 }
+
+#[tokio::test]
+async fn of_a_fleet_that_is_gone_nothing_is_kept() {
+    let server = Server::default();
+    let mut scene = Scene::new(&server.start().await, |_| {});
+    scene.adapter("hf://acme/sql");
+    scene.read().await;
+    let asked = server.asked.load(Ordering::SeqCst);
+    scene.read().await;
+    assert!(scene.probes.inner.reading.knows(&scene.fleet.key));
+    assert_eq!(server.asked.load(Ordering::SeqCst), asked, "what it said is known");
+    scene.probes.forget(&scene.fleet.key);
+    assert!(!scene.probes.inner.reading.knows(&scene.fleet.key));
+    scene.read().await;
+    assert!(server.asked.load(Ordering::SeqCst) > asked, "it is read anew");
+}

@@ -131,7 +131,9 @@ impl Carrier {
         }
         let mut manifests = self.admission.read(&documents, &self.deployments, &self.adapters);
         manifests.keep(&self.manifests);
-        manifests.apply(&mut self.deployments, &mut self.adapters, Timestamp::now());
+        for key in manifests.apply(&mut self.deployments, &mut self.adapters, Timestamp::now()) {
+            tracing::info!("{}: gone; its replicas finish what they have", shown("Deployment", &key));
+        }
         for skipped in manifests.skipped.iter().filter(|one| !self.manifests.skipped.contains(one)) {
             tracing::info!("{skipped}: passed over, it means nothing on one machine");
         }

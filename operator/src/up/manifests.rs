@@ -285,13 +285,13 @@ impl Manifests {
         }
     }
 
-    /// Applies what was admitted, and deletes what no document names any more.
+    /// Applies what was admitted, and deletes what no document names any more. Returns the Deployments that are gone by that.
     pub fn apply(
         &self,
         deployments: &mut Objects<Deployment>,
         adapters: &mut Objects<Adapter>,
         now: Timestamp,
-    ) {
+    ) -> Vec<Key> {
         for (object, file) in &self.deployments {
             deployments.apply(object, file, now);
         }
@@ -299,13 +299,14 @@ impl Manifests {
             adapters.apply(object, file, now);
         }
         // A Deployment goes at once and its replicas after it, as in a cluster; an Adapter once it has drained.
-        for key in self.unnamed("Deployment", deployments) {
-            tracing::info!("{}: gone; its replicas finish what they have", shown("Deployment", &key));
-            deployments.remove(&key);
+        let gone = self.unnamed("Deployment", deployments);
+        for key in &gone {
+            deployments.remove(key);
         }
         for key in self.unnamed("Adapter", adapters) {
             adapters.begin_deletion(&key, now);
         }
+        gone
     }
 
     fn unnamed<K: Kept>(&self, kind: &'static str, objects: &Objects<K>) -> Vec<Key> {
